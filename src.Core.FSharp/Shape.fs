@@ -1,0 +1,43 @@
+/// Shapes are checked once at each border of the library; inside, the suffix of a name gives its axes:
+///
+///   B batch · T position · D width · H heads · C width of a head · F width of the feed-forward layer · V vocabulary
+///   N pairs · K codes of a picture
+namespace Hybrid
+
+open System
+open TorchSharp
+
+/// A tensor of a shape or type that a function cannot take. The message says which argument, what it was, what it must be.
+type ShapeException(message: string) =
+    inherit ArgumentException(message)
+
+/// Input that is wrong in itself: a file, a configuration, a checkpoint. The message is a sentence for the person who gave it:
+/// what is wrong, where, and what to do.
+type InputException(message: string, inner: exn) =
+    inherit Exception(message, inner)
+    new(message: string) = InputException(message, null)
+
+/// Shape checks at the borders.
+module Shape =
+
+    /// The shape as text, such as [32, 96, 256].
+    let show (shape: int64[]) : string =
+        "[" + String.Join(", ", shape) + "]"
+
+    /// Checks a tensor's shape; -1 stands for any length. Errors: ShapeException naming the argument.
+    let require (name: string) (expected: int64 list) (tensor: torch.Tensor) : unit =
+        let actual = tensor.shape
+
+        let fits =
+            actual.Length = expected.Length && Seq.forall2 (fun e a -> e = -1L || e = a) expected actual
+
+        if not fits then
+            let wanted =
+                String.Join(", ", expected |> List.map (fun e -> if e = -1L then "any" else string e))
+
+            raise (ShapeException $"{name} has shape {show actual}; it must have shape [{wanted}].")
+
+    /// Checks a tensor's element type. Errors: ShapeException naming the argument.
+    let requireType (name: string) (expected: torch.ScalarType) (tensor: torch.Tensor) : unit =
+        if tensor.dtype <> expected then
+            raise (ShapeException $"{name} has element type {tensor.dtype}; it must have {expected}.")
