@@ -13,7 +13,7 @@ type ShapeException(message: string) =
 
 /// Input that is wrong in itself: a file, a configuration, a checkpoint. The message is a sentence for the person who gave it:
 /// what is wrong, where, and what to do.
-type InputException(message: string, inner: exn) =
+type InputException(message: string, inner: exn | null) =
     inherit Exception(message, inner)
     new(message: string) = InputException(message, null)
 
