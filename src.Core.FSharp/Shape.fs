@@ -41,3 +41,14 @@ module Shape =
     let requireType (name: string) (expected: torch.ScalarType) (tensor: torch.Tensor) : unit =
         if tensor.dtype <> expected then
             raise (ShapeException $"{name} has element type {tensor.dtype}; it must have {expected}.")
+
+/// Tensors from host arrays (TorchSharp's overloads are ambiguous from F#).
+module Host =
+
+    /// An int64 tensor with these values.
+    let int64s (shape: int64 list) (values: int64[]) : torch.Tensor =
+        torch.tensor(values, dtype = torch.int64).reshape(List.toArray shape)
+
+    /// An fp32 tensor with these values.
+    let floats (shape: int64 list) (values: float32[]) : torch.Tensor =
+        torch.tensor(values, dtype = torch.float32).reshape(List.toArray shape)

@@ -1,0 +1,135 @@
+/// The decoder: embed >> blocks >> norm >> head, each a function that a script can take by itself.
+/// Architecture: open_lm (pre-norm, no biases in projections), which Llama is a case of.
+module Hybrid.Decoder
+
+open TorchSharp
+
+/// x_BTD of tokens_BT: rows of the embedding table, normalised where the model says so.
+let embed (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
+    let x = Dispatcher.embedding (weights "tok_embeddings.weight") tokens_BT
+
+    if config.PostEmbedNorm then
+        Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x
+    else
+        x
+
+/// One block with a cache: x + attention(norm x), then + feedForward(norm x).
+let cachedBlock
+    (config: ModelConfig)
+    (weights: Weights)
+    (rotation: Rotation option)
+    (layer: int)
+    (cache: Cache option)
+    (x_BTD: torch.Tensor)
+    : torch.Tensor * Cache option =
+    use scope = torch.NewDisposeScope()
+    let prefix = $"layers.{layer}"
+    let norm name = Layers.norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
+    let mixed, cache = Layers.attention config weights $"{prefix}.attention" rotation cache (norm "attention_norm" x_BTD)
+    let x = x_BTD.add mixed
+    let x = x.add (Layers.feedForward config weights prefix (norm "ffn_norm" x))
+    x.MoveToOuterDisposeScope(), cache
+
+/// One block of the model, without a cache.
+let block (config: ModelConfig) (weights: Weights) (rotation: Rotation option) (layer: int) (x_BTD: torch.Tensor) : torch.Tensor =
+    cachedBlock config weights rotation layer None x_BTD |> fst
+
+/// The final norm.
+let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : torch.Tensor =
+    Layers.norm config.Norm config.NormEpsilon weights "norm" x_BTD
+
+/// The table that turns hidden states into logits: its own, or the embedding table where the model ties them.
+let headTable (config: ModelConfig) (weights: Weights) : torch.Tensor =
+    weights (if config.Tied then "tok_embeddings.weight" else "output.weight")
+
+/// Logits over the first `rows` rows of the head; rows that only pad the table get no logit and so no probability.
+let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tensor) : torch.Tensor =
+    let table = headTable config weights
+    let table = if int64 rows = table.shape[0] then table else table.narrow (0, 0L, int64 rows)
+    Layers.linear table x_BTD
+
+/// The rotation tables for positions [start, start + length), where the model has any.
+let rotation (config: ModelConfig) (weights: Weights) (start: int64) (length: int64) : Rotation option =
+    let table = weights "tok_embeddings.weight"
+    Layers.rotation config table.device table.dtype start length
+
+/// Hidden states after the final norm, x_BTD. Errors: ShapeException when tokens are not [B, T] int64.
+let hidden (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
+    Shape.require "tokens" [ -1L; -1L ] tokens_BT
+    Shape.requireType "tokens" torch.int64 tokens_BT
+    use scope = torch.NewDisposeScope()
+    let rotation = rotation config weights 0L tokens_BT.shape[1]
+    let blocks = [ 0 .. config.Layers - 1 ] |> List.map (block config weights rotation) |> List.fold (>>) id
+    let model = embed config weights >> blocks >> finalNorm config weights
+    (model tokens_BT).MoveToOuterDisposeScope()
+
+/// Logits_BTV in the model's element type. `rows` is the count of rows with an id: `Vocabulary.Rows`, or the whole table.
+let logits (config: ModelConfig) (rows: int) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
+    (hidden config weights tokens_BT |> head config weights rows).MoveToOuterDisposeScope()
+
+/// Every parameter of a model, with open_lm's names and initialisation (truncated normal, ±3 deviations).
+let parameters (config: ModelConfig) : ParameterSpec list =
+    let table name =
+        { Name = name
+          Shape = [ int64 config.Rows; int64 config.Width ]
+          Init = TruncatedNormal(1.0 / sqrt (float config.Width)) }
+
+    [ table "tok_embeddings.weight"
+
+      if config.PostEmbedNorm then
+          yield! Layers.normParameters config.Norm "post_embed_norm" config.Width
+
+      for layer in 0 .. config.Layers - 1 do
+          let prefix = $"layers.{layer}"
+          yield! Layers.normParameters config.Norm $"{prefix}.attention_norm" config.Width
+          yield! Layers.attentionParameters config layer $"{prefix}.attention"
+          yield! Layers.normParameters config.Norm $"{prefix}.ffn_norm" config.Width
+          yield! Layers.feedForwardParameters config layer prefix
+
+      yield! Layers.normParameters config.Norm "norm" config.Width
+
+      if not config.Tied then
+          table "output.weight" ]
+
+/// Parameters in all.
+let parameterCount (config: ModelConfig) : int64 =
+    parameters config |> List.sumBy _.Count
+
+/// Empty caches for `batch` sequences of up to `positions` positions, one a layer. The caller owns them.
+let caches (config: ModelConfig) (weights: Weights) (batch: int64) (positions: int64) : Cache option list =
+    let like = weights "tok_embeddings.weight"
+    let shape = [| batch; int64 config.KeyValueHeads; positions; int64 config.HeadWidth |]
+    let memory () = torch.zeros (shape, dtype = like.dtype, device = like.device)
+
+    [ for _ in 1 .. config.Layers ->
+          Some
+              { Keys = memory ()
+                Values = memory ()
+                Length = 0L } ]
+
+/// Continues sequences whose earlier positions are cached: logits of the last position only, [B, V], and the grown caches.
+let next
+    (config: ModelConfig)
+    (rows: int)
+    (weights: Weights)
+    (caches: Cache option list)
+    (tokens_BT: torch.Tensor)
+    : torch.Tensor * Cache option list =
+    use scope = torch.NewDisposeScope()
+
+    let start =
+        match caches with
+        | Some cache :: _ -> cache.Length
+        | _ -> 0L
+
+    let rotation = rotation config weights start tokens_BT.shape[1]
+
+    let step (x, grown) (layer, cache) =
+        let x, cache = cachedBlock config weights rotation layer cache x
+        x, cache :: grown
+
+    let x, grown = List.indexed caches |> List.fold step (embed config weights tokens_BT, [])
+    let last = x.narrow (1, x.shape[1] - 1L, 1L)
+    let logits = finalNorm config weights last |> head config weights rows
+    logits.squeeze(1).MoveToOuterDisposeScope(), List.rev grown

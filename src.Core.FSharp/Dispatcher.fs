@@ -1,0 +1,158 @@
+/// Calls of torch operators that TorchSharp does not wrap, through libtorch's stable C interface (torch/csrc/stable/c/shim.h):
+/// the ABI is fixed over the 2.x versions, and autograd records these calls like any other.
+module Hybrid.Dispatcher
+
+// The native stack is passed by address.
+#nowarn "9"
+
+open System
+open System.Runtime.InteropServices
+open TorchSharp
+
+module private Native =
+    [<DllImport("torch_cpu")>]
+    extern int torch_call_dispatcher(nativeint op, nativeint overload, uint64* stack, uint64 version)
+
+    [<DllImport("torch_cpu")>]
+    extern int aoti_torch_new_tensor_handle(nativeint original, nativeint& copy)
+
+    [<DllImport("torch_cpu")>]
+    extern int torch_new_list_reserve_size(unativeint size, nativeint& list)
+
+    [<DllImport("torch_cpu")>]
+    extern int torch_list_push_back(nativeint list, uint64 element)
+
+    [<DllImport("torch_cpu")>]
+    extern int aoti_torch_get_data_ptr(nativeint tensor, nativeint& pointer)
+
+/// The interface's version that this module was written for: libtorch 2.10.
+let private version = 0x020A000000000000UL
+
+/// One argument of an operator's schema.
+type Argument =
+    | Tensor of torch.Tensor
+    /// Tensor? that is given
+    | SomeTensor of torch.Tensor
+    | Tensors of torch.Tensor list
+    | Integer of int64
+    | Integers of int64 list
+    | Number of float
+    /// float? that is given
+    | SomeNumber of float
+    | Flag of bool
+    /// Any optional argument that is left out
+    | Absent
+
+let private require (what: string) (code: int) =
+    if code <> 0 then
+        raise (InvalidOperationException $"torch refused {what}; its reason stands on standard error.")
+
+// The stack takes ownership of the handles on it, so it gets copies (a copy shares the tensor).
+let private handle (tensor: torch.Tensor) : uint64 =
+    let mutable copy = 0n
+    require "a tensor handle" (Native.aoti_torch_new_tensor_handle (tensor.Handle, &copy))
+    uint64 copy
+
+let private list (elements: uint64 list) : uint64 =
+    let mutable list = 0n
+    require "a list" (Native.torch_new_list_reserve_size (unativeint elements.Length, &list))
+
+    for element in elements do
+        require "a list's element" (Native.torch_list_push_back (list, element))
+
+    uint64 list
+
+/// An optional's value stands in a box of 8 bytes that torch frees.
+let private boxed (value: uint64) : uint64 =
+    let box = NativeMemory.Alloc 8un |> NativeInterop.NativePtr.ofVoidPtr<uint64>
+    NativeInterop.NativePtr.write box value
+    uint64 (NativeInterop.NativePtr.toNativeInt box)
+
+let private push (argument: Argument) : uint64 =
+    match argument with
+    | Tensor tensor -> handle tensor
+    | SomeTensor tensor -> boxed (handle tensor)
+    | Tensors tensors -> list (tensors |> List.map handle)
+    | Integer value -> uint64 value
+    | Integers values -> list (values |> List.map uint64)
+    | Number value -> BitConverter.DoubleToUInt64Bits value
+    | SomeNumber value -> boxed (BitConverter.DoubleToUInt64Bits value)
+    | Flag value -> if value then 1UL else 0UL
+    | Absent -> 0UL
+
+/// Calls an operator, such as "aten::rms_norm", and returns its tensors: `results` of them, in the schema's order.
+/// Errors: InvalidOperationException when torch refuses the call.
+let call (operator: string) (overload: string) (arguments: Argument list) (results: int) : torch.Tensor list =
+    let stack = Array.zeroCreate<uint64> (max results arguments.Length)
+    arguments |> List.iteri (fun i argument -> stack[i] <- push argument)
+    let op = Marshal.StringToCoTaskMemUTF8 operator
+    let over = Marshal.StringToCoTaskMemUTF8 overload
+
+    try
+        use pinned = fixed stack
+        require operator (Native.torch_call_dispatcher (op, over, pinned, version))
+    finally
+        Marshal.FreeCoTaskMem op
+        Marshal.FreeCoTaskMem over
+
+    [ for i in 0 .. results - 1 -> torch.Tensor.UnsafeCreateTensor(nativeint stack[i]) ]
+
+/// x / √(mean x² + ε) · weight over the last axis of length D; computed in fp32 whatever the element type.
+let rmsNorm (weight: torch.Tensor) (epsilon: float) (x: torch.Tensor) : torch.Tensor =
+    call "aten::rms_norm" "" [ Tensor x; Integers [ weight.shape[0] ]; SomeTensor weight; SomeNumber epsilon ] 1
+    |> List.head
+
+/// Rows of a table [R, D] by int64 indices [...]: [..., D].
+let embedding (table: torch.Tensor) (indices: torch.Tensor) : torch.Tensor =
+    call "aten::embedding" "" [ Tensor table; Tensor indices; Integer -1L; Flag false; Flag false ] 1
+    |> List.head
+
+/// One AdamW update of several fp32 tensors in place (Loshchilov & Hutter 2019, decoupled decay). `steps` are fp32 scalars already
+/// counted up; where `skip` holds 1 nothing is changed.
+let fusedAdamW
+    (parameters: torch.Tensor list)
+    (gradients: torch.Tensor list)
+    (first: torch.Tensor list)
+    (second: torch.Tensor list)
+    (steps: torch.Tensor list)
+    (learningRate: float)
+    (beta1: float, beta2: float)
+    (weightDecay: float)
+    (epsilon: float)
+    (skip: torch.Tensor)
+    : unit =
+    call
+        "aten::_fused_adamw_"
+        ""
+        [ Tensors parameters
+          Tensors gradients
+          Tensors first
+          Tensors second
+          Tensors []
+          Tensors steps
+          Number learningRate
+          Number beta1
+          Number beta2
+          Number weightDecay
+          Number epsilon
+          Flag false
+          Flag false
+          Absent
+          SomeTensor skip ]
+        0
+    |> ignore
+
+/// Antialiased bicubic resampling (a = −0.5, as PIL does it) of [B, 3, H, W] to [B, 3, height, width].
+let resizeBicubic (height: int64) (width: int64) (images: torch.Tensor) : torch.Tensor =
+    call
+        "aten::_upsample_bicubic2d_aa"
+        ""
+        [ Tensor images; Integers [ height; width ]; Flag false; Absent; Absent ]
+        1
+    |> List.head
+
+/// The address of a tensor's first element, for reading and writing host tensors without a copy.
+let dataPointer (tensor: torch.Tensor) : nativeint =
+    let mutable pointer = 0n
+    require "a data pointer" (Native.aoti_torch_get_data_ptr (tensor.Handle, &pointer))
+    pointer

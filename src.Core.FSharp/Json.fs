@@ -1,0 +1,218 @@
+/// Strict reading of JSON: an unknown, missing, repeated or mistyped key is an error that names its path, and all errors of a
+/// document are reported at once.
+namespace Hybrid
+
+open System
+open System.Collections.Generic
+open System.Text.Json
+
+/// Text helpers for messages.
+module Suggest =
+
+    /// The number of single-character edits between two words (Levenshtein).
+    let distance (a: string) (b: string) : int =
+        let mutable previous = Array.init (b.Length + 1) id
+
+        for i = 1 to a.Length do
+            let current = Array.zeroCreate (b.Length + 1)
+            current[0] <- i
+
+            for j = 1 to b.Length do
+                let substitution = if Char.ToLowerInvariant a[i - 1] = Char.ToLowerInvariant b[j - 1] then 0 else 1
+                current[j] <- min (min (current[j - 1] + 1) (previous[j] + 1)) (previous[j - 1] + substitution)
+
+            previous <- current
+
+        previous[b.Length]
+
+    /// The candidate nearest to a word, if one is near enough to be what was meant.
+    let nearest (candidates: string seq) (word: string) : string option =
+        candidates
+        |> Seq.map (fun candidate -> distance word candidate, candidate)
+        |> Seq.filter (fun (edits, candidate) -> edits <= max 1 (max word.Length candidate.Length / 3))
+        |> Seq.sort
+        |> Seq.tryHead
+        |> Option.map snd
+
+/// One JSON object being read. Reads mark keys as known; `Finish` reports the unknown ones. Values that could not be read are
+/// replaced by a harmless one, so that reading goes on and every error is found; the errors decide whether the result counts.
+type JsonFields(path: string, element: JsonElement, errors: List<string>) =
+    let known = HashSet<string>()
+
+    let fields =
+        let found = Dictionary<string, JsonElement>()
+
+        if element.ValueKind = JsonValueKind.Object then
+            for property in element.EnumerateObject() do
+                if not (found.TryAdd(property.Name, property.Value)) then
+                    errors.Add
+                        $"""{(if path = "" then property.Name else path + "." + property.Name)}: the key is given twice."""
+        else
+            errors.Add $"""{(if path = "" then "the document" else path)}: must be an object, not {element.ValueKind}."""
+
+        found
+
+    let at name =
+        if path = "" then name else path + "." + name
+
+    let look name =
+        known.Add name |> ignore
+
+        match fields.TryGetValue name with
+        | true, value -> Some value
+        | _ -> None
+
+    let read name (fallback: 'a option) harmless wanted (convert: JsonElement -> 'a option) : 'a =
+        match look name, fallback with
+        | Some value, _ ->
+            match convert value with
+            | Some result -> result
+            | None ->
+                errors.Add $"{at name}: must be {wanted}, not {value.GetRawText()}."
+                harmless
+        | None, Some value -> value
+        | None, None ->
+            errors.Add $"{at name}: is missing; it must be {wanted}."
+            harmless
+
+    let number (value: JsonElement) =
+        match value.ValueKind with
+        | JsonValueKind.Number ->
+            match value.TryGetDouble() with
+            | true, x when Double.IsFinite x -> Some x
+            | _ -> None
+        | _ -> None
+
+    let whole (value: JsonElement) =
+        match value.ValueKind with
+        | JsonValueKind.Number ->
+            match value.TryGetInt64() with
+            | true, x -> Some x
+            | _ -> None
+        | _ -> None
+
+    /// The names of the keys that the object holds.
+    member _.Names: string seq = fields.Keys
+
+    /// Whether a key is there and not null.
+    member _.Has(name: string) : bool =
+        match fields.TryGetValue name with
+        | true, value -> value.ValueKind <> JsonValueKind.Null
+        | _ -> false
+
+    /// Records an error about a key.
+    member _.Error(name: string, sentence: string) : unit = errors.Add $"{at name}: {sentence}"
+
+    /// A number within [low, high].
+    member _.Float(name: string, low: float, high: float, ?fallback: float) : float =
+        read name fallback low $"a number from {low} to {high}" (number >> Option.filter (fun x -> x >= low && x <= high))
+
+    /// An integer within [low, high].
+    member _.Int(name: string, low: int, high: int, ?fallback: int) : int =
+        read
+            name
+            fallback
+            low
+            $"an integer from {low} to {high}"
+            (whole >> Option.filter (fun x -> x >= int64 low && x <= int64 high) >> Option.map int)
+
+    /// A 64-bit integer.
+    member _.Int64(name: string, ?fallback: int64) : int64 =
+        read name fallback 0L "an integer" whole
+
+    /// True or false.
+    member _.Bool(name: string, ?fallback: bool) : bool =
+        read name fallback false "true or false" (fun value ->
+            match value.ValueKind with
+            | JsonValueKind.True -> Some true
+            | JsonValueKind.False -> Some false
+            | _ -> None)
+
+    /// A string.
+    member _.Text(name: string, ?fallback: string) : string =
+        read name fallback "" "a string" (fun value ->
+            if value.ValueKind = JsonValueKind.String then value.GetString() |> Option.ofObj else None)
+
+    /// A string that may be absent or null.
+    member _.OptionalText(name: string) : string option =
+        read name (Some None) None "a string" (fun value ->
+            match value.ValueKind with
+            | JsonValueKind.Null -> Some None
+            | JsonValueKind.String -> Some(value.GetString() |> Option.ofObj)
+            | _ -> None)
+
+    /// One of several named choices.
+    member _.Choice(name: string, choices: (string * 'a) list, ?fallback: 'a) : 'a =
+        let names = choices |> List.map fst |> String.concat ", "
+
+        read name fallback (snd choices.Head) $"one of {names}" (fun value ->
+            if value.ValueKind = JsonValueKind.String then
+                choices |> List.tryFind (fun (choice, _) -> value.ValueEquals choice) |> Option.map snd
+            else
+                None)
+
+    /// A list of strings, at least one.
+    member _.Texts(name: string) : string list =
+        read name None [] "a list of strings, at least one" (fun value ->
+            if value.ValueKind = JsonValueKind.Array && value.GetArrayLength() > 0 then
+                let items =
+                    [ for item in value.EnumerateArray() do
+                          match item.ValueKind with
+                          | JsonValueKind.String -> yield! Option.toList (Option.ofObj (item.GetString()))
+                          | _ -> () ]
+
+                if items.Length = value.GetArrayLength() then Some items else None
+            else
+                None)
+
+    /// Two numbers, each within [low, high].
+    member _.Pair(name: string, low: float, high: float, ?fallback: float * float) : float * float =
+        read name fallback (low, low) $"two numbers from {low} to {high}" (fun value ->
+            if value.ValueKind = JsonValueKind.Array && value.GetArrayLength() = 2 then
+                match number value[0], number value[1] with
+                | Some a, Some b when min a b >= low && max a b <= high -> Some(a, b)
+                | _ -> None
+            else
+                None)
+
+    /// A nested object; a missing one reads as empty when `optional`, so that its defaults apply.
+    member _.Object(name: string, ?optional: bool) : JsonFields =
+        match look name with
+        | Some value -> JsonFields(at name, value, errors)
+        | None ->
+            if not (defaultArg optional false) then
+                errors.Add $"{at name}: is missing; it must be an object."
+
+            // The errors of a missing object's keys would only repeat that it is missing.
+            use document = JsonDocument.Parse "{}"
+            let sink = if defaultArg optional false then errors else List<string>()
+            JsonFields(at name, document.RootElement.Clone(), sink)
+
+    /// Marks keys as known without reading them.
+    member _.Ignore(names: string seq) : unit =
+        for name in names do
+            known.Add name |> ignore
+
+    /// Reports every key that no read asked for, with the nearest known one.
+    member _.Finish() : unit =
+        for name in fields.Keys do
+            if not (known.Contains name) then
+                let hint =
+                    match Suggest.nearest known name with
+                    | Some nearest -> $"; did you mean {nearest}?"
+                    | None -> "; known here: " + String.Join(", ", Seq.sort known) + "."
+
+                errors.Add $"{at name}: is not a known key{hint}"
+
+module Json =
+
+    /// Parses text and hands the root object to a reader; all errors at once.
+    let parse (text: string) (read: JsonFields -> 'a) : Result<'a, string list> =
+        try
+            use document = JsonDocument.Parse(text, JsonDocumentOptions(MaxDepth = 64))
+            let errors = List<string>()
+            let root = JsonFields("", document.RootElement, errors)
+            let result = read root
+            if errors.Count = 0 then Ok result else Error(List.ofSeq errors)
+        with :? JsonException as e ->
+            Error [ $"the document is not valid JSON: {e.Message}" ]

@@ -1,0 +1,175 @@
+/// The loss, split by kind of token. Everything is a sum over targets beside a count: parts add over micro-batches and processes
+/// and are divided once, by the global count; no mean of means exists.
+namespace Hybrid
+
+open System
+open TorchSharp
+
+/// A batch with its logits, flat over targets: N = B · T.
+[<NoEquality; NoComparison>]
+type Scored =
+    {
+        Vocabulary: Vocabulary
+        /// [N, V] fp32
+        Logits: torch.Tensor
+        /// [N] int64
+        Targets: torch.Tensor
+        /// [N] int64, a `Kind` each
+        Kinds: torch.Tensor
+        /// −log p of each target over the whole vocabulary, [N] fp32; 0 where ignored
+        CrossEntropy: torch.Tensor
+    }
+
+/// A term of an objective: a value for each target, 0 where it does not apply.
+[<NoEquality; NoComparison>]
+type Term =
+    {
+        Name: string
+        Weight: float
+        /// [N] fp32
+        PerTarget: Scored -> torch.Tensor
+    }
+
+/// What training minimises: terms that add. The sum over all targets is divided by the global count of targets that are not
+/// ignored, whatever the terms.
+[<NoEquality; NoComparison>]
+type Objective =
+    { Terms: Term list }
+
+    static member (+)(a: Objective, b: Objective) = { Terms = a.Terms @ b.Terms }
+
+/// The value of a batch: sums, not yet divided.
+[<NoEquality; NoComparison>]
+type LossValue =
+    {
+        /// The objective's sum, differentiable, a scalar
+        Objective: torch.Tensor
+        /// Cross-entropy sums of text, image and structure targets, [3] fp32, detached; their sum is the total
+        Parts: torch.Tensor
+    }
+
+module Loss =
+
+    let private masked (kind: Kind) (scored: Scored) (values_N: torch.Tensor) =
+        values_N.mul (scored.Kinds.eq(int64(int kind).ToScalar()).``to`` values_N.dtype)
+
+    /// The cross-entropy of one kind of target.
+    let ofKind (kind: Kind) : Objective =
+        { Terms =
+            [ { Name = (string kind).ToLowerInvariant()
+                Weight = 1.0
+                PerTarget = fun scored -> masked kind scored scored.CrossEntropy } ] }
+
+    /// Cross-entropy of text targets.
+    let text: Objective = ofKind Kind.Text
+
+    /// Cross-entropy of image targets.
+    let image: Objective = ofKind Kind.Image
+
+    /// Cross-entropy of the six marks.
+    let structure: Objective = ofKind Kind.Structure
+
+    /// text + image + structure: the paper's loss.
+    let total: Objective = text + image + structure
+
+    /// (log Σ exp logits)² of every target that is not ignored: keeps the normaliser near 1.
+    let zLoss: Objective =
+        { Terms =
+            [ { Name = "z"
+                Weight = 1.0
+                PerTarget =
+                  fun scored ->
+                      let z = scored.Logits.logsumexp(-1L).square ()
+                      let valid = scored.Kinds.ne(int64(int Kind.Ignored).ToScalar()).``to`` z.dtype
+                      z.mul valid } ] }
+
+    /// An objective with all its weights multiplied.
+    let weighted (weight: float) (objective: Objective) : Objective =
+        { Terms =
+            objective.Terms
+            |> List.map (fun term ->
+                { term with
+                    Weight = term.Weight * weight }) }
+
+    /// Flattens a batch beside its logits_BTV and computes the cross-entropy of every target. Errors: ShapeException.
+    let score (vocabulary: Vocabulary) (batch: Batch) (logits_BTV: torch.Tensor) : Scored =
+        let b, t = batch.Targets.shape[0], batch.Targets.shape[1]
+        Shape.require "logits" [ b; t; int64 vocabulary.Rows ] logits_BTV
+        let logits = logits_BTV.reshape(b * t, int64 vocabulary.Rows).``to`` torch.float32
+        let kinds = batch.Kinds.reshape (b * t)
+        let targets = batch.Targets.reshape (b * t)
+
+        let ignoring =
+            targets.masked_fill (kinds.eq(int64(int Kind.Ignored).ToScalar()), (-100L).ToScalar())
+
+        { Vocabulary = vocabulary
+          Logits = logits
+          Targets = targets
+          Kinds = kinds
+          CrossEntropy =
+            torch.nn.functional.cross_entropy (
+                logits,
+                ignoring,
+                ignore_index = -100L,
+                reduction = torch.nn.Reduction.None
+            ) }
+
+    /// Sums of values [N] over the text, image and structure targets: [3].
+    let sumsByKind (scored: Scored) (values_N: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+
+        let sums =
+            [| for kind in [ Kind.Text; Kind.Image; Kind.Structure ] -> (masked kind scored values_N).sum () |]
+
+        torch.stack(sums).MoveToOuterDisposeScope()
+
+    /// Evaluates an objective on a scored batch.
+    let evaluate (objective: Objective) (scored: Scored) : LossValue =
+        use scope = torch.NewDisposeScope()
+
+        let values =
+            objective.Terms
+            |> List.map (fun term ->
+                let sum = (term.PerTarget scored).sum ()
+                if term.Weight = 1.0 then sum else sum.mul (term.Weight.ToScalar()))
+
+        let zero () =
+            torch.zeros (Array.empty<int64>, device = scored.Logits.device)
+
+        let objective =
+            if values.IsEmpty then zero () else values |> List.reduce (fun a b -> a.add b)
+
+        let parts = sumsByKind scored (scored.CrossEntropy.detach ())
+
+        { Objective = objective.MoveToOuterDisposeScope()
+          Parts = parts.MoveToOuterDisposeScope() }
+
+    /// −log p of each target among the ids of its own kind only, [N]; 0 where ignored. The difference to the cross-entropy over
+    /// the whole vocabulary is −log of the probability given to the right kind.
+    let withinModality (scored: Scored) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+
+        let own (kind: Kind) =
+            let struct (first, count) = Vocabulary.columns scored.Vocabulary kind
+
+            if count = 0L then
+                torch.zeros_like scored.CrossEntropy
+            else
+                let z = scored.Logits.narrow(1, first, count).logsumexp (-1L)
+                let target = scored.Logits.gather(1L, scored.Targets.unsqueeze 1L).squeeze 1
+                masked kind scored (z.sub target)
+
+        let values = [ Kind.Text; Kind.Image; Kind.Structure ] |> List.map own
+        (values |> List.reduce (fun a b -> a.add b)).MoveToOuterDisposeScope()
+
+    /// Cross-entropy sums and counts by position of the target, two [T] fp32 tensors: of one kind, over a batch of B sequences.
+    let byPosition (kind: Kind) (batch: Batch) (scored: Scored) : torch.Tensor * torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        let shape = batch.Targets.shape
+        let ones = torch.ones_like scored.CrossEntropy
+        let sums = (masked kind scored scored.CrossEntropy).reshape(shape).sum 0L
+        let counts = (masked kind scored ones).reshape(shape).sum 0L
+        sums.MoveToOuterDisposeScope(), counts.MoveToOuterDisposeScope()
+
+    /// exp of a mean loss in nats.
+    let perplexity (nats: float) : float = Math.Exp nats

@@ -1,0 +1,274 @@
+/// Parameters: named tensors that are views into flat memory, so that zeroing, clipping, AdamW, casting, averaging and
+/// checkpointing are each one operation on one tensor, while the pure functions of a model see names.
+namespace Hybrid
+
+open System
+open System.Collections.Generic
+open System.Threading.Tasks
+open TorchSharp
+
+/// A model's weights as its functions see them: a lookup by name. Names are open_lm's.
+type Weights = string -> torch.Tensor
+
+/// How a parameter starts.
+type Init =
+    /// Normal with this deviation, truncated at three deviations
+    | TruncatedNormal of deviation: float
+    /// Uniform in [−bound, bound)
+    | Uniform of bound: float
+    | Zeros
+    | Ones
+
+/// One named parameter.
+type ParameterSpec =
+    { Name: string
+      Shape: int64 list
+      Init: Init }
+
+    member s.Count = List.fold (*) 1L s.Shape
+
+/// What of a parameter moves in training.
+type Movement =
+    | Moves
+    | Stays
+    /// Rows from this one on move; the rows before it stay, bit for bit
+    | MovesFromRow of int64
+
+/// The precision of the forward and backward pass. Master weights and moments are fp32 in both.
+type Precision =
+    | Fp32
+    | Bf16
+
+/// A range of flat memory that moves as one piece.
+type Segment =
+    { Start: int64
+      Length: int64
+      Decays: bool }
+
+/// A parameter's place in flat memory.
+type Slot =
+    { Spec: ParameterSpec
+      Offset: int64
+      Movement: Movement }
+
+/// Flat storage of a model's parameters. It owns its tensors; dispose it to release them.
+[<Sealed>]
+type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64) =
+    let firstMoving =
+        slots
+        |> List.filter (fun slot -> slot.Movement <> Stays)
+        |> List.map _.Offset
+        |> fun offsets -> if offsets.IsEmpty then length else List.min offsets
+
+    let master =
+        torch.zeros([| length |], dtype = torch.float32, device = device).DetachFromDisposeScope()
+
+    let compute =
+        match precision with
+        | Fp32 -> master.alias().DetachFromDisposeScope()
+        | Bf16 -> torch.zeros([| length |], dtype = torch.bfloat16, device = device).DetachFromDisposeScope()
+
+    let gradient =
+        torch.zeros([| length - firstMoving |], dtype = compute.dtype, device = device).DetachFromDisposeScope()
+
+    let view (flat: torch.Tensor) (offset: int64) (slot: Slot) =
+        use narrowed = flat.narrow(0, offset, slot.Spec.Count)
+        narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
+
+    let leaves =
+        let leaves = Dictionary<string, torch.Tensor>()
+
+        for slot in slots do
+            let leaf = view compute slot.Offset slot
+
+            if slot.Movement <> Stays then
+                leaf.requires_grad <- true
+                use gradientView = view gradient (slot.Offset - firstMoving) slot
+                // Autograd adds into a gradient that is already there, so the flat tensor receives it.
+                leaf.grad <- gradientView
+
+            leaves.Add(slot.Spec.Name, leaf)
+
+        leaves
+
+    /// fp32, flat, all parameters.
+    member _.Master = master
+
+    /// The copy that the model computes with: `Master` itself in fp32.
+    member _.Compute = compute
+
+    /// Gradient of the flat range [FirstMoving, Length), in the precision of the model.
+    member _.Gradient = gradient
+
+    member _.FirstMoving = firstMoving
+    member _.Length = length
+    member _.Precision = precision
+    member _.Device = device
+    member _.Slots = slots
+
+    /// The ranges that an update may change, in order.
+    member _.Segments = segments
+
+    /// The weights that a model's functions take: views of `Compute` that collect gradients where they move.
+    member _.Weights: Weights =
+        fun name ->
+            match leaves.TryGetValue name with
+            | true, leaf -> leaf
+            | _ -> raise (KeyNotFoundException $"the model has no parameter {name}.")
+
+    /// The fp32 view of a parameter in `Master`; the caller owns it.
+    member _.MasterOf(name: string) : torch.Tensor =
+        match slots |> List.tryFind (fun slot -> slot.Spec.Name = name) with
+        | Some slot -> view master slot.Offset slot
+        | None -> raise (KeyNotFoundException $"the model has no parameter {name}.")
+
+    /// Renews the computing copy from the master weights.
+    member _.Refresh() : unit =
+        if precision = Bf16 then
+            use _ = torch.no_grad ()
+            compute.copy_ master |> ignore
+
+    interface IDisposable with
+        member _.Dispose() =
+            for leaf in leaves.Values do
+                leaf.Dispose()
+
+            gradient.Dispose()
+            compute.Dispose()
+            master.Dispose()
+
+module Parameters =
+
+    /// Whether weight decay applies: to parameters of two axes or more (`Matrices`), or to every one (open_lm's habit).
+    type Decay =
+        | Matrices
+        | All
+
+    // Staying parameters first, so that the gradient covers one range; then the ones of which rows stay, then decayed, then not.
+    let private order (decay: Decay) (movement: ParameterSpec -> Movement) (spec: ParameterSpec) =
+        match movement spec with
+        | Stays -> 0
+        | MovesFromRow _ -> 1
+        | Moves -> if decay = All || spec.Shape.Length >= 2 then 2 else 3
+
+    let private segmentsOf (decay: Decay) (slots: Slot list) =
+        let pieces =
+            slots
+            |> List.choose (fun slot ->
+                let decays = decay = All || slot.Spec.Shape.Length >= 2
+
+                match slot.Movement with
+                | Stays -> None
+                | Moves ->
+                    Some
+                        { Start = slot.Offset
+                          Length = slot.Spec.Count
+                          Decays = decays }
+                | MovesFromRow row ->
+                    let still = row * (slot.Spec.Count / slot.Spec.Shape.Head)
+
+                    Some
+                        { Start = slot.Offset + still
+                          Length = slot.Spec.Count - still
+                          Decays = decays })
+            |> List.filter (fun piece -> piece.Length > 0L)
+
+        let join merged (piece: Segment) =
+            match merged with
+            | last :: rest when last.Start + last.Length = piece.Start && last.Decays = piece.Decays ->
+                { last with
+                    Length = last.Length + piece.Length }
+                :: rest
+            | _ -> piece :: merged
+
+        pieces |> List.fold join [] |> List.rev
+
+    /// Lays parameters out in flat memory, all zero. Errors: ArgumentException for a name given twice.
+    let allocate
+        (precision: Precision)
+        (device: torch.Device)
+        (decay: Decay)
+        (movement: ParameterSpec -> Movement)
+        (specs: ParameterSpec list)
+        : ParameterStore =
+        match specs |> List.countBy _.Name |> List.tryFind (fun (_, count) -> count > 1) with
+        | Some(name, _) -> invalidArg (nameof specs) $"the parameter {name} is given twice."
+        | None -> ()
+
+        let place (offset, slots) (spec: ParameterSpec) =
+            offset + spec.Count,
+            { Spec = spec
+              Offset = offset
+              Movement = movement spec }
+            :: slots
+
+        let length, reversed =
+            specs |> List.sortBy (order decay movement) |> List.fold place (0L, [])
+
+        let slots = List.rev reversed
+        new ParameterStore(precision, device, slots, segmentsOf decay slots, length)
+
+    /// The starting values of a parameter, a pure function of the stream and the parameter's name; blocks of 65,536 values are
+    /// independent streams, so that they are drawn in parallel and come out the same on any machine.
+    let initialValues (stream: Random.Stream) (spec: ParameterSpec) : float32[] =
+        let values = Array.zeroCreate<float32> (int spec.Count)
+        let block = 65536
+        let own = Random.named spec.Name stream
+
+        match spec.Init with
+        | Zeros -> ()
+        | Ones -> Array.fill values 0 values.Length 1.0f
+        | TruncatedNormal _
+        | Uniform _ ->
+            Parallel.For(
+                0,
+                (values.Length + block - 1) / block,
+                fun i ->
+                    let part = Span<float32>(values, i * block, min block (values.Length - i * block))
+                    let stream = Random.numbered (int64 i) own
+
+                    match spec.Init with
+                    | TruncatedNormal deviation -> Random.fillTruncatedNormal deviation stream part
+                    | Uniform bound ->
+                        for j = 0 to part.Length - 1 do
+                            part[j] <- float32 (bound * (2.0 * Random.uniform stream (int64 j) - 1.0))
+                    | _ -> ()
+            )
+            |> ignore
+
+        values
+
+    /// Copies values into a parameter of the master weights (any element type, any device). Call `Refresh` when all are set.
+    /// Errors: ShapeException.
+    let set (store: ParameterStore) (name: string) (values: torch.Tensor) : unit =
+        use _ = torch.no_grad ()
+        use target = store.MasterOf name
+        Shape.require name (List.ofArray target.shape) values
+        target.copy_ values |> ignore
+
+    /// Fills every parameter with its starting values.
+    let initialise (stream: Random.Stream) (store: ParameterStore) : unit =
+        for slot in store.Slots do
+            use scope = torch.NewDisposeScope()
+            let values = Host.floats slot.Spec.Shape (initialValues stream slot.Spec)
+            set store slot.Spec.Name values
+
+        store.Refresh()
+
+    /// Copies every parameter that both stores have from one to the other; returns the names that only the target has.
+    let copyShared (source: ParameterStore) (target: ParameterStore) : string list =
+        let names = source.Slots |> List.map _.Spec.Name |> Set.ofList
+
+        [ for slot in target.Slots do
+              if names.Contains slot.Spec.Name then
+                  use values = source.MasterOf slot.Spec.Name
+                  set target slot.Spec.Name values
+              else
+                  slot.Spec.Name ]
+        |> fun missing ->
+            target.Refresh()
+            missing
+
+    /// Parameters that move, counting only the moving rows.
+    let moving (store: ParameterStore) : int64 =
+        store.Segments |> List.sumBy _.Length

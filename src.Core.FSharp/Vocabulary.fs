@@ -1,0 +1,84 @@
+/// Ids, kinds and the layout of the table: the rows of the pre-trained table first, then the structure marks, `<pad>`, and the
+/// image codes. Rows that pad the table to a rounder size may follow; they have no id and never receive probability.
+namespace Hybrid
+
+open TorchSharp
+
+/// What a target is, and so which part of the loss it belongs to.
+type Kind =
+    | Text = 0
+    | Image = 1
+    | Structure = 2
+    /// `<pad>`: counts in no part
+    | Ignored = 3
+
+/// The layout of an extended table.
+type Vocabulary =
+    {
+        /// Rows of the pre-trained text table, its own padding rows included
+        TextRows: int
+        /// Codes of the image tokenizer
+        ImageCodes: int
+    }
+
+    member v.Doc = v.TextRows
+    member v.EndDoc = v.TextRows + 1
+    member v.Text = v.TextRows + 2
+    member v.EndText = v.TextRows + 3
+    member v.Image = v.TextRows + 4
+    member v.EndImage = v.TextRows + 5
+    member v.Pad = v.TextRows + 6
+
+    /// The id of image code 0.
+    member v.FirstCode = v.TextRows + 7
+
+    /// Rows that have an id.
+    member v.Rows = v.FirstCode + v.ImageCodes
+
+module Vocabulary =
+
+    /// The structure marks and `<pad>` as text, in the order of their ids.
+    let marks: string list =
+        [ "<doc>"; "</doc>"; "<text>"; "</text>"; "<image>"; "</image>"; "<pad>" ]
+
+    /// The kind of an id. Errors: none; an id beyond the table is `Ignored`, and `check` is what refuses it.
+    let kind (vocabulary: Vocabulary) (id: int64) : Kind =
+        if id < 0L || id >= int64 vocabulary.Rows || id = int64 vocabulary.Pad then Kind.Ignored
+        elif id < int64 vocabulary.TextRows then Kind.Text
+        elif id < int64 vocabulary.Pad then Kind.Structure
+        else Kind.Image
+
+    /// The kinds of ids [...]: int64 in, int64 out, same shape.
+    let kinds (vocabulary: Vocabulary) (ids: torch.Tensor) : torch.Tensor =
+        Shape.requireType "ids" torch.int64 ids
+        use scope = torch.NewDisposeScope()
+        let boundary (id: int) = ids.ge(id.ToScalar()).``to``(torch.int64)
+
+        // Text 0 -> Structure +2 -> Ignored +1 -> Image −2, along the layout of the table.
+        let result =
+            boundary(vocabulary.TextRows).mul_((2).ToScalar()).add_(boundary vocabulary.Pad).sub_(
+                boundary(vocabulary.FirstCode).mul_((2).ToScalar())
+            )
+
+        let result = result.masked_fill_(ids.lt((0).ToScalar()), int(Kind.Ignored).ToScalar())
+        result.MoveToOuterDisposeScope()
+
+    /// The columns [first, first + count) of a kind's ids.
+    let columns (vocabulary: Vocabulary) (kind: Kind) : struct (int64 * int64) =
+        match kind with
+        | Kind.Text -> struct (0L, int64 vocabulary.TextRows)
+        | Kind.Structure -> struct (int64 vocabulary.TextRows, 6L)
+        | Kind.Image -> struct (int64 vocabulary.FirstCode, int64 vocabulary.ImageCodes)
+        | _ -> struct (int64 vocabulary.Pad, 1L)
+
+    /// Checks that every id lies in the table. Errors: InputException naming the first bad one and its place.
+    let check (vocabulary: Vocabulary) (source: string) (ids: int64[]) : unit =
+        let bad = ids |> Array.tryFindIndex (fun id -> id < 0L || id >= int64 vocabulary.Rows)
+
+        match bad with
+        | Some place ->
+            raise (
+                InputException
+                    $"{source}: token {ids[place]} at position {place} is outside the vocabulary of {vocabulary.Rows} ids ({vocabulary.TextRows} text rows, 7 marks, {vocabulary.ImageCodes} image codes). Check textRows and imageCodes."
+            )
+        | None -> ()
