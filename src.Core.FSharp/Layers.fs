@@ -115,11 +115,12 @@ module Layers =
                     .full([| t; s |], (-infinity).ToScalar(), dtype = q_BHTC.dtype, device = q_BHTC.device)
                     .triu_ (s - t + 1L)
 
+            // mask + q kᵀ / √C. TorchSharp 0.107 hands the arguments on as (batch1, batch2, input).
             let scores =
                 torch.baddbmm (
-                    mask.unsqueeze(0).expand (b * h, t, s),
                     q_BHTC.reshape (b * h, t, c),
                     k_BHSC.reshape(b * h, s, c).transpose (1, 2),
+                    mask.unsqueeze(0).expand (b * h, t, s),
                     1.0f,
                     1.0f / sqrt (float32 c)
                 )

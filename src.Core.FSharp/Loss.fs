@@ -162,6 +162,17 @@ module Loss =
         let values = [ Kind.Text; Kind.Image; Kind.Structure ] |> List.map own
         (values |> List.reduce (fun a b -> a.add b)).MoveToOuterDisposeScope()
 
+    /// Cross-entropy sums by sequence and kind, [B, 3], of a batch of B sequences.
+    let bySequence (batch: Batch) (scored: Scored) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        let shape = batch.Targets.shape
+
+        let sums =
+            [| for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
+                   (masked kind scored scored.CrossEntropy).reshape(shape).sum 1L |]
+
+        torch.stack(sums, 1L).MoveToOuterDisposeScope()
+
     /// Cross-entropy sums and counts by position of the target, two [T] fp32 tensors: of one kind, over a batch of B sequences.
     let byPosition (kind: Kind) (batch: Batch) (scored: Scored) : torch.Tensor * torch.Tensor =
         use scope = torch.NewDisposeScope()

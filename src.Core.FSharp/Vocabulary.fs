@@ -12,12 +12,12 @@ type Kind =
     /// `<pad>`: counts in no part
     | Ignored = 3
 
-/// The layout of an extended table.
+/// The layout of a table; without image codes it is a plain text table, which has no marks either.
 type Vocabulary =
     {
         /// Rows of the pre-trained text table, its own padding rows included
         TextRows: int
-        /// Codes of the image tokenizer
+        /// Codes of the image tokenizer, or 0
         ImageCodes: int
     }
 
@@ -33,13 +33,16 @@ type Vocabulary =
     member v.FirstCode = v.TextRows + 7
 
     /// Rows that have an id.
-    member v.Rows = v.FirstCode + v.ImageCodes
+    member v.Rows = if v.ImageCodes = 0 then v.TextRows else v.FirstCode + v.ImageCodes
 
 module Vocabulary =
 
     /// The structure marks and `<pad>` as text, in the order of their ids.
     let marks: string list =
         [ "<doc>"; "</doc>"; "<text>"; "</text>"; "<image>"; "</image>"; "<pad>" ]
+
+    /// The layout of a text table that nothing was added to.
+    let plainText (rows: int) : Vocabulary = { TextRows = rows; ImageCodes = 0 }
 
     /// The kind of an id. Errors: none; an id beyond the table is `Ignored`, and `check` is what refuses it.
     let kind (vocabulary: Vocabulary) (id: int64) : Kind =
@@ -79,6 +82,6 @@ module Vocabulary =
         | Some place ->
             raise (
                 InputException
-                    $"{source}: token {ids[place]} at position {place} is outside the vocabulary of {vocabulary.Rows} ids ({vocabulary.TextRows} text rows, 7 marks, {vocabulary.ImageCodes} image codes). Check textRows and imageCodes."
+                    $"{source}: token {ids[place]} at position {place} is outside the vocabulary of {vocabulary.Rows} ids ({vocabulary.TextRows} text rows, 7 marks, {vocabulary.ImageCodes} image codes); check the text rows and image codes that were given."
             )
         | None -> ()

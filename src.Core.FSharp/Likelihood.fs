@@ -1,0 +1,79 @@
+/// What a model gives to continuations: the measure behind multiple choice, cloze and language-modelling probes.
+module Hybrid.Likelihood
+
+open TorchSharp
+
+/// A continuation after its context, as token ids.
+type Item =
+    { Context: int[]
+      Continuation: int[] }
+
+/// A continuation's score.
+[<Struct>]
+type Score =
+    {
+        /// Σ log p over the continuation's tokens, in nats
+        LogLikelihood: float
+        /// Whether each of its tokens is the model's first choice
+        Greedy: bool
+        Tokens: int
+    }
+
+/// Scores one batch of items of any lengths, padded at the end (causal attention never sees the padding).
+let private scoreBatch (config: ModelConfig) (rows: int) (weights: Weights) (items: Item[]) : Score[] =
+    use _ = torch.inference_mode ()
+    use scope = torch.NewDisposeScope()
+    let sequences = items |> Array.map (fun item -> Array.append item.Context item.Continuation)
+    let length = sequences |> Array.map Array.length |> Array.max
+
+    let padded =
+        sequences
+        |> Array.collect (fun s -> Array.append (Array.map int64 s) (Array.zeroCreate (length - s.Length)))
+
+    let device = (weights "tok_embeddings.weight").device
+    let tokens = (Host.int64s [ int64 items.Length; int64 length ] padded).``to`` device
+    let inputs = tokens.narrow (1, 0L, int64 length - 1L)
+    let targets = tokens.narrow (1, 1L, int64 length - 1L)
+    let logits = (Decoder.logits config rows weights inputs).``to`` torch.float32
+    let chosen = logits.gather(-1L, targets.unsqueeze -1L).squeeze -1
+    let logProbability = (chosen.sub (logits.logsumexp -1L)).cpu().data<float32>().ToArray()
+    let first = logits.argmax(-1L).eq(targets).cpu().data<bool>().ToArray()
+
+    items
+    |> Array.mapi (fun i item ->
+        let start = i * (length - 1) + item.Context.Length - 1
+        let places = [| start .. start + item.Continuation.Length - 1 |]
+
+        { LogLikelihood = places |> Array.sumBy (fun place -> float logProbability[place])
+          Greedy = places |> Array.forall (fun place -> first[place])
+          Tokens = item.Continuation.Length })
+
+/// Scores items in batches of `batch`, sorted by length so that little is padded; results in the order given. `rows` is the count
+/// of rows with an id. Errors: InputException for an empty context or continuation, or an id outside the table.
+let score (config: ModelConfig) (rows: int) (weights: Weights) (batch: int) (items: Item[]) : Score[] =
+    for item in items do
+        if item.Context.Length = 0 || item.Continuation.Length = 0 then
+            raise (InputException "a probe needs a context and a continuation of at least one token each.")
+
+        for id in Seq.append item.Context item.Continuation do
+            if id < 0 || id >= rows then
+                raise (InputException $"token {id} of a probe is outside the model's {rows} ids.")
+
+    let order =
+        [| 0 .. items.Length - 1 |]
+        |> Array.sortBy (fun i -> items[i].Context.Length + items[i].Continuation.Length)
+
+    let scores = Array.zeroCreate items.Length
+
+    for chunk in Array.chunkBySize (max 1 batch) order do
+        let results = scoreBatch config rows weights (chunk |> Array.map (fun i -> items[i]))
+        Array.iteri2 (fun _ i result -> scores[i] <- result) chunk results
+
+    scores
+
+/// The choice with the highest mean log-likelihood per token; the first on ties.
+let best (choices: Score[]) : int =
+    let mean (score: Score) =
+        score.LogLikelihood / float score.Tokens
+
+    choices |> Array.indexed |> Array.maxBy (fun (i, score) -> mean score, -i) |> fst
