@@ -1,0 +1,356 @@
+/// From the words of a command line to a plain command, a help text, or sentences that say what is wrong with it.
+module Hybrid.CommandLine
+
+open System
+open System.Collections.Generic
+open System.Globalization
+open System.Reflection
+open Argu
+open Hybrid.Arguments
+open Hybrid.CommandTable
+
+// ---- help ----
+
+let private placeholder (flag: Flag) =
+    match flag.Value with
+    | None -> ""
+    | Some value when value.Several -> value.Placeholder + "..."
+    | Some value -> value.Placeholder
+
+let private shown (flag: Flag) =
+    match placeholder flag with
+    | "" -> flag.Name
+    | value when flag.Positional -> value
+    | value -> flag.Name + " " + value
+
+/// Breaks text into lines of at most `width` characters at spaces.
+let private wrap (width: int) (text: string) : string list =
+    let add (lines: string list) (word: string) =
+        match lines with
+        | line :: earlier when line.Length + 1 + word.Length <= width -> (line + " " + word) :: earlier
+        | lines -> word :: lines
+
+    text.Split(' ') |> Array.fold add [] |> List.rev
+
+let private twoColumns (left: string, right: string) =
+    let column = 28
+    let lines = wrap (79 - column) right
+
+    [
+        if left.Length + 4 > column then
+            "  " + left
+            yield! lines |> List.map (fun line -> String(' ', column) + line)
+        else
+            ("  " + left).PadRight column + List.head lines
+            yield! lines |> List.tail |> List.map (fun line -> String(' ', column) + line)
+    ]
+
+/// The version of this build.
+let version: string =
+    match Assembly.GetExecutingAssembly().GetCustomAttribute<AssemblyInformationalVersionAttribute>() with
+    | null -> "0"
+    | attribute -> (attribute.InformationalVersion.Split '+')[0]
+
+/// The first page: what to do first, and every command.
+let overview: string =
+    [
+        $"hybrid {version}"
+        ""
+        "Finds out, and shows, what language pre-training brings to auto-regressive"
+        "image generation."
+        ""
+        "Do this first:"
+        yield! twoColumns ("hybrid study", "the whole experiment with its report, ten minutes on a laptop")
+        yield! twoColumns ("hybrid doctor", "if something does not work")
+        ""
+        "Commands:"
+        for entry in table do
+            yield! twoColumns (entry.Name, entry.Summary)
+        ""
+        "hybrid COMMAND --help says what a command takes, and gives an example."
+        "Every command takes --json: one JSON object on stdout and nothing else there."
+        "Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted."
+    ]
+    |> String.concat "\n"
+
+let private synopsis (entry: Entry) =
+    let named name = entry.Flags.Value |> List.find (fun flag -> flag.Name = name)
+
+    [
+        "hybrid " + entry.Name
+        for flag in entry.Flags.Value do
+            if flag.Positional then
+                shown flag
+
+        for flag in entry.Flags.Value do
+            if flag.Mandatory && not flag.Positional then
+                shown flag
+
+        if not entry.OneOf.IsEmpty then
+            "(" + String.Join(" | ", entry.OneOf |> List.map (named >> shown)) + ")"
+
+        "[options]"
+    ]
+    |> String.concat " "
+    |> wrap 75
+
+let private page (entry: Entry) =
+    [
+        $"hybrid {entry.Name}: {entry.Summary}."
+        ""
+        "Usage:"
+        match synopsis entry with
+        | first :: rest ->
+            "  " + first
+            yield! rest |> List.map (fun line -> "      " + line)
+        | [] -> ()
+        ""
+        "Options:"
+        for flag in entry.Flags.Value do
+            yield! twoColumns (shown flag, flag.Description)
+        yield! twoColumns ("--help", "this text")
+        ""
+        "Example:"
+        for line in entry.Example.Split '\n' do
+            "  " + line
+    ]
+    |> String.concat "\n"
+
+/// The names of the commands that there are, in the order of the help.
+let commands: IReadOnlyList<string> = table |> List.map (fun entry -> entry.Name) |> readOnly
+
+/// The options of a command with their placeholders, in the order of its help. Errors: ArgumentException for a name that is
+/// no command.
+let options (command: string) : IReadOnlyList<string> =
+    match table |> List.tryFind (fun entry -> entry.Name = command) with
+    | Some entry -> entry.Flags.Value |> List.map shown |> readOnly
+    | None -> raise (ArgumentException $"There is no command {command}.")
+
+// ---- parsing ----
+
+/// Levenshtein's distance: insertions, deletions and replacements between two words.
+let private distance (a: string) (b: string) =
+    let mutable row = Array.init (b.Length + 1) id
+
+    for i = 1 to a.Length do
+        let next = Array.create (b.Length + 1) i
+
+        for j = 1 to b.Length do
+            let replaced = row[j - 1] + (if a[i - 1] = b[j - 1] then 0 else 1)
+            next[j] <- min replaced (1 + min row[j] next[j - 1])
+
+        row <- next
+
+    row[b.Length]
+
+let private nearest (word: string) (known: string list) =
+    known
+    |> List.map (fun name -> name, distance (word.ToLowerInvariant().Replace('_', '-')) name)
+    |> List.filter (fun (name, far) -> far <= max 2 (name.TrimStart('-').Length / 3))
+    |> List.sortBy snd
+    |> List.tryHead
+    |> Option.map fst
+
+let private didYouMean word known =
+    match nearest word known with
+    | Some name -> $" Did you mean {name}?"
+    | None -> ""
+
+let private looksLikeFlag (word: string) =
+    (word.StartsWith "--" && word.Length > 2) || (word.Length > 1 && word[0] = '-' && Char.IsLetter word[1])
+
+let private between (value: ValueAttribute) =
+    match Double.IsFinite value.Minimum, Double.IsFinite value.Above, Double.IsFinite value.Maximum with
+    | true, _, true -> $" from {value.Minimum} to {value.Maximum}"
+    | true, _, false -> $" of at least {value.Minimum}"
+    | _, true, true -> $" above {value.Above} and at most {value.Maximum}"
+    | _ -> ""
+
+/// The sentence that says why a value will not do, if it will not.
+let private faultOf (flag: Flag) (field: Type) (word: string) : string option =
+    let value = flag.Value |> Option.defaultWith (fun () -> ValueAttribute flag.Name)
+
+    let name = if flag.Positional then "The first word" else flag.Name
+
+    let inRange (number: float) = number >= value.Minimum && number <= value.Maximum && number > value.Above
+
+    let fault wanted = Some $"{name} needs {wanted}, but was given '{word}'."
+
+    if field = typeof<int> || field = typeof<int64> then
+        match Int64.TryParse(word, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture) with
+        | true, number when inRange (float number) && (field = typeof<int64> || number = int64 (int number)) -> None
+        | _ -> fault ("a whole number" + between value)
+    elif field = typeof<float> then
+        match Double.TryParse(word, NumberStyles.Float, CultureInfo.InvariantCulture) with
+        | true, number when Double.IsFinite number && inRange number -> None
+        | _ -> fault ("a number" + between value)
+    elif value.Closed then
+        let choices = value.Placeholder.Split '|' |> Array.toList
+
+        if List.contains word choices then
+            None
+        elif choices.Length = 1 then
+            fault choices.Head
+        else
+            fault ("one of " + String.Join(", ", choices))
+            |> Option.map (fun sentence -> sentence + didYouMean word choices)
+    elif value.Ids then
+        let isId (id: string) = fst (Int32.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture))
+
+        let words = splitIds word
+
+        if words.Length > 0 && Array.forall isId words then
+            None
+        else
+            fault "token ids such as \"1 2 3\""
+    elif word = "" && List.contains value.Placeholder [ "PATH"; "F"; "DIR"; "KEY VALUE"; "auto|must|PATH" ] then
+        Some $"{name} needs {value.Placeholder}, but was given nothing."
+    else
+        None
+
+/// What the words are, by the flags they belong to, and what is wrong with them.
+type private Scan = { Given: (Flag * string list) list; Faults: string list; Help: bool }
+
+/// Reads the words against the flags of a command: whole values go on to Argu, every fault is named.
+let private scan (flags: Flag list) (words: string list) : Scan =
+    let known =
+        "--help" :: (flags |> List.filter (fun flag -> not flag.Positional) |> List.map (fun flag -> flag.Name))
+
+    let given flag values scan = { scan with Given = (flag, values) :: scan.Given }
+
+    let fault sentence scan = { scan with Faults = sentence :: scan.Faults }
+
+    let plain: string list -> string list = List.takeWhile (fun word -> not (looksLikeFlag word))
+
+    let rec read (scan: Scan) (words: string list) =
+        match words with
+        | [] -> scan
+        | ("--help" | "-h" | "-?") :: rest -> read { scan with Help = true } rest
+        | word :: rest when looksLikeFlag word ->
+            let name, inlineValue =
+                match word.IndexOf '=' with
+                | -1 -> word, []
+                | at -> word.Substring(0, at), [ word.Substring(at + 1) ]
+
+            match flags |> List.tryFind (fun flag -> flag.Name = name && not flag.Positional) with
+            | None ->
+                let sentence = $"There is no option {name}." + didYouMean name known
+                // The words after an unknown option are most likely its values: no second complaint about them.
+                read (fault sentence scan) (List.skip (List.length (plain rest)) rest)
+            | Some flag when flag.Fields.IsEmpty && not inlineValue.IsEmpty -> read (fault $"{name} takes no value." scan) rest
+            | Some flag ->
+                let wanted = flag.Fields.Length - inlineValue.Length
+                let several = flag.Value |> Option.exists (fun value -> value.Several)
+                let following = plain rest
+
+                let taken = if several && inlineValue.IsEmpty then following else List.truncate wanted following
+
+                let rest = List.skip taken.Length rest
+
+                if taken.Length < wanted then
+                    let next =
+                        match rest with
+                        | next :: _ ->
+                            let equals =
+                                if flag.Fields.Length = 1 then
+                                    $" A value that begins with - is written {name}=VALUE."
+                                else
+                                    ""
+
+                            $", but {next} follows.{equals}"
+                        | [] -> "."
+
+                    read (fault $"{name} needs {placeholder flag}{next}" scan) rest
+                else
+                    let values = inlineValue @ taken
+
+                    let faults =
+                        if several then
+                            values |> List.choose (faultOf flag flag.Fields.Head)
+                        else
+                            List.map2 (faultOf flag) flag.Fields values |> List.choose id
+
+                    read (List.foldBack fault faults (given flag values scan)) rest
+        | word :: rest ->
+            match flags |> List.tryFind (fun flag -> flag.Positional) with
+            | Some flag when not (scan.Given |> List.exists (fun (other, _) -> other.Positional)) ->
+                let faults = faultOf flag typeof<string> word |> Option.toList
+                read (List.foldBack fault faults (given flag [ word ] scan)) rest
+            | _ -> read (fault $"'{word}' belongs to no option. A text with spaces goes in quotes." scan) rest
+
+    let scan = read { Given = []; Faults = []; Help = false } words
+
+    { scan with Given = List.rev scan.Given; Faults = List.rev scan.Faults }
+
+/// Faults of the command line as a whole: missing, repeated and contradicting options.
+let private wholeFaults (entry: Entry) (scan: Scan) =
+    let count name = scan.Given |> List.filter (fun (flag, _) -> flag.Name = name) |> List.length
+
+    // An option without its value, or misspelt, has had its complaint already.
+    let named (name: string) =
+        scan.Faults
+        |> List.exists (fun sentence -> sentence.StartsWith(name + " needs ") || sentence.EndsWith $" Did you mean {name}?")
+
+    let list (names: string list) = String.Join(" and ", names)
+
+    [
+        for flag in entry.Flags.Value do
+            if flag.Unique && count flag.Name > 1 then
+                $"{flag.Name} is given more than once."
+
+            if flag.Mandatory && count flag.Name = 0 && not (named flag.Name) then
+                $"hybrid {entry.Name} needs {shown flag}: {flag.Description}."
+
+        match entry.OneOf |> List.filter (fun name -> count name > 0) with
+        | [] when not entry.OneOf.IsEmpty ->
+            if not (List.exists named entry.OneOf) then
+                $"""hybrid {entry.Name} needs one of {String.Join(", ", entry.OneOf)}."""
+        | first :: second :: rest -> $"{list (first :: second :: rest)} exclude each other: give one of them."
+        | _ -> ()
+
+        match entry.Together |> List.partition (fun name -> count name > 0) with
+        | _ :: _ as there, (_ :: _ as missing) -> $"{list there} is given without {list missing}: they go together."
+        | _ -> ()
+    ]
+
+let private usage (about: string) (faults: string list) : Outcome =
+    let text = String.Join("\n", faults)
+    UsageOutcome $"{text}\nSee: hybrid {about}--help"
+
+let private parseCommand (entry: Entry) (words: string list) : Outcome =
+    let scan = scan entry.Flags.Value words
+
+    if scan.Help then
+        HelpOutcome(page entry)
+    else
+        match scan.Faults @ wholeFaults entry scan with
+        | [] ->
+            let canonical =
+                [|
+                    for flag, values in scan.Given do
+                        match flag with
+                        | flag when flag.Positional -> yield! values
+                        | flag when flag.Fields.Length > 1 || flag.Fields.IsEmpty -> yield! flag.Name :: values
+                        | flag -> yield! values |> List.collect (fun value -> [ flag.Name; value ])
+                |]
+
+            try
+                RunOutcome(entry.Read canonical)
+            with :? ArguException as error ->
+                // Only a value that is itself one of the options gets this far.
+                usage (entry.Name + " ") [ ((error.Message.Split(char 10))[0]).Replace("ERROR: ", "").Trim() ]
+        | faults -> usage (entry.Name + " ") faults
+
+/// Parses the words of a command line (without the program's name). Never fails: wrong words give a UsageOutcome that names
+/// every fault in a sentence.
+let parse (arguments: string[]) : Outcome =
+    let (|Known|_|) name = table |> List.tryFind (fun entry -> entry.Name = name)
+
+    match List.ofArray arguments with
+    | [] -> HelpOutcome overview
+    | [ "--version" ] -> HelpOutcome $"hybrid {version}"
+    | [ ("--help" | "-h" | "-?" | "help") ] -> HelpOutcome overview
+    | "help" :: Known entry :: _ -> HelpOutcome(page entry)
+    | Known entry :: words -> parseCommand entry words
+    | word :: _ when looksLikeFlag word -> usage "" [ $"There is no option {word}." + didYouMean word [ "--help"; "--version" ] ]
+    | word :: _ -> usage "" [ $"There is no command {word}." + didYouMean word (List.ofSeq commands) ]

@@ -1,0 +1,196 @@
+/// What a person can ask the program for, as plain records: an option that was not given is null, a list is read-only.
+namespace Hybrid
+
+open System
+open System.Collections.Generic
+
+/// A command to carry out. Its kinds are the records below; a C# caller switches on the type.
+type ICommand =
+    /// One JSON object on stdout, for machines, instead of text.
+    abstract Json: bool
+
+/// What a picture tokeniser is asked to do.
+type ImageAction =
+    /// Pictures to codes.
+    | Encode = 0
+    /// Codes to pictures.
+    | Decode = 1
+    /// Pictures to codes and back.
+    | Reconstruct = 2
+
+/// The whole experiment and its report.
+type StudyCommand =
+    {
+        /// smoke, tiny or paper.
+        Preset: string
+        Config: string | null
+        Out: string | null
+        /// Goes on with an existing run instead of refusing it.
+        Resume: bool
+        /// Only works out what the run would take.
+        DryRun: bool
+        Seed: Nullable<int64>
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// Picture-caption pairs to token shards.
+type PrepareCommand =
+    {
+        Input: IReadOnlyList<string>
+        TextTokenizer: string
+        ImageTokenizer: string
+        ImageSize: int
+        Out: string
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// One training run.
+type TrainCommand =
+    {
+        Config: string
+        /// Configuration keys (a.b.c) and the values put in their place, in the order given.
+        Set: IReadOnlyList<KeyValuePair<string, string>>
+        Out: string
+        /// auto, must, the path of a checkpoint, or null: an existing run is refused.
+        Resume: string | null
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// Where a model is, and what an open_lm checkpoint does not say about itself.
+type ModelPath = { Path: string; Config: string | null; TextRows: Nullable<int>; ImageCodes: Nullable<int> }
+
+/// Losses by kind of token.
+type EvaluateCommand =
+    {
+        Model: ModelPath
+        Tokens: string
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// Pictures from captions.
+type GenerateCommand =
+    {
+        Model: string
+        Prompts: IReadOnlyList<string>
+        /// Pictures for each caption.
+        Count: int
+        /// 0 takes the most probable code.
+        Temperature: float
+        TopK: Nullable<int>
+        TopP: Nullable<float>
+        /// Strength of classifier-free guidance; 1 is none.
+        Guidance: float
+        Seed: int64
+        Out: string
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// The continuation of a text. Exactly one of Prompt and PromptIds is given.
+type CompleteCommand =
+    {
+        Model: ModelPath
+        Prompt: string | null
+        PromptIds: IReadOnlyList<int> | null
+        Greedy: bool
+        MaxTokens: int
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// Knowledge, few-shot and language-modelling probes.
+type ProbeCommand =
+    {
+        Model: ModelPath
+        Against: string | null
+        Tasks: IReadOnlyList<string>
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// Text to ids or back. Exactly one of Text, File and Decode is given.
+type TokenizeCommand =
+    {
+        Tokenizer: string
+        Text: string | null
+        File: string | null
+        Decode: IReadOnlyList<int> | null
+        Special: bool
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// Pictures to codes, codes to pictures, or both.
+type ImageCommand =
+    {
+        Action: ImageAction
+        Tokenizer: string
+        TokenizerConfig: string | null
+        Input: IReadOnlyList<string>
+        Out: string
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// What a file or directory is.
+type InspectCommand =
+    {
+        Path: string
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// What this machine offers and what is missing.
+type DoctorCommand =
+    {
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// What a command line comes to: RunOutcome, HelpOutcome or UsageOutcome.
+[<AbstractClass>]
+type Outcome internal () = class end
+
+/// A command to carry out.
+[<Sealed>]
+type RunOutcome(command: ICommand) =
+    inherit Outcome()
+    member _.Command: ICommand = command
+
+/// A text that was asked for: to stdout, exit code 0.
+[<Sealed>]
+type HelpOutcome(text: string) =
+    inherit Outcome()
+    member _.Text: string = text
+
+/// A command line that cannot be carried out, and why: to stderr, exit code 2.
+[<Sealed>]
+type UsageOutcome(text: string) =
+    inherit Outcome()
+    member _.Text: string = text

@@ -1,0 +1,293 @@
+/// Figures, tables and pages as values: what is to be shown, not how or where. Nothing here knows files, colours or HTML.
+/// Numbers are finite or NaN; a NaN in a curve is a gap.
+module Hybrid.Report
+
+open System
+open System.Collections.Generic
+open System.Globalization
+
+/// What is measured along an axis.
+type Axis =
+    {
+        Label: string
+        /// Logarithmic, base 10.
+        Log: bool
+    }
+
+/// A line through points, with an optional band around it.
+type Curve =
+    {
+        Name: string
+        X: float[]
+        Y: float[]
+        /// Lower edge of the band, as long as X, or empty: no band.
+        Lower: float[]
+        Upper: float[]
+        Dashed: bool
+        /// Which colour of the palette: the same series has the same colour in every figure.
+        Series: int
+    }
+
+/// A straight line across a panel, to compare with.
+type Mark =
+    {
+        Label: string
+        Value: float
+        /// At an x; otherwise at a y.
+        Vertical: bool
+    }
+
+/// A value with its interval. Points with one label share a row; points with one name share a colour.
+type Point = { Label: string; Name: string; Value: float; Lower: float; Upper: float; Series: int }
+
+/// One coordinate system of a figure: CurvePanel or PointPanel.
+type IPanel =
+    abstract Title: string
+
+/// Curves over a continuous x.
+type CurvePanel =
+    {
+        Title: string
+        X: Axis
+        Y: Axis
+        Curves: IReadOnlyList<Curve>
+        Marks: IReadOnlyList<Mark>
+    }
+
+    interface IPanel with
+        member panel.Title = panel.Title
+
+/// Values with intervals, one row for each label, from top to bottom. Marks are vertical, at a value.
+type PointPanel =
+    {
+        Title: string
+        Value: Axis
+        Points: IReadOnlyList<Point>
+        Marks: IReadOnlyList<Mark>
+    }
+
+    interface IPanel with
+        member panel.Title = panel.Title
+
+/// A part of a page.
+type IBlock = interface end
+
+/// A heading and a paragraph under it (either may be empty).
+type Text =
+    {
+        Heading: string
+        Body: string
+    }
+
+    interface IBlock
+
+/// Commands or output, letter by letter.
+type Code =
+    {
+        Body: string
+    }
+
+    interface IBlock
+
+/// Panels with one title, the paper's finding and ours.
+type Figure =
+    {
+        /// Of its files: letters, digits and hyphens.
+        Name: string
+        Title: string
+        /// Where the paper shows it ("Fig. 3"), or empty.
+        Source: string
+        /// What the paper found.
+        Paper: string
+        /// What we found.
+        Found: string
+        Panels: IReadOnlyList<IPanel>
+    }
+
+    interface IBlock
+
+/// Rows of cells under a header; every row is as long as the header.
+type Table =
+    {
+        Title: string
+        Source: string
+        Paper: string
+        Found: string
+        Header: IReadOnlyList<string>
+        Rows: IReadOnlyList<IReadOnlyList<string>>
+    }
+
+    interface IBlock
+
+/// What the numbers say about a claim.
+type Verdict =
+    | Holds = 0
+    | DoesNotHold = 1
+    | Undecided = 2
+
+/// A claim of the paper and what became of it here.
+type Claim =
+    {
+        /// "Fig. 3".
+        Source: string
+        Statement: string
+        Verdict: Verdict
+        /// The numbers with their intervals.
+        Evidence: string
+    }
+
+/// Claims in a list.
+type Claims =
+    {
+        Title: string
+        Claims: IReadOnlyList<Claim>
+    }
+
+    interface IBlock
+
+/// A picture: height × width × 3 bytes, row by row, red green blue.
+type Picture = { Caption: string; Rgb: byte[]; Width: int; Height: int }
+
+/// Pictures in rows of `Columns`, each with its caption.
+type PictureGrid =
+    {
+        Title: string
+        Note: string
+        Columns: int
+        Pictures: IReadOnlyList<Picture>
+    }
+
+    interface IBlock
+
+/// A number that sums something up.
+type KeyNumber = { Label: string; Value: string; Note: string }
+
+/// Key numbers side by side.
+type KeyNumbers =
+    {
+        Numbers: IReadOnlyList<KeyNumber>
+    }
+
+    interface IBlock
+
+/// A whole report.
+type Page = { Title: string; Subtitle: string; Blocks: IReadOnlyList<IBlock> }
+
+// ---- building ----
+
+let private require (condition: bool) (message: string) =
+    if not condition then
+        raise (ArgumentException message)
+
+/// A linear axis.
+let axis (label: string) : Axis = { Label = label; Log = false }
+
+/// A logarithmic axis.
+let logAxis (label: string) : Axis = { Label = label; Log = true }
+
+/// A curve without a band. Errors: ArgumentException unless x and y are equally long.
+let curve (name: string) (series: int) (x: float[]) (y: float[]) : Curve =
+    require (x.Length = y.Length) $"The curve '{name}' has {x.Length} x and {y.Length} y."
+
+    { Name = name; X = x; Y = y; Lower = [||]; Upper = [||]; Dashed = false; Series = series }
+
+/// The curve with a band from lower to upper. Errors: ArgumentException unless both are as long as the curve.
+let withBand (lower: float[]) (upper: float[]) (curve: Curve) : Curve =
+    require
+        (lower.Length = curve.X.Length && upper.Length = curve.X.Length)
+        $"The band of '{curve.Name}' has {lower.Length} and {upper.Length} values for {curve.X.Length} points."
+
+    { curve with Lower = lower; Upper = upper }
+
+/// The curve as a dashed line.
+let dashed (curve: Curve) : Curve = { curve with Dashed = true }
+
+/// A line across at a y.
+let level (label: string) (value: float) : Mark = { Label = label; Value = value; Vertical = false }
+
+/// A line upwards at an x.
+let moment (label: string) (value: float) : Mark = { Label = label; Value = value; Vertical = true }
+
+/// A table. Errors: ArgumentException unless every row is as long as the header.
+let table (title: string) (header: IReadOnlyList<string>) (rows: IReadOnlyList<IReadOnlyList<string>>) : Table =
+    rows
+    |> Seq.iteri (fun i row ->
+        require (row.Count = header.Count) $"Row {i} of '{title}' has {row.Count} cells; the header has {header.Count}.")
+
+    { Title = title; Source = ""; Paper = ""; Found = ""; Header = header; Rows = rows }
+
+/// A picture. Errors: ArgumentException unless there are width · height · 3 bytes.
+let picture (caption: string) (width: int) (height: int) (rgb: byte[]) : Picture =
+    require
+        (width > 0 && height > 0 && rgb.Length = width * height * 3)
+        $"The picture '{caption}' has {rgb.Length} bytes; {width}×{height} pixels of RGB need {width * height * 3}."
+
+    { Caption = caption; Rgb = rgb; Width = width; Height = height }
+
+// ---- saying ----
+
+/// A number as people read it: about `digits` significant digits, thousands apart, no exponent between 0.0001 and 10^9.
+let number (digits: int) (value: float) : string =
+    let size = abs value
+
+    if Double.IsNaN value then
+        "–"
+    elif value = 0.0 then
+        "0"
+    elif not (Double.IsFinite value) || size < 1e-4 || size >= 1e9 then
+        value.ToString($"G{digits}", CultureInfo.InvariantCulture)
+    else
+        let decimals = max 0 (digits - 1 - int (floor (log10 size)))
+        value.ToString($"N{decimals}", CultureInfo.InvariantCulture).Replace("-", "−")
+
+/// A value with its interval: 1.234 [1.201, 1.267]. The decimals follow from the interval's width.
+let interval (value: float) (lower: float) (upper: float) : string =
+    let width = upper - lower
+
+    let decimals =
+        if Double.IsFinite width && width > 0.0 then
+            Math.Clamp(1 - int (floor (log10 width)), 0, 6)
+        else
+            3
+
+    let show (x: float) =
+        if Double.IsFinite x then
+            x.ToString($"N{decimals}", CultureInfo.InvariantCulture).Replace("-", "−")
+        else
+            number 3 x
+
+    $"{show value} [{show lower}, {show upper}]"
+
+/// The word of a verdict.
+let verdict (verdict: Verdict) : string =
+    match verdict with
+    | Verdict.Holds -> "holds"
+    | Verdict.DoesNotHold -> "does not hold"
+    | _ -> "undecided"
+
+/// A panel in words, for someone who does not see it.
+let describe (panel: IPanel) : string =
+    let finite (values: float[]) = values |> Array.filter Double.IsFinite
+
+    match panel with
+    | :? CurvePanel as panel ->
+        let line (curve: Curve) =
+            match finite curve.Y with
+            | [||] -> $"{curve.Name}: no values"
+            | values -> $"{curve.Name} from {number 3 values[0]} to {number 3 (Array.last values)}"
+
+        let curves = String.Join("; ", panel.Curves |> Seq.map line)
+        $"{panel.Y.Label} against {panel.X.Label}. {curves}."
+    | :? PointPanel as panel ->
+        let line (point: Point) =
+            let name =
+                if point.Name = "" || point.Name = point.Label then
+                    point.Label
+                else
+                    $"{point.Label}, {point.Name}"
+
+            $"{name}: {interval point.Value point.Lower point.Upper}"
+
+        let points = String.Join("; ", panel.Points |> Seq.map line)
+        $"{panel.Value.Label}. {points}."
+    | panel -> panel.Title

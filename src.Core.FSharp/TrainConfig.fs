@@ -1,0 +1,290 @@
+/// The configuration of a training run: strict JSON, all errors at once, every value in the resolved file.
+namespace Hybrid
+
+open System.Collections.Generic
+open System.Text.Json
+open System.Text.Json.Nodes
+
+/// Where the weights start.
+type Initialisation =
+    | Pretrained
+    | RandomWeights
+
+/// In which order sequences come.
+type DataOrder =
+    /// A seeded permutation of each epoch
+    | Shuffled
+    /// As they stand, wrapping at the end
+    | Sequential
+
+/// A training run.
+type TrainConfig =
+    {
+        /// A model to start from; absent for a random start from `ModelConfigFile`
+        Checkpoint: string option
+        /// The model's description, needed where the checkpoint has none
+        ModelConfigFile: string option
+        Initialisation: Initialisation
+        Vocabulary: Vocabulary
+        Train: string list
+        /// Held-out data for a loss by kind at every checkpoint and at the end
+        HeldOut: string list
+        Order: DataOrder
+        /// How pairs become sequences; data that are sequences already are taken as they are
+        Form: Form
+        /// Positions of a composed sequence
+        Length: int
+        /// Share of captioned sequences that lose their caption (for guidance)
+        CaptionDrop: float
+        Trainable: Trainable.Preset
+        NewRows: string
+        /// Weights of text, image, structure and z-loss in the objective
+        LossWeights: float * float * float * float
+        Optimizer: OptimizerConfig
+        Schedule: Schedule
+        Sequences: int
+        MicroBatch: int
+        Precision: Precision
+        CheckpointEvery: int
+        Seed: int64
+    }
+
+module TrainConfig =
+
+    let private forms =
+        [ "captioned", Captioned
+          "image-only", ImageOnly
+          "text-only", TextOnly
+          "caption-dropped", CaptionDropped ]
+
+    let private initialisations = [ "pretrained", Pretrained; "random", RandomWeights ]
+    let private orders = [ "shuffled", Shuffled; "sequential", Sequential ]
+    let private kinds = [ "cosine", Cosine; "constant", Constant ]
+    let private decays = [ "matrices", Parameters.Matrices; "all", Parameters.All ]
+    let private precisions = [ "fp32", Fp32; "bf16", Bf16 ]
+
+    /// Names of the initialisations of new rows.
+    let newRows: string list = [ "normal"; "mean"; "mean-covariance" ]
+
+    let private million = 1_000_000_000
+
+    let private read (json: JsonFields) : TrainConfig =
+        let model = json.Object "model"
+        let checkpoint, modelFile = model.OptionalText "checkpoint", model.OptionalText "config"
+        model.Finish()
+
+        let initialisation =
+            json.Choice(
+                "initialisation",
+                initialisations,
+                (if checkpoint.IsSome then Pretrained else RandomWeights)
+            )
+
+        if checkpoint.IsNone && modelFile.IsNone then
+            json.Error("model", "needs a checkpoint or a config.")
+
+        if checkpoint.IsNone && initialisation = Pretrained then
+            json.Error("initialisation", "is pretrained, but model.checkpoint names no model.")
+
+        let vocabulary = json.Object "vocabulary"
+
+        let layout =
+            { TextRows = vocabulary.Int("textRows", 1, 1 <<< 28)
+              ImageCodes = vocabulary.Int("imageCodes", 0, 1 <<< 28) }
+
+        vocabulary.Finish()
+        let data = json.Object "data"
+        let train = data.Texts "train"
+        let heldOut = if data.Has "heldOut" then data.Texts "heldOut" else []
+        data.Ignore [ "heldOut" ]
+        let order = data.Choice("order", orders, Shuffled)
+        let form = data.Choice("form", forms, Captioned)
+        let length = data.Int("length", 2, 1 <<< 24, 1152)
+        let drop = data.Float("captionDrop", 0.0, 1.0, 0.0)
+        data.Finish()
+        let optimizer = json.Object "optimizer"
+        let peak = optimizer.Float("learningRate", 0.0, 1e6)
+        let betas = optimizer.Pair("betas", 0.0, 0.999999999, (0.9, 0.95))
+        let epsilon = optimizer.Float("epsilon", 0.0, 1.0, 1e-8)
+        let weightDecay = optimizer.Float("weightDecay", 0.0, 1e3, 0.1)
+        let decay = optimizer.Choice("decay", decays, Parameters.Matrices)
+        optimizer.Finish()
+        let schedule = json.Object "schedule"
+        let steps = schedule.Int("steps", 1, million)
+
+        let plan =
+            { Kind = schedule.Choice("kind", kinds, Cosine)
+              Peak = peak
+              Minimum = schedule.Float("minimumLearningRate", 0.0, 1e6, 0.0)
+              WarmupSteps = schedule.Int("warmupSteps", 0, million, 0)
+              Steps = steps }
+
+        schedule.Finish()
+        let batch = json.Object "batch"
+        let sequences = batch.Int("sequences", 1, 1 <<< 24)
+        let microBatch = batch.Int("microBatch", 1, 1 <<< 24, sequences)
+        batch.Finish()
+        let loss = json.Object("loss", true)
+
+        let weights =
+            loss.Float("text", 0.0, 1e6, 1.0),
+            loss.Float("image", 0.0, 1e6, 1.0),
+            loss.Float("structure", 0.0, 1e6, 1.0),
+            loss.Float("z", 0.0, 1e6, 0.0)
+
+        loss.Finish()
+
+        let clip =
+            if json.Has "clipNorm" then Some(json.Float("clipNorm", 1e-12, 1e12))
+            elif Seq.contains "clipNorm" json.Names then None
+            else Some 1.0
+
+        json.Ignore [ "clipNorm" ]
+        let saving = json.Object("checkpoint", true)
+        let every = saving.Int("everySteps", 1, million, 1000)
+        saving.Finish()
+
+        let config =
+            { Checkpoint = checkpoint
+              ModelConfigFile = modelFile
+              Initialisation = initialisation
+              Vocabulary = layout
+              Train = train
+              HeldOut = heldOut
+              Order = order
+              Form = form
+              Length = length
+              CaptionDrop = drop
+              Trainable = json.Choice("trainable", Trainable.presets, Trainable.All)
+              NewRows = json.Choice("newRows", newRows |> List.map (fun name -> name, name), "normal")
+              LossWeights = weights
+              Optimizer =
+                { Betas = betas
+                  Epsilon = epsilon
+                  WeightDecay = weightDecay
+                  Decay = decay
+                  ClipNorm = clip }
+              Schedule = plan
+              Sequences = sequences
+              MicroBatch = min microBatch sequences
+              Precision = json.Choice("precision", precisions, Fp32)
+              CheckpointEvery = every
+              Seed = json.Int64("seed", 0L) }
+
+        json.Finish()
+        config
+
+    /// Reads a configuration. Errors: every one of them, each naming its key.
+    let parse (text: string) : Result<TrainConfig, string list> = Json.parse text read
+
+    /// Puts values at dotted names into a configuration's text, as `--set a.b.c value` does: a value that is JSON is taken as such,
+    /// anything else as a string. Errors: a sentence for a name that leads through something that is not an object, or text that
+    /// is not JSON.
+    let set (values: KeyValuePair<string, string> seq) (text: string) : Result<string, string list> =
+        let node (value: string) : JsonNode | null =
+            try
+                JsonNode.Parse value
+            with :? JsonException ->
+                JsonValue.Create value
+
+        let rec place (path: string) (names: string list) (value: JsonNode | null) (target: JsonObject) : string option =
+            match names with
+            | [] -> Some $"--set {path}: the name is empty."
+            | [ last ] ->
+                target[last] <- value
+                None
+            | first :: rest ->
+                match target[first] with
+                | null ->
+                    let inner = JsonObject()
+                    target[first] <- inner
+                    place path rest value inner
+                | :? JsonObject as inner -> place path rest value inner
+                | _ -> Some $"--set {path}: {first} is not an object."
+
+        try
+            match JsonNode.Parse text with
+            | :? JsonObject as root ->
+                let errors =
+                    [ for pair in values do
+                          yield! Option.toList (place pair.Key (List.ofArray (pair.Key.Split '.')) (node pair.Value) root) ]
+
+                if errors.IsEmpty then Ok(root.ToJsonString()) else Error errors
+            | _ -> Error [ "the configuration must be a JSON object." ]
+        with :? JsonException as e ->
+            Error [ $"the configuration is not valid JSON: {e.Message}" ]
+
+    let private nameIn (choices: (string * 'a) list) (value: 'a) =
+        choices |> List.find (fun (_, v) -> v = value) |> fst
+
+    /// The resolved configuration, every key written out; `parse` reads it back to the same value.
+    let toJson (config: TrainConfig) : string =
+        let value (v: 'a) : JsonNode | null = JsonValue.Create<'a> v
+
+        let optional (v: string option) : JsonNode | null =
+            match v with
+            | Some text -> JsonValue.Create text
+            | None -> null
+
+        let texts (v: string list) : JsonNode =
+            JsonArray(v |> List.map (fun t -> JsonValue.Create t :> (JsonNode | null)) |> List.toArray)
+
+        let object (fields: (string * (JsonNode | null)) list) : JsonNode =
+            let json = JsonObject()
+
+            for name, field in fields do
+                json.Add(name, field)
+
+            json
+
+        let text, image, structure, z = config.LossWeights
+        let beta1, beta2 = config.Optimizer.Betas
+
+        let root =
+            object
+                [ "model", object [ "checkpoint", optional config.Checkpoint; "config", optional config.ModelConfigFile ]
+                  "initialisation", value (nameIn initialisations config.Initialisation)
+                  "vocabulary",
+                  object
+                      [ "textRows", value config.Vocabulary.TextRows
+                        "imageCodes", value config.Vocabulary.ImageCodes ]
+                  "data",
+                  object
+                      [ "train", texts config.Train
+                        if not config.HeldOut.IsEmpty then
+                            "heldOut", texts config.HeldOut
+                        "order", value (nameIn orders config.Order)
+                        "form", value (nameIn forms config.Form)
+                        "length", value config.Length
+                        "captionDrop", value config.CaptionDrop ]
+                  "trainable", value (Trainable.name config.Trainable)
+                  "newRows", value config.NewRows
+                  "loss",
+                  object
+                      [ "text", value text
+                        "image", value image
+                        "structure", value structure
+                        "z", value z ]
+                  "optimizer",
+                  object
+                      [ "learningRate", value config.Schedule.Peak
+                        "betas", JsonArray(value beta1, value beta2)
+                        "epsilon", value config.Optimizer.Epsilon
+                        "weightDecay", value config.Optimizer.WeightDecay
+                        "decay", value (nameIn decays config.Optimizer.Decay) ]
+                  "schedule",
+                  object
+                      [ "kind", value (nameIn kinds config.Schedule.Kind)
+                        "warmupSteps", value config.Schedule.WarmupSteps
+                        "steps", value config.Schedule.Steps
+                        "minimumLearningRate", value config.Schedule.Minimum ]
+                  "batch", object [ "sequences", value config.Sequences; "microBatch", value config.MicroBatch ]
+                  "clipNorm",
+                  (match config.Optimizer.ClipNorm with
+                   | Some limit -> value limit
+                   | None -> null)
+                  "precision", value (nameIn precisions config.Precision)
+                  "checkpoint", object [ "everySteps", value config.CheckpointEvery ]
+                  "seed", value config.Seed ]
+
+        root.ToJsonString(JsonSerializerOptions(WriteIndented = true))
