@@ -23,7 +23,7 @@ type Contrast =
 
 /// Token counts of bags as a matrix [N, rows]; entry (i, r) is how often token r occurs in bag i.
 let private histogram (rows: int64) (bags: int[][]) =
-    let counts = Array.zeroCreate<float32> (bags.Length * int rows)
+    let counts = Array.zeroCreate<float32>(bags.Length * int rows)
 
     bags
     |> Array.iteri (fun i bag ->
@@ -52,23 +52,27 @@ let bagOfWords (table_RD: torch.Tensor) (bags: int[][]) : torch.Tensor =
 let contrast (logScale: torch.Tensor) (pictures_ND: torch.Tensor) (texts_ND: torch.Tensor) : Contrast =
     use scope = torch.NewDisposeScope()
     let n = pictures_ND.shape[0]
-    let logits = pictures_ND.matmul(texts_ND.t ()).mul (logScale.exp ())
+    let logits = pictures_ND.matmul(texts_ND.t ()).mul(logScale.exp ())
     let own = torch.arange (n, dtype = torch.int64, device = logits.device)
     let rows = torch.nn.functional.cross_entropy (logits, own)
     let columns = torch.nn.functional.cross_entropy (logits.t (), own)
-    let accuracy = logits.detach().argmax(1L).eq(own).``to``(torch.float32).mean ()
+    let accuracy = logits.detach().argmax(1L).eq(own).``to``(torch.float32).mean()
 
-    { Loss = rows.add(columns).mul((0.5).ToScalar()).MoveToOuterDisposeScope()
-      Accuracy = accuracy.MoveToOuterDisposeScope() }
+    {
+        Loss = rows.add(columns).mul((0.5).ToScalar()).MoveToOuterDisposeScope()
+        Accuracy = accuracy.MoveToOuterDisposeScope()
+    }
 
 /// What alignment trains: the image table [codes, D] and the log scale.
 let parameters (codes: int64) (width: int64) : ParameterSpec list =
-    [ { Name = "image_embeddings"
-        Shape = [ codes; width ]
-        Init = TruncatedNormal(1.0 / sqrt (float width)) }
-      { Name = "log_scale"
-        Shape = [ 1L ]
-        Init = Zeros } ]
+    [
+        {
+            Name = "image_embeddings"
+            Shape = [ codes; width ]
+            Init = TruncatedNormal(1.0 / sqrt (float width))
+        }
+        { Name = "log_scale"; Shape = [ 1L ]; Init = Zeros }
+    ]
 
 /// Puts the log scale at its start.
 let initialiseScale (store: ParameterStore) : unit =
@@ -87,7 +91,7 @@ let step
     use scope = torch.NewDisposeScope()
     Step.zero store state
     let pictures = bagOfWords (store.Weights "image_embeddings") codes
-    let value = contrast (store.Weights("log_scale").squeeze ()) pictures texts_ND
+    let value = contrast (store.Weights("log_scale").squeeze()) pictures texts_ND
     value.Loss.backward ()
     Step.update optimizer learningRate store state |> ignore
     use _ = torch.no_grad ()
@@ -95,13 +99,15 @@ let step
     scale.clamp_ ((0.0).ToScalar(), largestLogScale.ToScalar()) |> ignore
     scale.Dispose()
 
-    { Loss = value.Loss.detach().MoveToOuterDisposeScope()
-      Accuracy = value.Accuracy.MoveToOuterDisposeScope() }
+    {
+        Loss = value.Loss.detach().MoveToOuterDisposeScope()
+        Accuracy = value.Accuracy.MoveToOuterDisposeScope()
+    }
 
 /// The `count` text rows nearest to each image row by cosine: ids [rows, count] and cosines [rows, count].
 let nearest (count: int) (images_RD: torch.Tensor) (texts_VD: torch.Tensor) : torch.Tensor * torch.Tensor =
     use _ = torch.no_grad ()
     use scope = torch.NewDisposeScope()
     let unit (t: torch.Tensor) = torch.nn.functional.normalize (t, 2.0, 1L, 1e-12)
-    let struct (cosines, ids) = (unit images_RD).matmul((unit texts_VD).t ()).topk (count)
+    let struct (cosines, ids) = (unit images_RD).matmul((unit texts_VD).t()).topk(count)
     ids.MoveToOuterDisposeScope(), cosines.MoveToOuterDisposeScope()

@@ -1,1 +1,367 @@
-module Hybrid.Api
+/// The C# door: the core without curried functions, F# lists, options or unions. It comes last and adds no logic of its own.
+namespace Hybrid.Api
+
+open System
+open System.Collections.Generic
+open TorchSharp
+open Hybrid
+
+/// Reading descriptions and configurations; all errors at once.
+[<AbstractClass; Sealed>]
+type Descriptions private () =
+
+    static let orThrow (source: string) (result: Result<'a, string list>) : 'a =
+        match result with
+        | Ok value -> value
+        | Error errors ->
+            let lines = String.Join("\n  ", errors)
+            raise (InputException $"{source} cannot be used:\n  {lines}")
+
+    /// open_lm's model JSON. Errors: InputException naming every key that is wrong.
+    static member OpenLm(source: string, json: string) : ModelConfig = ModelConfig.ofOpenLm json |> orThrow source
+
+    /// The config.json of a Hugging Face Llama-like model. Errors: InputException.
+    static member Llama(source: string, json: string) : ModelConfig = ModelConfig.ofLlama json |> orThrow source
+
+    /// Hybrid's own description of a model and of its vocabulary. Errors: InputException.
+    static member Hybrid(source: string, json: string) : struct (ModelConfig * Vocabulary) =
+        Json.parse json (fun root ->
+            let model = ModelConfig.ofHybrid (root.Object "model")
+            let vocabulary = root.Object "vocabulary"
+
+            let layout =
+                {
+                    TextRows = vocabulary.Int("textRows", 1, 1 <<< 28)
+                    ImageCodes = vocabulary.Int("imageCodes", 0, 1 <<< 28)
+                }
+
+            vocabulary.Finish()
+
+            if layout.Rows > model.Rows then
+                root.Error("vocabulary", $"has {layout.Rows} ids, but the model's table has {model.Rows} rows.")
+
+            root.Finish()
+            struct (model, layout))
+        |> orThrow source
+
+    /// The text that `Hybrid` reads back.
+    static member Write(config: ModelConfig, vocabulary: Vocabulary) : string =
+        let root = System.Text.Json.Nodes.JsonObject()
+        root.Add("model", ModelConfig.toHybrid config)
+        let layout = System.Text.Json.Nodes.JsonObject()
+        layout.Add("textRows", System.Text.Json.Nodes.JsonValue.Create vocabulary.TextRows)
+        layout.Add("imageCodes", System.Text.Json.Nodes.JsonValue.Create vocabulary.ImageCodes)
+        root.Add("vocabulary", layout)
+        root.ToJsonString(System.Text.Json.JsonSerializerOptions(WriteIndented = true))
+
+    /// A training configuration with `--set` values put in. Errors: InputException naming every key that is wrong.
+    static member Training(source: string, json: string, values: IEnumerable<KeyValuePair<string, string>>) : TrainConfig =
+        TrainConfig.set values json |> Result.bind TrainConfig.parse |> orThrow source
+
+    /// What a Trainable preset moves, for a person.
+    static member Movement(config: ModelConfig, oldRows: int, preset: string) : string =
+        Trainable.describe config oldRows (Trainable.presets |> List.find (fun (name, _) -> name = preset) |> snd)
+
+/// How a model is laid out in memory.
+[<Sealed>]
+type Layout() =
+    member val HalfPrecision = false with get, set
+    /// A name of `Trainable.presets`
+    member val Trainable = "all" with get, set
+    /// Decay on every parameter instead of on matrices only
+    member val DecayAll = false with get, set
+    member val Device: torch.Device = torch.CPU with get, set
+
+/// Losses of one sequence: sums in nats and counts of text, image and structure targets.
+[<Struct>]
+type SequenceLoss =
+    {
+        Text: float
+        Image: float
+        Structure: float
+        TextCount: int64
+        ImageCount: int64
+        StructureCount: int64
+        /// Image targets scored among the image codes only
+        ImageWithin: float
+        /// Text targets scored among the text rows only
+        TextWithin: float
+    }
+
+/// How pictures and text are drawn.
+[<Sealed>]
+type Drawing() =
+    member val Temperature = 1.0 with get, set
+    /// 0: no limit
+    member val TopK = 0 with get, set
+    /// 1: no limit
+    member val TopP = 1.0 with get, set
+    /// Classifier-free guidance; 1 is none
+    member val Guidance = 1.0 with get, set
+    member val Seed = 0L with get, set
+
+    member internal d.Sampling: Sampler.Sampling =
+        {
+            Temperature = d.Temperature
+            TopK = if d.TopK > 0 then Some d.TopK else None
+            TopP = if d.TopP < 1.0 then Some d.TopP else None
+            Guidance = d.Guidance
+            Seed = d.Seed
+        }
+
+/// A model: its description, its vocabulary and its weights. Dispose it to release the weights.
+[<Sealed>]
+type Model private (config: ModelConfig, vocabulary: Vocabulary, store: ParameterStore) =
+
+    static let allocate (layout: Layout) (oldRows: int) (config: ModelConfig) =
+        let preset = Trainable.presets |> List.find (fun (name, _) -> name = layout.Trainable) |> snd
+
+        Parameters.allocate
+            (if layout.HalfPrecision then Bf16 else Fp32)
+            layout.Device
+            (if layout.DecayAll then Parameters.All else Parameters.Matrices)
+            (Trainable.movement config oldRows preset)
+            (Decoder.parameters config)
+
+    member _.Config = config
+    member _.Vocabulary = vocabulary
+    member _.Store = store
+    member _.ParameterCount = store.Length
+    member _.MovingCount = Parameters.moving store
+
+    /// The names of all parameters.
+    member _.Names: IReadOnlyList<string> = store.Slots |> List.map _.Spec.Name |> List.toArray :> IReadOnlyList<string>
+
+    /// A parameter's fp32 values; the caller owns the view.
+    member _.Values(name: string) : torch.Tensor = store.MasterOf name
+
+    /// A model with open_lm's random initialisation.
+    static member Random(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, seed: int64) : Model =
+        let store = allocate layout config.Rows config
+        Parameters.initialise (Random.ofSeed seed) store
+        new Model(config, vocabulary, store)
+
+    /// A model with the weights that `source` gives by name, as any tensors. Errors: ShapeException where one does not fit.
+    static member Load(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, source: Func<string, torch.Tensor>) : Model =
+        let store = allocate layout config.Rows config
+
+        try
+            for slot in store.Slots do
+                use values = source.Invoke slot.Spec.Name
+                Parameters.set store slot.Spec.Name values
+
+            store.Refresh()
+            new Model(config, vocabulary, store)
+        with _ ->
+            (store :> IDisposable).Dispose()
+            reraise ()
+
+    /// A pre-trained model with its tables grown to a vocabulary. New rows start as `newRows` says (a name of
+    /// `TrainConfig.newRows`), or as `given` for the embedding table; the seed is that of the random twin.
+    /// Errors: ShapeException where a weight does not fit.
+    static member Extend
+        (
+            config: ModelConfig,
+            vocabulary: Vocabulary,
+            layout: Layout,
+            source: Func<string, torch.Tensor>,
+            newRows: string,
+            given: torch.Tensor | null,
+            seed: int64
+        ) : Model =
+        let grown = Extension.grow (max config.Rows vocabulary.Rows) config
+        let store = allocate layout config.Rows grown
+
+        let rows =
+            match given, newRows with
+            | null, "mean" -> Extension.MeanOfOld
+            | null, "mean-covariance" -> Extension.MeanAndCovariance
+            | null, _ -> Extension.OpenLmNormal
+            | given, _ -> Extension.Given given
+
+        try
+            use _ = torch.NewDisposeScope()
+            Extension.fill (Random.ofSeed seed) rows (int64 config.Rows) source.Invoke store
+            new Model(grown, vocabulary, store)
+        with _ ->
+            (store :> IDisposable).Dispose()
+            reraise ()
+
+    /// Logits [B, T, V] of tokens [B, T].
+    member _.Logits(tokens_BT: torch.Tensor) : torch.Tensor = Decoder.logits config vocabulary.Rows store.Weights tokens_BT
+
+    /// Losses of each sequence (of one length), in batches of `batch`.
+    member _.Losses(sequences: IReadOnlyList<int64[]>, batch: int) : SequenceLoss[] =
+        [|
+            for chunk in Seq.chunkBySize batch sequences do
+                use _ = torch.inference_mode ()
+                use scope = torch.NewDisposeScope()
+                let rows = Sequence.batch vocabulary store.Device chunk
+                let scored = Decoder.logits config vocabulary.Rows store.Weights rows.Inputs |> Loss.score vocabulary rows
+
+                let host (t: torch.Tensor) = t.cpu().to_type(torch.float64).contiguous().data<float>().ToArray()
+
+                let sums = host (Loss.bySequence rows scored)
+
+                let within = { scored with CrossEntropy = Loss.withinModality scored } |> Loss.bySequence rows |> host
+
+                for i in 0 .. chunk.Length - 1 do
+                    let count kind =
+                        chunk[i]
+                        |> Seq.skip 1
+                        |> Seq.filter (fun id -> Vocabulary.kind vocabulary id = kind)
+                        |> Seq.length
+                        |> int64
+
+                    {
+                        Text = sums[3 * i]
+                        Image = sums[3 * i + 1]
+                        Structure = sums[3 * i + 2]
+                        TextCount = count Kind.Text
+                        ImageCount = count Kind.Image
+                        StructureCount = count Kind.Structure
+                        TextWithin = within[3 * i]
+                        ImageWithin = within[3 * i + 1]
+                    }
+        |]
+
+    /// Exactly `count` image codes for each caption.
+    member _.DrawImages(captions: IReadOnlyList<int[]>, count: int, drawing: Drawing) : int[][] =
+        Sampler.images config vocabulary store.Weights drawing.Sampling count (Seq.toArray captions)
+
+    /// Up to `count` further tokens, until `stop` (−1: no stop).
+    member _.Complete(prompt: int[], count: int, stop: int, drawing: Drawing) : int[] =
+        Sampler.complete
+            config
+            vocabulary.Rows
+            store.Weights
+            drawing.Sampling
+            count
+            (if stop >= 0 then Some stop else None)
+            prompt
+
+    /// Scores of continuations after their contexts, in the order given.
+    member _.Score(items: IReadOnlyList<Likelihood.Item>, batch: int) : Likelihood.Score[] =
+        Likelihood.score config vocabulary.Rows store.Weights batch (Seq.toArray items)
+
+    interface IDisposable with
+        member _.Dispose() = (store :> IDisposable).Dispose()
+
+/// What a step left behind, as tensors, so that nothing waits for the device. Dispose it.
+[<Sealed>]
+type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
+    /// Cross-entropy sums of text, image and structure targets, [3]
+    member _.Parts = parts
+    /// The gradient's norm before clipping
+    member _.Norm = norm
+    /// Counts of text, image and structure targets
+    member _.Counts: IReadOnlyList<int64> = counts
+
+    interface IDisposable with
+        member _.Dispose() =
+            parts.Dispose()
+            norm.Dispose()
+
+/// Training: gradients over micro-batches and AdamW. Dispose it to release the moments.
+[<Sealed>]
+type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
+    let store = model.Store
+    let state = new OptimizerState(store)
+
+    /// Settings of AdamW.
+    static member Optimizer(beta1: float, beta2: float, epsilon: float, weightDecay: float, clipNorm: float) : OptimizerConfig =
+        {
+            Betas = (beta1, beta2)
+            Epsilon = epsilon
+            WeightDecay = weightDecay
+            Decay = Parameters.Matrices
+            ClipNorm = if clipNorm > 0.0 then Some clipNorm else None
+        }
+
+    /// The objective of a configuration: the weighted parts and z-loss.
+    static member Objective(text: float, image: float, structure: float, z: float) : Objective =
+        let part weight objective = if weight = 0.0 then { Terms = [] } else Loss.weighted weight objective
+
+        part text Loss.text + part image Loss.image + part structure Loss.structure + part z Loss.zLoss
+
+    /// One step over micro-batches of sequences (of one length): gradients of all of them, then one update.
+    member _.Step(microBatches: IReadOnlyList<Batch>, learningRate: float) : StepResult =
+        use _ = torch.NewDisposeScope()
+        let counts = Array.init 3 (fun kind -> microBatches |> Seq.sumBy (fun batch -> batch.Counts[kind]))
+        let total = Array.sum counts
+        Step.zero store state
+
+        let parts =
+            [|
+                for batch in microBatches ->
+                    Step.accumulate store state total (fun weights ->
+                        Decoder.logits model.Config model.Vocabulary.Rows weights batch.Inputs
+                        |> Loss.score model.Vocabulary batch
+                        |> Loss.evaluate objective)
+            |]
+
+        let sum = if parts.Length = 1 then parts[0] else torch.stack(parts).sum 0L
+
+        let norm = Step.update optimizer learningRate store state
+        new StepResult(sum.MoveToOuterDisposeScope(), norm.MoveToOuterDisposeScope(), counts)
+
+    /// A batch of sequences of one length, on the model's device; `Sequence.release` lets go of it.
+    member _.Batch(sequences: int64[][]) : Batch = Sequence.batch model.Vocabulary store.Device sequences
+
+    /// The optimizer's tensors by name, in flat layout; the trainer keeps them.
+    member _.State: IReadOnlyDictionary<string, torch.Tensor> =
+        dict [ "first", state.First; "second", state.Second; "steps", state.Steps; "skipped", state.Skipped ]
+        |> Dictionary
+        :> IReadOnlyDictionary<string, torch.Tensor>
+
+    /// The layout of the flat state: parameter names in order. A state of another layout does not fit.
+    member _.StateLayout: string =
+        String.Join(",", store.Slots |> List.map (fun slot -> $"{slot.Spec.Name}:{slot.Movement}"))
+
+    /// Updates left out because their gradient was not finite. Reads from the device.
+    member _.Skipped: int64 = int64 (state.Skipped.cpu().data<float32>().[0L])
+
+    /// Puts saved tensors back. Errors: ShapeException where one does not fit.
+    member trainer.Restore(source: Func<string, torch.Tensor>) : unit =
+        use _ = torch.no_grad ()
+
+        for pair in trainer.State do
+            use saved = source.Invoke pair.Key
+            Shape.require pair.Key (List.ofArray pair.Value.shape) saved
+            pair.Value.copy_ saved |> ignore
+
+    interface IDisposable with
+        member _.Dispose() = (state :> IDisposable).Dispose()
+
+/// Composing sequences and schedules.
+[<AbstractClass; Sealed>]
+type Compose private () =
+
+    /// The captioned form, padded to `length`.
+    static member Captioned(vocabulary: Vocabulary, length: int, caption: int[], codes: int[]) : int64[] =
+        Sequence.compose vocabulary Captioned length caption codes
+
+    /// The image-only form.
+    static member ImageOnly(vocabulary: Vocabulary, length: int, codes: int[]) : int64[] =
+        Sequence.compose vocabulary ImageOnly length [||] codes
+
+    /// The form that a configuration names, with captions dropped by its share: a pure function of the position.
+    static member Of(config: TrainConfig, position: int64, caption: int[], codes: int[]) : int64[] =
+        let drop =
+            config.CaptionDrop > 0.0
+            && config.Form = Captioned
+            && Random.uniform (Random.ofSeed config.Seed |> Random.named "caption drop") position < config.CaptionDrop
+
+        Sequence.compose config.Vocabulary (if drop then CaptionDropped else config.Form) config.Length caption codes
+
+    /// The learning rate of a step, counted from 0.
+    static member LearningRate(schedule: Schedule, step: int) : float = Schedule.rate schedule step
+
+    /// Which sequence of `count` stands at a position of the endless order of a run.
+    static member Place(count: int64, seed: int64, shuffled: bool, position: int64) : int64 =
+        let epoch, within = position / count, position % count
+
+        if shuffled then
+            Random.permuted count (Random.ofSeed seed |> Random.named "order" |> Random.numbered epoch) within
+        else
+            within

@@ -67,18 +67,17 @@ type ModelConfig =
 module ModelConfig =
 
     let private norms =
-        [ "default_layer_norm", LayerNorm
-          "lp_layer_norm", LayerNorm
-          "gain_only_layer_norm", GainLayerNorm
-          "gain_only_lp_layer_norm", GainLayerNorm
-          "no_wb_layer_norm", PlainLayerNorm
-          "rms_norm", RmsNorm ]
+        [
+            "default_layer_norm", LayerNorm
+            "lp_layer_norm", LayerNorm
+            "gain_only_layer_norm", GainLayerNorm
+            "gain_only_lp_layer_norm", GainLayerNorm
+            "no_wb_layer_norm", PlainLayerNorm
+            "rms_norm", RmsNorm
+        ]
 
     let private positions =
-        [ "rotary", Rotary
-          "head_rotary", HeadRotary
-          "llama_rotary", InterleavedRotary
-          "none", NoPosition ]
+        [ "rotary", Rotary; "head_rotary", HeadRotary; "llama_rotary", InterleavedRotary; "none", NoPosition ]
 
     let private feedForwards = [ "swiglu", SwiGlu; "swiglu_torch", SwiGlu; "gelu", Gelu ]
 
@@ -89,36 +88,40 @@ module ModelConfig =
 
     /// A decoder as open_lm builds it: separate heads without groups, its feed-forward width, ε = 1e-5, rotary base 10,000.
     let openLm (width: int) (layers: int) (heads: int) (rows: int) (positions: int) : ModelConfig =
-        { Width = width
-          Layers = layers
-          Heads = heads
-          KeyValueHeads = heads
-          HeadWidth = width / max 1 heads
-          FeedForwardWidth = swiGluWidth width
-          Rows = rows
-          Positions = positions
-          Norm = LayerNorm
-          NormEpsilon = 1e-5
-          QkNorm = false
-          PostEmbedNorm = false
-          Position = Rotary
-          RotaryBase = 10000.0
-          FeedForward = SwiGlu
-          Tied = false }
+        {
+            Width = width
+            Layers = layers
+            Heads = heads
+            KeyValueHeads = heads
+            HeadWidth = width / max 1 heads
+            FeedForwardWidth = swiGluWidth width
+            Rows = rows
+            Positions = positions
+            Norm = LayerNorm
+            NormEpsilon = 1e-5
+            QkNorm = false
+            PostEmbedNorm = false
+            Position = Rotary
+            RotaryBase = 10000.0
+            FeedForward = SwiGlu
+            Tied = false
+        }
 
     /// What is wrong with a description, a sentence each; empty when nothing is.
     let problems (config: ModelConfig) : string list =
-        [ if config.Heads > config.Width then
-              $"{config.Heads} heads do not fit in width {config.Width}."
-          if config.KeyValueHeads < 1 || config.Heads % config.KeyValueHeads <> 0 then
-              $"{config.Heads} heads cannot share {config.KeyValueHeads} key-value heads evenly."
-          if config.HeadWidth % 2 <> 0 && (config.Position = Rotary || config.Position = InterleavedRotary) then
-              $"rotary positions need an even head width, not {config.HeadWidth}."
-          if
-              int64 config.Rows * int64 config.Width > (1L <<< 40)
-              || int64 config.Layers * int64 config.Width * int64 (config.Width + config.FeedForwardWidth) > (1L <<< 44)
-          then
-              "the model would have more than 10^13 parameters." ]
+        [
+            if config.Heads > config.Width then
+                $"{config.Heads} heads do not fit in width {config.Width}."
+            if config.KeyValueHeads < 1 || config.Heads % config.KeyValueHeads <> 0 then
+                $"{config.Heads} heads cannot share {config.KeyValueHeads} key-value heads evenly."
+            if config.HeadWidth % 2 <> 0 && (config.Position = Rotary || config.Position = InterleavedRotary) then
+                $"rotary positions need an even head width, not {config.HeadWidth}."
+            if
+                int64 config.Rows * int64 config.Width > (1L <<< 40)
+                || int64 config.Layers * int64 config.Width * int64 (config.Width + config.FeedForwardWidth) > (1L <<< 44)
+            then
+                "the model would have more than 10^13 parameters."
+        ]
 
     let private checkedAt (object: JsonFields) (name: string) (config: ModelConfig) =
         for problem in problems config do
@@ -136,7 +139,9 @@ module ModelConfig =
             if moe > 0 then
                 json.Error("moe_freq", "mixture-of-experts layers are not supported; only dense models are.")
 
-            json.Ignore [ "moe_num_experts"; "moe_top_k"; "moe_capacity_factor"; "moe_loss_weight"; "moe_expert_model_parallelism" ]
+            json.Ignore
+                [ "moe_num_experts"; "moe_top_k"; "moe_capacity_factor"; "moe_loss_weight"; "moe_expert_model_parallelism" ]
+
             json.Ignore [ "moe_weight_parallelism" ]
 
             let layers = json.Int("n_layers", 1, 1024)
@@ -153,7 +158,8 @@ module ModelConfig =
                     Position = json.Choice("positional_embedding_type", positions, Rotary)
                     FeedForward = feedForward
                     FeedForwardWidth = (if feedForward = SwiGlu then swiGluWidth width else 4 * width)
-                    Tied = json.Bool("weight_tying", false) }
+                    Tied = json.Bool("weight_tying", false)
+                }
 
             json.Finish()
             checkedAt json "hidden_dim" config)
@@ -193,7 +199,8 @@ module ModelConfig =
                 Norm = RmsNorm
                 NormEpsilon = json.Float("rms_norm_eps", 0.0, 1.0, 1e-6)
                 RotaryBase = json.Float("rope_theta", 1.0, 1e12, 10000.0)
-                Tied = json.Bool("tie_word_embeddings", false) }
+                Tied = json.Bool("tie_word_embeddings", false)
+            }
             |> checkedAt json "hidden_size")
 
     let private normName =
@@ -210,8 +217,7 @@ module ModelConfig =
         | HeadRotary -> "head_rotary"
         | NoPosition -> "none"
 
-    let private named (name: 'a -> string) (cases: 'a list) =
-        cases |> List.map (fun case -> name case, case)
+    let private named (name: 'a -> string) (cases: 'a list) = cases |> List.map (fun case -> name case, case)
 
     /// Hybrid's own form: every field by its own name. `ofHybrid` reads it back.
     let toHybrid (config: ModelConfig) : JsonObject =
@@ -240,23 +246,24 @@ module ModelConfig =
         let width = json.Int("width", 1, maximum)
 
         let config =
-            { Width = width
-              Layers = json.Int("layers", 1, 1024)
-              Heads = json.Int("heads", 1, 1024)
-              KeyValueHeads = json.Int("keyValueHeads", 1, 1024)
-              HeadWidth = json.Int("headWidth", 1, maximum)
-              FeedForwardWidth = json.Int("feedForwardWidth", 1, maximum)
-              Rows = json.Int("rows", 1, 1 <<< 28)
-              Positions = json.Int("positions", 1, 1 <<< 28)
-              Norm = json.Choice("norm", named normName [ LayerNorm; GainLayerNorm; PlainLayerNorm; RmsNorm ])
-              NormEpsilon = json.Float("normEpsilon", 0.0, 1.0)
-              QkNorm = json.Bool "qkNorm"
-              PostEmbedNorm = json.Bool "postEmbedNorm"
-              Position =
-                json.Choice("position", named positionName [ Rotary; InterleavedRotary; HeadRotary; NoPosition ])
-              RotaryBase = json.Float("rotaryBase", 1.0, 1e12)
-              FeedForward = json.Choice("feedForward", [ "swiglu", SwiGlu; "gelu", Gelu ])
-              Tied = json.Bool "tied" }
+            {
+                Width = width
+                Layers = json.Int("layers", 1, 1024)
+                Heads = json.Int("heads", 1, 1024)
+                KeyValueHeads = json.Int("keyValueHeads", 1, 1024)
+                HeadWidth = json.Int("headWidth", 1, maximum)
+                FeedForwardWidth = json.Int("feedForwardWidth", 1, maximum)
+                Rows = json.Int("rows", 1, 1 <<< 28)
+                Positions = json.Int("positions", 1, 1 <<< 28)
+                Norm = json.Choice("norm", named normName [ LayerNorm; GainLayerNorm; PlainLayerNorm; RmsNorm ])
+                NormEpsilon = json.Float("normEpsilon", 0.0, 1.0)
+                QkNorm = json.Bool "qkNorm"
+                PostEmbedNorm = json.Bool "postEmbedNorm"
+                Position = json.Choice("position", named positionName [ Rotary; InterleavedRotary; HeadRotary; NoPosition ])
+                RotaryBase = json.Float("rotaryBase", 1.0, 1e12)
+                FeedForward = json.Choice("feedForward", [ "swiglu", SwiGlu; "gelu", Gelu ])
+                Tied = json.Bool "tied"
+            }
 
         json.Finish()
         checkedAt json "width" config

@@ -25,7 +25,10 @@ let cachedBlock
     use scope = torch.NewDisposeScope()
     let prefix = $"layers.{layer}"
     let norm name = Layers.norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
-    let mixed, cache = Layers.attention config weights $"{prefix}.attention" rotation cache (norm "attention_norm" x_BTD)
+
+    let mixed, cache =
+        Layers.attention config weights $"{prefix}.attention" rotation cache (norm "attention_norm" x_BTD)
+
     let x = x_BTD.add mixed
     let x = x.add (Layers.feedForward config weights prefix (norm "ffn_norm" x))
     x.MoveToOuterDisposeScope(), cache
@@ -71,30 +74,33 @@ let logits (config: ModelConfig) (rows: int) (weights: Weights) (tokens_BT: torc
 /// Every parameter of a model, with open_lm's names and initialisation (truncated normal, ±3 deviations).
 let parameters (config: ModelConfig) : ParameterSpec list =
     let table name =
-        { Name = name
-          Shape = [ int64 config.Rows; int64 config.Width ]
-          Init = TruncatedNormal(1.0 / sqrt (float config.Width)) }
+        {
+            Name = name
+            Shape = [ int64 config.Rows; int64 config.Width ]
+            Init = TruncatedNormal(1.0 / sqrt (float config.Width))
+        }
 
-    [ table "tok_embeddings.weight"
+    [
+        table "tok_embeddings.weight"
 
-      if config.PostEmbedNorm then
-          yield! Layers.normParameters config.Norm "post_embed_norm" config.Width
+        if config.PostEmbedNorm then
+            yield! Layers.normParameters config.Norm "post_embed_norm" config.Width
 
-      for layer in 0 .. config.Layers - 1 do
-          let prefix = $"layers.{layer}"
-          yield! Layers.normParameters config.Norm $"{prefix}.attention_norm" config.Width
-          yield! Layers.attentionParameters config layer $"{prefix}.attention"
-          yield! Layers.normParameters config.Norm $"{prefix}.ffn_norm" config.Width
-          yield! Layers.feedForwardParameters config layer prefix
+        for layer in 0 .. config.Layers - 1 do
+            let prefix = $"layers.{layer}"
+            yield! Layers.normParameters config.Norm $"{prefix}.attention_norm" config.Width
+            yield! Layers.attentionParameters config layer $"{prefix}.attention"
+            yield! Layers.normParameters config.Norm $"{prefix}.ffn_norm" config.Width
+            yield! Layers.feedForwardParameters config layer prefix
 
-      yield! Layers.normParameters config.Norm "norm" config.Width
+        yield! Layers.normParameters config.Norm "norm" config.Width
 
-      if not config.Tied then
-          table "output.weight" ]
+        if not config.Tied then
+            table "output.weight"
+    ]
 
 /// Parameters in all.
-let parameterCount (config: ModelConfig) : int64 =
-    parameters config |> List.sumBy _.Count
+let parameterCount (config: ModelConfig) : int64 = parameters config |> List.sumBy _.Count
 
 /// Empty caches for `batch` sequences of up to `positions` positions, one a layer. The caller owns them.
 let caches (config: ModelConfig) (weights: Weights) (batch: int64) (positions: int64) : Cache option list =
@@ -102,11 +108,7 @@ let caches (config: ModelConfig) (weights: Weights) (batch: int64) (positions: i
     let shape = [| batch; int64 config.KeyValueHeads; positions; int64 config.HeadWidth |]
     let memory () = torch.zeros (shape, dtype = like.dtype, device = like.device)
 
-    [ for _ in 1 .. config.Layers ->
-          Some
-              { Keys = memory ()
-                Values = memory ()
-                Length = 0L } ]
+    [ for _ in 1 .. config.Layers -> Some { Keys = memory (); Values = memory (); Length = 0L } ]
 
 /// Continues sequences whose earlier positions are cached: logits of the last position only, [B, V], and the grown caches.
 let next

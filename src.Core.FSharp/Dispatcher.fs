@@ -83,7 +83,7 @@ let private push (argument: Argument) : uint64 =
 /// Calls an operator, such as "aten::rms_norm", and returns its tensors: `results` of them, in the schema's order.
 /// Errors: InvalidOperationException when torch refuses the call.
 let call (operator: string) (overload: string) (arguments: Argument list) (results: int) : torch.Tensor list =
-    let stack = Array.zeroCreate<uint64> (max results arguments.Length)
+    let stack = Array.zeroCreate<uint64>(max results arguments.Length)
     arguments |> List.iteri (fun i argument -> stack[i] <- push argument)
     let op = Marshal.StringToCoTaskMemUTF8 operator
     let over = Marshal.StringToCoTaskMemUTF8 overload
@@ -104,8 +104,7 @@ let rmsNorm (weight: torch.Tensor) (epsilon: float) (x: torch.Tensor) : torch.Te
 
 /// Rows of a table [R, D] by int64 indices [...]: [..., D].
 let embedding (table: torch.Tensor) (indices: torch.Tensor) : torch.Tensor =
-    call "aten::embedding" "" [ Tensor table; Tensor indices; Integer -1L; Flag false; Flag false ] 1
-    |> List.head
+    call "aten::embedding" "" [ Tensor table; Tensor indices; Integer -1L; Flag false; Flag false ] 1 |> List.head
 
 /// One AdamW update of several fp32 tensors in place (Loshchilov & Hutter 2019, decoupled decay). `steps` are fp32 scalars already
 /// counted up; where `skip` holds 1 nothing is changed.
@@ -124,31 +123,29 @@ let fusedAdamW
     call
         "aten::_fused_adamw_"
         ""
-        [ Tensors parameters
-          Tensors gradients
-          Tensors first
-          Tensors second
-          Tensors []
-          Tensors steps
-          Number learningRate
-          Number beta1
-          Number beta2
-          Number weightDecay
-          Number epsilon
-          Flag false
-          Flag false
-          Absent
-          SomeTensor skip ]
+        [
+            Tensors parameters
+            Tensors gradients
+            Tensors first
+            Tensors second
+            Tensors []
+            Tensors steps
+            Number learningRate
+            Number beta1
+            Number beta2
+            Number weightDecay
+            Number epsilon
+            Flag false
+            Flag false
+            Absent
+            SomeTensor skip
+        ]
         0
     |> ignore
 
 /// Antialiased bicubic resampling (a = −0.5, as PIL does it) of [B, 3, H, W] to [B, 3, height, width].
 let resizeBicubic (height: int64) (width: int64) (images: torch.Tensor) : torch.Tensor =
-    call
-        "aten::_upsample_bicubic2d_aa"
-        ""
-        [ Tensor images; Integers [ height; width ]; Flag false; Absent; Absent ]
-        1
+    call "aten::_upsample_bicubic2d_aa" "" [ Tensor images; Integers [ height; width ]; Flag false; Absent; Absent ] 1
     |> List.head
 
 /// The address of a tensor's first element, for reading and writing host tensors without a copy.

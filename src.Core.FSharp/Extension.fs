@@ -37,7 +37,13 @@ let grow (rows: int) (config: ModelConfig) : ModelConfig =
 /// copied bit for bit, new rows start as told. The stream is the one that a random twin would be initialised with, so that the
 /// twins share their new rows under OpenLmNormal. `source` gives the old model's fp32 values by name.
 /// Errors: ShapeException when a shape does not fit.
-let fill (stream: Random.Stream) (newRows: NewRows) (oldRows: int64) (source: string -> torch.Tensor) (target: ParameterStore) : unit =
+let fill
+    (stream: Random.Stream)
+    (newRows: NewRows)
+    (oldRows: int64)
+    (source: string -> torch.Tensor)
+    (target: ParameterStore)
+    : unit =
     use _ = torch.no_grad ()
     Parameters.initialise stream target
 
@@ -57,7 +63,7 @@ let fill (stream: Random.Stream) (newRows: NewRows) (oldRows: int64) (source: st
 
                 match newRows with
                 | OpenLmNormal -> ()
-                | MeanOfOld -> rows.copy_ (old.mean([| 0L |], true).expand (added, slot.Spec.Shape[1])) |> ignore
+                | MeanOfOld -> rows.copy_ (old.mean([| 0L |], true).expand(added, slot.Spec.Shape[1])) |> ignore
                 | MeanAndCovariance ->
                     let sample = likeOld (Random.named ("rows of " + name) stream) added (old.``to`` torch.float32)
                     rows.copy_ sample |> ignore

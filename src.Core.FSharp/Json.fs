@@ -45,15 +45,13 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
         if element.ValueKind = JsonValueKind.Object then
             for property in element.EnumerateObject() do
                 if not (found.TryAdd(property.Name, property.Value)) then
-                    errors.Add
-                        $"""{(if path = "" then property.Name else path + "." + property.Name)}: the key is given twice."""
+                    errors.Add $"""{(if path = "" then property.Name else path + "." + property.Name)}: the key is given twice."""
         else
             errors.Add $"""{(if path = "" then "the document" else path)}: must be an object, not {element.ValueKind}."""
 
         found
 
-    let at name =
-        if path = "" then name else path + "." + name
+    let at name = if path = "" then name else path + "." + name
 
     let look name =
         known.Add name |> ignore
@@ -117,8 +115,7 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
             (whole >> Option.filter (fun x -> x >= int64 low && x <= int64 high) >> Option.map int)
 
     /// A 64-bit integer.
-    member _.Int64(name: string, ?fallback: int64) : int64 =
-        read name fallback 0L "an integer" whole
+    member _.Int64(name: string, ?fallback: int64) : int64 = read name fallback 0L "an integer" whole
 
     /// True or false.
     member _.Bool(name: string, ?fallback: bool) : bool =
@@ -156,10 +153,12 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
         read name None [] "a list of strings, at least one" (fun value ->
             if value.ValueKind = JsonValueKind.Array && value.GetArrayLength() > 0 then
                 let items =
-                    [ for item in value.EnumerateArray() do
-                          match item.ValueKind with
-                          | JsonValueKind.String -> yield! Option.toList (Option.ofObj (item.GetString()))
-                          | _ -> () ]
+                    [
+                        for item in value.EnumerateArray() do
+                            match item.ValueKind with
+                            | JsonValueKind.String -> yield! Option.toList (Option.ofObj (item.GetString()))
+                            | _ -> ()
+                    ]
 
                 if items.Length = value.GetArrayLength() then Some items else None
             else

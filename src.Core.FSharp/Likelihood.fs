@@ -4,9 +4,7 @@ module Hybrid.Likelihood
 open TorchSharp
 
 /// A continuation after its context, as token ids.
-type Item =
-    { Context: int[]
-      Continuation: int[] }
+type Item = { Context: int[]; Continuation: int[] }
 
 /// A continuation's score.
 [<Struct>]
@@ -27,8 +25,7 @@ let private scoreBatch (config: ModelConfig) (rows: int) (weights: Weights) (ite
     let length = sequences |> Array.map Array.length |> Array.max
 
     let padded =
-        sequences
-        |> Array.collect (fun s -> Array.append (Array.map int64 s) (Array.zeroCreate (length - s.Length)))
+        sequences |> Array.collect (fun s -> Array.append (Array.map int64 s) (Array.zeroCreate (length - s.Length)))
 
     let device = (weights "tok_embeddings.weight").device
     let tokens = (Host.int64s [ int64 items.Length; int64 length ] padded).``to`` device
@@ -44,9 +41,11 @@ let private scoreBatch (config: ModelConfig) (rows: int) (weights: Weights) (ite
         let start = i * (length - 1) + item.Context.Length - 1
         let places = [| start .. start + item.Continuation.Length - 1 |]
 
-        { LogLikelihood = places |> Array.sumBy (fun place -> float logProbability[place])
-          Greedy = places |> Array.forall (fun place -> first[place])
-          Tokens = item.Continuation.Length })
+        {
+            LogLikelihood = places |> Array.sumBy (fun place -> float logProbability[place])
+            Greedy = places |> Array.forall (fun place -> first[place])
+            Tokens = item.Continuation.Length
+        })
 
 /// Scores items in batches of `batch`, sorted by length so that little is padded; results in the order given. `rows` is the count
 /// of rows with an id. Errors: InputException for an empty context or continuation, or an id outside the table.
@@ -60,8 +59,7 @@ let score (config: ModelConfig) (rows: int) (weights: Weights) (batch: int) (ite
                 raise (InputException $"token {id} of a probe is outside the model's {rows} ids.")
 
     let order =
-        [| 0 .. items.Length - 1 |]
-        |> Array.sortBy (fun i -> items[i].Context.Length + items[i].Continuation.Length)
+        [| 0 .. items.Length - 1 |] |> Array.sortBy (fun i -> items[i].Context.Length + items[i].Continuation.Length)
 
     let scores = Array.zeroCreate items.Length
 
@@ -73,7 +71,6 @@ let score (config: ModelConfig) (rows: int) (weights: Weights) (batch: int) (ite
 
 /// The choice with the highest mean log-likelihood per token; the first on ties.
 let best (choices: Score[]) : int =
-    let mean (score: Score) =
-        score.LogLikelihood / float score.Tokens
+    let mean (score: Score) = score.LogLikelihood / float score.Tokens
 
     choices |> Array.indexed |> Array.maxBy (fun (i, score) -> mean score, -i) |> fst

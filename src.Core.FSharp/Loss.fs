@@ -34,7 +34,9 @@ type Term =
 /// ignored, whatever the terms.
 [<NoEquality; NoComparison>]
 type Objective =
-    { Terms: Term list }
+    {
+        Terms: Term list
+    }
 
     static member (+)(a: Objective, b: Objective) = { Terms = a.Terms @ b.Terms }
 
@@ -55,10 +57,16 @@ module Loss =
 
     /// The cross-entropy of one kind of target.
     let ofKind (kind: Kind) : Objective =
-        { Terms =
-            [ { Name = (string kind).ToLowerInvariant()
-                Weight = 1.0
-                PerTarget = fun scored -> masked kind scored scored.CrossEntropy } ] }
+        {
+            Terms =
+                [
+                    {
+                        Name = (string kind).ToLowerInvariant()
+                        Weight = 1.0
+                        PerTarget = fun scored -> masked kind scored scored.CrossEntropy
+                    }
+                ]
+        }
 
     /// Cross-entropy of text targets.
     let text: Objective = ofKind Kind.Text
@@ -74,22 +82,24 @@ module Loss =
 
     /// (log Σ exp logits)² of every target that is not ignored: keeps the normaliser near 1.
     let zLoss: Objective =
-        { Terms =
-            [ { Name = "z"
-                Weight = 1.0
-                PerTarget =
-                  fun scored ->
-                      let z = scored.Logits.logsumexp(-1L).square ()
-                      let valid = scored.Kinds.ne(int64(int Kind.Ignored).ToScalar()).``to`` z.dtype
-                      z.mul valid } ] }
+        {
+            Terms =
+                [
+                    {
+                        Name = "z"
+                        Weight = 1.0
+                        PerTarget =
+                            fun scored ->
+                                let z = scored.Logits.logsumexp(-1L).square()
+                                let valid = scored.Kinds.ne(int64(int Kind.Ignored).ToScalar()).``to`` z.dtype
+                                z.mul valid
+                    }
+                ]
+        }
 
     /// An objective with all its weights multiplied.
     let weighted (weight: float) (objective: Objective) : Objective =
-        { Terms =
-            objective.Terms
-            |> List.map (fun term ->
-                { term with
-                    Weight = term.Weight * weight }) }
+        { Terms = objective.Terms |> List.map (fun term -> { term with Weight = term.Weight * weight }) }
 
     /// Flattens a batch beside its logits_BTV and computes the cross-entropy of every target. Errors: ShapeException.
     let score (vocabulary: Vocabulary) (batch: Batch) (logits_BTV: torch.Tensor) : Scored =
@@ -99,27 +109,22 @@ module Loss =
         let kinds = batch.Kinds.reshape (b * t)
         let targets = batch.Targets.reshape (b * t)
 
-        let ignoring =
-            targets.masked_fill (kinds.eq(int64(int Kind.Ignored).ToScalar()), (-100L).ToScalar())
+        let ignoring = targets.masked_fill (kinds.eq (int64(int Kind.Ignored).ToScalar()), (-100L).ToScalar())
 
-        { Vocabulary = vocabulary
-          Logits = logits
-          Targets = targets
-          Kinds = kinds
-          CrossEntropy =
-            torch.nn.functional.cross_entropy (
-                logits,
-                ignoring,
-                ignore_index = -100L,
-                reduction = torch.nn.Reduction.None
-            ) }
+        {
+            Vocabulary = vocabulary
+            Logits = logits
+            Targets = targets
+            Kinds = kinds
+            CrossEntropy =
+                torch.nn.functional.cross_entropy (logits, ignoring, ignore_index = -100L, reduction = torch.nn.Reduction.None)
+        }
 
     /// Sums of values [N] over the text, image and structure targets: [3].
     let sumsByKind (scored: Scored) (values_N: torch.Tensor) : torch.Tensor =
         use scope = torch.NewDisposeScope()
 
-        let sums =
-            [| for kind in [ Kind.Text; Kind.Image; Kind.Structure ] -> (masked kind scored values_N).sum () |]
+        let sums = [| for kind in [ Kind.Text; Kind.Image; Kind.Structure ] -> (masked kind scored values_N).sum() |]
 
         torch.stack(sums).MoveToOuterDisposeScope()
 
@@ -130,19 +135,16 @@ module Loss =
         let values =
             objective.Terms
             |> List.map (fun term ->
-                let sum = (term.PerTarget scored).sum ()
+                let sum = (term.PerTarget scored).sum()
                 if term.Weight = 1.0 then sum else sum.mul (term.Weight.ToScalar()))
 
-        let zero () =
-            torch.zeros (Array.empty<int64>, device = scored.Logits.device)
+        let zero () = torch.zeros (Array.empty<int64>, device = scored.Logits.device)
 
-        let objective =
-            if values.IsEmpty then zero () else values |> List.reduce (fun a b -> a.add b)
+        let objective = if values.IsEmpty then zero () else values |> List.reduce (fun a b -> a.add b)
 
         let parts = sumsByKind scored (scored.CrossEntropy.detach ())
 
-        { Objective = objective.MoveToOuterDisposeScope()
-          Parts = parts.MoveToOuterDisposeScope() }
+        { Objective = objective.MoveToOuterDisposeScope(); Parts = parts.MoveToOuterDisposeScope() }
 
     /// −log p of each target among the ids of its own kind only, [N]; 0 where ignored. The difference to the cross-entropy over
     /// the whole vocabulary is −log of the probability given to the right kind.
@@ -155,7 +157,7 @@ module Loss =
             if count = 0L then
                 torch.zeros_like scored.CrossEntropy
             else
-                let z = scored.Logits.narrow(1, first, count).logsumexp (-1L)
+                let z = scored.Logits.narrow(1, first, count).logsumexp(-1L)
                 let target = scored.Logits.gather(1L, scored.Targets.unsqueeze 1L).squeeze 1
                 masked kind scored (z.sub target)
 
@@ -168,8 +170,10 @@ module Loss =
         let shape = batch.Targets.shape
 
         let sums =
-            [| for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
-                   (masked kind scored scored.CrossEntropy).reshape(shape).sum 1L |]
+            [|
+                for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
+                    (masked kind scored scored.CrossEntropy).reshape(shape).sum 1L
+            |]
 
         torch.stack(sums, 1L).MoveToOuterDisposeScope()
 

@@ -21,9 +21,11 @@ type Init =
 
 /// One named parameter.
 type ParameterSpec =
-    { Name: string
-      Shape: int64 list
-      Init: Init }
+    {
+        Name: string
+        Shape: int64 list
+        Init: Init
+    }
 
     member s.Count = List.fold (*) 1L s.Shape
 
@@ -40,16 +42,10 @@ type Precision =
     | Bf16
 
 /// A range of flat memory that moves as one piece.
-type Segment =
-    { Start: int64
-      Length: int64
-      Decays: bool }
+type Segment = { Start: int64; Length: int64; Decays: bool }
 
 /// A parameter's place in flat memory.
-type Slot =
-    { Spec: ParameterSpec
-      Offset: int64
-      Movement: Movement }
+type Slot = { Spec: ParameterSpec; Offset: int64; Movement: Movement }
 
 /// Flat storage of a model's parameters. It owns its tensors; dispose it to release them.
 [<Sealed>]
@@ -60,8 +56,7 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
         |> List.map _.Offset
         |> fun offsets -> if offsets.IsEmpty then length else List.min offsets
 
-    let master =
-        torch.zeros([| length |], dtype = torch.float32, device = device).DetachFromDisposeScope()
+    let master = torch.zeros([| length |], dtype = torch.float32, device = device).DetachFromDisposeScope()
 
     let compute =
         match precision with
@@ -72,7 +67,7 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
         torch.zeros([| length - firstMoving |], dtype = compute.dtype, device = device).DetachFromDisposeScope()
 
     let view (flat: torch.Tensor) (offset: int64) (slot: Slot) =
-        use narrowed = flat.narrow(0, offset, slot.Spec.Count)
+        use narrowed = flat.narrow (0, offset, slot.Spec.Count)
         narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
 
     let leaves =
@@ -159,26 +154,17 @@ module Parameters =
 
                 match slot.Movement with
                 | Stays -> None
-                | Moves ->
-                    Some
-                        { Start = slot.Offset
-                          Length = slot.Spec.Count
-                          Decays = decays }
+                | Moves -> Some { Start = slot.Offset; Length = slot.Spec.Count; Decays = decays }
                 | MovesFromRow row ->
                     let still = row * (slot.Spec.Count / slot.Spec.Shape.Head)
 
-                    Some
-                        { Start = slot.Offset + still
-                          Length = slot.Spec.Count - still
-                          Decays = decays })
+                    Some { Start = slot.Offset + still; Length = slot.Spec.Count - still; Decays = decays })
             |> List.filter (fun piece -> piece.Length > 0L)
 
         let join merged (piece: Segment) =
             match merged with
             | last :: rest when last.Start + last.Length = piece.Start && last.Decays = piece.Decays ->
-                { last with
-                    Length = last.Length + piece.Length }
-                :: rest
+                { last with Length = last.Length + piece.Length } :: rest
             | _ -> piece :: merged
 
         pieces |> List.fold join [] |> List.rev
@@ -196,14 +182,9 @@ module Parameters =
         | None -> ()
 
         let place (offset, slots) (spec: ParameterSpec) =
-            offset + spec.Count,
-            { Spec = spec
-              Offset = offset
-              Movement = movement spec }
-            :: slots
+            offset + spec.Count, { Spec = spec; Offset = offset; Movement = movement spec } :: slots
 
-        let length, reversed =
-            specs |> List.sortBy (order decay movement) |> List.fold place (0L, [])
+        let length, reversed = specs |> List.sortBy (order decay movement) |> List.fold place (0L, [])
 
         let slots = List.rev reversed
         new ParameterStore(precision, device, slots, segmentsOf decay slots, length)
@@ -211,7 +192,7 @@ module Parameters =
     /// The starting values of a parameter, a pure function of the stream and the parameter's name; blocks of 65,536 values are
     /// independent streams, so that they are drawn in parallel and come out the same on any machine.
     let initialValues (stream: Random.Stream) (spec: ParameterSpec) : float32[] =
-        let values = Array.zeroCreate<float32> (int spec.Count)
+        let values = Array.zeroCreate<float32>(int spec.Count)
         let block = 65536
         let own = Random.named spec.Name stream
 
@@ -259,16 +240,17 @@ module Parameters =
     let copyShared (source: ParameterStore) (target: ParameterStore) : string list =
         let names = source.Slots |> List.map _.Spec.Name |> Set.ofList
 
-        [ for slot in target.Slots do
-              if names.Contains slot.Spec.Name then
-                  use values = source.MasterOf slot.Spec.Name
-                  set target slot.Spec.Name values
-              else
-                  slot.Spec.Name ]
+        [
+            for slot in target.Slots do
+                if names.Contains slot.Spec.Name then
+                    use values = source.MasterOf slot.Spec.Name
+                    set target slot.Spec.Name values
+                else
+                    slot.Spec.Name
+        ]
         |> fun missing ->
             target.Refresh()
             missing
 
     /// Parameters that move, counting only the moving rows.
-    let moving (store: ParameterStore) : int64 =
-        store.Segments |> List.sumBy _.Length
+    let moving (store: ParameterStore) : int64 = store.Segments |> List.sumBy _.Length

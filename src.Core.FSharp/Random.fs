@@ -36,12 +36,10 @@ let numbered (number: int64) (stream: Stream) : Stream =
 let bits (stream: Stream) (position: int64) : uint64 = mix (stream.Key + (uint64 position + 1UL) * golden)
 
 /// A uniform value in [0, 1) with 53 random bits.
-let uniform (stream: Stream) (position: int64) : float =
-    float (bits stream position >>> 11) * (1.0 / 9007199254740992.0)
+let uniform (stream: Stream) (position: int64) : float = float (bits stream position >>> 11) * (1.0 / 9007199254740992.0)
 
 /// A uniform integer in [0, count). Its bias is below count / 2^64.
-let below (count: int) (stream: Stream) (position: int64) : int =
-    int (Math.BigMul(bits stream position, uint64 count) >>> 64)
+let below (count: int) (stream: Stream) (position: int64) : int = int (Math.BigMul(bits stream position, uint64 count) >>> 64)
 
 /// Natural logarithm by argument reduction and the series of artanh: only IEEE additions, multiplications and divisions,
 /// so its bits do not depend on the C library. Relative error below 4e-16 for normal positive x.
@@ -49,12 +47,14 @@ let private logarithm (x: float) =
     let raw = BitConverter.DoubleToInt64Bits x
     let exponent = int ((raw >>> 52) &&& 0x7FFL) - 1023
 
-    let mantissa =
-        BitConverter.Int64BitsToDouble((raw &&& 0xFFFFFFFFFFFFFL) ||| 0x3FF0000000000000L)
+    let mantissa = BitConverter.Int64BitsToDouble((raw &&& 0xFFFFFFFFFFFFFL) ||| 0x3FF0000000000000L)
 
     // mantissa in [1, 2) -> [sqrt(1/2), sqrt 2)
     let struct (m, e) =
-        if mantissa > 1.4142135623730951 then struct (mantissa / 2.0, exponent + 1) else struct (mantissa, exponent)
+        if mantissa > 1.4142135623730951 then
+            struct (mantissa / 2.0, exponent + 1)
+        else
+            struct (mantissa, exponent)
 
     let z = (m - 1.0) / (m + 1.0)
     let z2 = z * z
@@ -75,64 +75,76 @@ let inline private horner (coefficients: float[]) (x: float) =
 
 // Algorithm AS 241 (Wichura 1988), PPND16: coefficients from the constant term upwards.
 let private centralNumerator =
-    [| 3.3871328727963666080
-       133.14166789178437745
-       1971.5909503065514427
-       13731.693765509461125
-       45921.953931549871457
-       67265.770927008700853
-       33430.575583588128105
-       2509.0809287301226727 |]
+    [|
+        3.3871328727963666080
+        133.14166789178437745
+        1971.5909503065514427
+        13731.693765509461125
+        45921.953931549871457
+        67265.770927008700853
+        33430.575583588128105
+        2509.0809287301226727
+    |]
 
 let private centralDenominator =
-    [| 1.0
-       42.313330701600911252
-       687.18700749205790830
-       5394.1960214247511077
-       21213.794301586595867
-       39307.895800092710610
-       28729.085735721942674
-       5226.4952788528545610 |]
+    [|
+        1.0
+        42.313330701600911252
+        687.18700749205790830
+        5394.1960214247511077
+        21213.794301586595867
+        39307.895800092710610
+        28729.085735721942674
+        5226.4952788528545610
+    |]
 
 let private middleNumerator =
-    [| 1.42343711074968357734
-       4.63033784615654529590
-       5.76949722146069140550
-       3.64784832476320460504
-       1.27045825245236838258
-       0.241780725177450611770
-       0.0227238449892691845833
-       7.74545014278341407640e-4 |]
+    [|
+        1.42343711074968357734
+        4.63033784615654529590
+        5.76949722146069140550
+        3.64784832476320460504
+        1.27045825245236838258
+        0.241780725177450611770
+        0.0227238449892691845833
+        7.74545014278341407640e-4
+    |]
 
 let private middleDenominator =
-    [| 1.0
-       2.05319162663775882187
-       1.67638483018380384940
-       0.689767334985100004550
-       0.148103976427480074590
-       0.0151986665636164571966
-       5.47593808499534494600e-4
-       1.05075007164441684324e-9 |]
+    [|
+        1.0
+        2.05319162663775882187
+        1.67638483018380384940
+        0.689767334985100004550
+        0.148103976427480074590
+        0.0151986665636164571966
+        5.47593808499534494600e-4
+        1.05075007164441684324e-9
+    |]
 
 let private tailNumerator =
-    [| 6.65790464350110377720
-       5.46378491116411436990
-       1.78482653991729133580
-       0.296560571828504891230
-       0.0265321895265761230930
-       0.00124266094738807843860
-       2.71155556874348757815e-5
-       2.01033439929228813265e-7 |]
+    [|
+        6.65790464350110377720
+        5.46378491116411436990
+        1.78482653991729133580
+        0.296560571828504891230
+        0.0265321895265761230930
+        0.00124266094738807843860
+        2.71155556874348757815e-5
+        2.01033439929228813265e-7
+    |]
 
 let private tailDenominator =
-    [| 1.0
-       0.599832206555887937690
-       0.136929880922735805310
-       0.0148753612908506148525
-       7.86869131145613259100e-4
-       1.84631831751005468180e-5
-       1.42151175831644588870e-7
-       2.04426310338993978564e-15 |]
+    [|
+        1.0
+        0.599832206555887937690
+        0.136929880922735805310
+        0.0148753612908506148525
+        7.86869131145613259100e-4
+        1.84631831751005468180e-5
+        1.42151175831644588870e-7
+        2.04426310338993978564e-15
+    |]
 
 /// The standard normal quantile of p in (0, 1): Wichura's AS 241, relative error about 1e-16.
 let normalQuantile (p: float) : float =

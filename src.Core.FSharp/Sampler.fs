@@ -19,22 +19,16 @@ type Sampling =
     }
 
 /// Plain sampling.
-let ancestral (seed: int64) : Sampling =
-    { Temperature = 1.0
-      TopK = None
-      TopP = None
-      Guidance = 1.0
-      Seed = seed }
+let ancestral (seed: int64) : Sampling = { Temperature = 1.0; TopK = None; TopP = None; Guidance = 1.0; Seed = seed }
 
 /// The most likely token at each step.
-let greedy: Sampling =
-    { ancestral 0L with Temperature = 0.0 }
+let greedy: Sampling = { ancestral 0L with Temperature = 0.0 }
 
 /// Restricts logits [B, V] as the sampling says: what is left out becomes −∞.
 let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
     use scope = torch.NewDisposeScope()
     let out = (-infinity).ToScalar()
-    let scaled = logits_BV.``to``(torch.float32).div (sampling.Temperature.ToScalar())
+    let scaled = logits_BV.``to``(torch.float32).div(sampling.Temperature.ToScalar())
 
     let top =
         match sampling.TopK with
@@ -50,7 +44,7 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
             let struct (sorted, order) = top.sort (1L, true)
             let probability = sorted.softmax 1L
             // A token stays when the tokens before it hold less than p; so the first always stays.
-            let beyond = probability.cumsum(1L).sub(probability).ge (p.ToScalar())
+            let beyond = probability.cumsum(1L).sub(probability).ge(p.ToScalar())
             top.masked_fill (beyond.scatter (1L, order, beyond), out)
         | _ -> top
 
@@ -67,11 +61,10 @@ let draw (sampling: Sampling) (uniforms: float[]) (logits_BV: torch.Tensor) : to
             // Inverse of the cumulative distribution, in double precision so that no token is lost to rounding.
             let cumulative = (restrict sampling logits_BV).``to``(torch.float64).softmax(1L).cumsum 1L
 
-            let threshold =
-                torch.tensor(uniforms, dtype = torch.float64).``to``(logits_BV.device).unsqueeze 1L
+            let threshold = torch.tensor(uniforms, dtype = torch.float64).``to``(logits_BV.device).unsqueeze 1L
 
             let total = cumulative.narrow (1, cumulative.shape[1] - 1L, 1L)
-            cumulative.le(threshold.mul total).sum (1L)
+            cumulative.le(threshold.mul total).sum(1L)
 
     let chosen = chosen.clamp_max ((logits_BV.shape[1] - 1L).ToScalar())
     chosen.MoveToOuterDisposeScope()
@@ -106,8 +99,7 @@ let private imagesOfOneLength
 
     let mutable conditional, caches = start prompts
 
-    let mutable free =
-        if guided then Some(start (Array.replicate prompts.Length unconditional)) else None
+    let mutable free = if guided then Some(start (Array.replicate prompts.Length unconditional)) else None
 
     let drawn = ResizeArray<torch.Tensor>()
     let struct (first, codes) = Vocabulary.columns vocabulary Kind.Image
@@ -119,7 +111,7 @@ let private imagesOfOneLength
         let logits =
             match free with
             | None -> own conditional
-            | Some(u, _) -> (own u).lerp (own conditional, sampling.Guidance.ToScalar())
+            | Some(u, _) -> (own u).lerp(own conditional, sampling.Guidance.ToScalar())
 
         let code = draw sampling (uniforms sampling numbers position) logits
         drawn.Add(code.MoveToOuterDisposeScope())

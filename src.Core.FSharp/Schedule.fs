@@ -9,12 +9,7 @@ type ScheduleKind =
     | Constant
 
 /// A schedule, as open_lm computes it: warm-up peak·(step + 1)/W, then cosine from the peak to the minimum at `Steps`.
-type Schedule =
-    { Kind: ScheduleKind
-      Peak: float
-      Minimum: float
-      WarmupSteps: int
-      Steps: int }
+type Schedule = { Kind: ScheduleKind; Peak: float; Minimum: float; WarmupSteps: int; Steps: int }
 
 module Schedule =
 

@@ -54,42 +54,46 @@ module Sequence =
 
     /// The tokens up to and including `<image>`: what a picture is generated from.
     let prompt (vocabulary: Vocabulary) (caption: int[]) : int64[] =
-        [| yield int64 vocabulary.Doc
-           yield int64 vocabulary.Text
-           yield! Array.map int64 caption
-           yield int64 vocabulary.EndText
-           yield int64 vocabulary.Image |]
+        [|
+            yield int64 vocabulary.Doc
+            yield int64 vocabulary.Text
+            yield! Array.map int64 caption
+            yield int64 vocabulary.EndText
+            yield int64 vocabulary.Image
+        |]
 
     /// Composes one sequence, padded with `<pad>` to `length`. Errors: InputException when it does not fit, or when a caption id
     /// or a code is outside its range.
     let compose (vocabulary: Vocabulary) (form: Form) (length: int) (caption: int[]) (codes: int[]) : int64[] =
         let tokens: int64[] =
-            [| yield int64 vocabulary.Doc
+            [|
+                yield int64 vocabulary.Doc
 
-               if form <> ImageOnly then
-                   yield int64 vocabulary.Text
+                if form <> ImageOnly then
+                    yield int64 vocabulary.Text
 
-                   if form <> CaptionDropped then
-                       for id in caption do
-                           if id < 0 || id >= vocabulary.TextRows then
-                               raise (InputException $"caption token {id} is outside the {vocabulary.TextRows} text rows.")
+                    if form <> CaptionDropped then
+                        for id in caption do
+                            if id < 0 || id >= vocabulary.TextRows then
+                                raise (InputException $"caption token {id} is outside the {vocabulary.TextRows} text rows.")
 
-                           yield int64 id
+                            yield int64 id
 
-                   yield int64 vocabulary.EndText
+                    yield int64 vocabulary.EndText
 
-               if form <> TextOnly then
-                   yield int64 vocabulary.Image
+                if form <> TextOnly then
+                    yield int64 vocabulary.Image
 
-                   for code in codes do
-                       if code < 0 || code >= vocabulary.ImageCodes then
-                           raise (InputException $"image code {code} is outside the {vocabulary.ImageCodes} codes.")
+                    for code in codes do
+                        if code < 0 || code >= vocabulary.ImageCodes then
+                            raise (InputException $"image code {code} is outside the {vocabulary.ImageCodes} codes.")
 
-                       yield int64 (vocabulary.FirstCode + code)
+                        yield int64 (vocabulary.FirstCode + code)
 
-                   yield int64 vocabulary.EndImage
+                    yield int64 vocabulary.EndImage
 
-               yield int64 vocabulary.EndDoc |]
+                yield int64 vocabulary.EndDoc
+            |]
 
         if tokens.Length > length then
             raise (
@@ -109,8 +113,7 @@ module Sequence =
 
         let at (id: int) = place < tokens.Length && tokens[place] = int64 id
 
-        let expect (id: int) name =
-            if at id then place <- place + 1 else fail name
+        let expect (id: int) name = if at id then place <- place + 1 else fail name
 
         let span kind =
             let start = place
@@ -171,16 +174,17 @@ module Sequence =
 
         use scope = torch.NewDisposeScope()
 
-        let tokens =
-            (Host.int64s [ int64 sequences.Length; int64 length ] (Array.concat sequences)).``to`` (device)
+        let tokens = (Host.int64s [ int64 sequences.Length; int64 length ] (Array.concat sequences)).``to``(device)
 
-        let inputs = tokens.narrow(1, 0L, int64 length - 1L).contiguous ()
-        let targets = tokens.narrow(1, 1L, int64 length - 1L).contiguous ()
+        let inputs = tokens.narrow(1, 0L, int64 length - 1L).contiguous()
+        let targets = tokens.narrow(1, 1L, int64 length - 1L).contiguous()
 
-        { Inputs = inputs.MoveToOuterDisposeScope()
-          Targets = targets.MoveToOuterDisposeScope()
-          Kinds = (Vocabulary.kinds vocabulary targets).MoveToOuterDisposeScope()
-          Counts = counts[0..2] }
+        {
+            Inputs = inputs.MoveToOuterDisposeScope()
+            Targets = targets.MoveToOuterDisposeScope()
+            Kinds = (Vocabulary.kinds vocabulary targets).MoveToOuterDisposeScope()
+            Counts = counts[0..2]
+        }
 
     /// Releases a batch's tensors.
     let release (batch: Batch) : unit =

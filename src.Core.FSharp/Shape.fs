@@ -21,19 +21,16 @@ type InputException(message: string, inner: exn | null) =
 module Shape =
 
     /// The shape as text, such as [32, 96, 256].
-    let show (shape: int64[]) : string =
-        "[" + String.Join(", ", shape) + "]"
+    let show (shape: int64[]) : string = "[" + String.Join(", ", shape) + "]"
 
     /// Checks a tensor's shape; -1 stands for any length. Errors: ShapeException naming the argument.
     let require (name: string) (expected: int64 list) (tensor: torch.Tensor) : unit =
         let actual = tensor.shape
 
-        let fits =
-            actual.Length = expected.Length && Seq.forall2 (fun e a -> e = -1L || e = a) expected actual
+        let fits = actual.Length = expected.Length && Seq.forall2 (fun e a -> e = -1L || e = a) expected actual
 
         if not fits then
-            let wanted =
-                String.Join(", ", expected |> List.map (fun e -> if e = -1L then "any" else string e))
+            let wanted = String.Join(", ", expected |> List.map (fun e -> if e = -1L then "any" else string e))
 
             raise (ShapeException $"{name} has shape {show actual}; it must have shape [{wanted}].")
 

@@ -15,13 +15,9 @@ let ema (decay: float) (values: float[]) : float[] =
 
 /// An estimate with a 95 % interval.
 [<Struct>]
-type Interval =
-    { Mean: float
-      Low: float
-      High: float }
+type Interval = { Mean: float; Low: float; High: float }
 
-let mean (values: float[]) : float =
-    if values.Length = 0 then nan else Array.average values
+let mean (values: float[]) : float = if values.Length = 0 then nan else Array.average values
 
 /// The sample standard deviation (n − 1).
 let deviation (values: float[]) : float =
@@ -51,18 +47,14 @@ let bootstrapRatio (stream: Random.Stream) (resamples: int) (numerators: float[]
 
             top / bottom
 
-        let sorted =
-            Array.Parallel.init resamples draw |> Array.filter Double.IsFinite |> Array.sort
+        let sorted = Array.Parallel.init resamples draw |> Array.filter Double.IsFinite |> Array.sort
 
         if sorted.Length = 0 then
             { Mean = ratio; Low = nan; High = nan }
         else
-            let quantile q =
-                sorted[int (Math.Round(q * float (sorted.Length - 1)))]
+            let quantile q = sorted[int (Math.Round(q * float (sorted.Length - 1)))]
 
-            { Mean = ratio
-              Low = quantile 0.025
-              High = quantile 0.975 }
+            { Mean = ratio; Low = quantile 0.025; High = quantile 0.975 }
 
 /// The bootstrap interval of a mean.
 let bootstrapMean (stream: Random.Stream) (resamples: int) (values: float[]) : Interval =
@@ -70,9 +62,38 @@ let bootstrapMean (stream: Random.Stream) (resamples: int) (values: float[]) : I
 
 // Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 let private student =
-    [| 12.706; 4.303; 3.182; 2.776; 2.571; 2.447; 2.365; 2.306; 2.262; 2.228
-       2.201; 2.179; 2.160; 2.145; 2.131; 2.120; 2.110; 2.101; 2.093; 2.086
-       2.080; 2.074; 2.069; 2.064; 2.060; 2.056; 2.052; 2.048; 2.045; 2.042 |]
+    [|
+        12.706
+        4.303
+        3.182
+        2.776
+        2.571
+        2.447
+        2.365
+        2.306
+        2.262
+        2.228
+        2.201
+        2.179
+        2.160
+        2.145
+        2.131
+        2.120
+        2.110
+        2.101
+        2.093
+        2.086
+        2.080
+        2.074
+        2.069
+        2.064
+        2.060
+        2.056
+        2.052
+        2.048
+        2.045
+        2.042
+    |]
 
 /// The 95 % interval of a mean over few independent values (seeds, say), by Student's t. One value has no interval: nan.
 let studentMean (values: float[]) : Interval =
@@ -84,9 +105,7 @@ let studentMean (values: float[]) : Interval =
         let t = if values.Length <= 31 then student[values.Length - 2] else 1.96
         let half = t * deviation values / sqrt (float values.Length)
 
-        { Mean = m
-          Low = m - half
-          High = m + half }
+        { Mean = m; Low = m - half; High = m + half }
 
 /// The interval of the mean paired difference a − b.
 let pairedDifference (a: float[]) (b: float[]) : Interval = studentMean (Array.map2 (-) a b)

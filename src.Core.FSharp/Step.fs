@@ -21,16 +21,13 @@ type OptimizerConfig =
 type OptimizerState(store: ParameterStore) =
     let length = store.Segments |> List.sumBy _.Length
 
-    let flat () =
-        torch.zeros([| length |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
+    let flat () = torch.zeros([| length |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
 
     let first, second = flat (), flat ()
 
-    let steps =
-        torch.zeros([| 1L |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
+    let steps = torch.zeros([| 1L |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
 
-    let skipped =
-        torch.zeros([| 1L |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
+    let skipped = torch.zeros([| 1L |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
 
     // fp32 gradients: the store's own in fp32; a second buffer in bf16, where it also adds up micro-batches.
     let gradient =
@@ -44,15 +41,16 @@ type OptimizerState(store: ParameterStore) =
     let starts = store.Segments |> List.scan (fun at segment -> at + segment.Length) 0L
 
     let pieces =
-        [ for segment, at in List.zip store.Segments starts[.. store.Segments.Length - 1] ->
-              let piece (flat: torch.Tensor) (start: int64) =
-                  flat.narrow(0, start, segment.Length).DetachFromDisposeScope()
+        [
+            for segment, at in List.zip store.Segments starts[.. store.Segments.Length - 1] ->
+                let piece (flat: torch.Tensor) (start: int64) = flat.narrow(0, start, segment.Length).DetachFromDisposeScope()
 
-              segment,
-              piece store.Master segment.Start,
-              piece gradient (segment.Start - store.FirstMoving),
-              piece first at,
-              piece second at ]
+                segment,
+                piece store.Master segment.Start,
+                piece gradient (segment.Start - store.FirstMoving),
+                piece first at,
+                piece second at
+        ]
 
     /// First moments, flat.
     member _.First = first
@@ -92,10 +90,15 @@ module Step =
 
     /// Adds a micro-batch's gradient of objective ÷ globalCount and returns its cross-entropy sums by kind, [3], which the caller
     /// owns. `loss` gives the micro-batch's value from the store's weights.
-    let accumulate (store: ParameterStore) (state: OptimizerState) (globalCount: int64) (loss: Weights -> LossValue) : torch.Tensor =
+    let accumulate
+        (store: ParameterStore)
+        (state: OptimizerState)
+        (globalCount: int64)
+        (loss: Weights -> LossValue)
+        : torch.Tensor =
         use scope = torch.NewDisposeScope()
         let value = loss store.Weights
-        value.Objective.mul((1.0 / float (max 1L globalCount)).ToScalar()).backward ()
+        value.Objective.mul((1.0 / float (max 1L globalCount)).ToScalar()).backward()
 
         if store.Precision = Bf16 then
             use _ = torch.no_grad ()
@@ -108,7 +111,7 @@ module Step =
     let gradientNorm (state: OptimizerState) : torch.Tensor =
         match state.Pieces with
         | [ _, _, gradient, _, _ ] -> gradient.norm ()
-        | pieces -> torch.stack([| for _, _, gradient, _, _ in pieces -> gradient.norm () |]).norm ()
+        | pieces -> torch.stack([| for _, _, gradient, _, _ in pieces -> gradient.norm () |]).norm()
 
     /// Clips, checks and updates; returns the gradient's norm before clipping (a scalar tensor that the caller owns). Where the norm
     /// is not finite nothing changes and `Skipped` counts up. No value is read back to the host.
@@ -116,11 +119,11 @@ module Step =
         use _ = torch.no_grad ()
         use scope = torch.NewDisposeScope()
         let norm = gradientNorm state
-        let skip = norm.isfinite().logical_not().``to``(torch.float32).reshape (1L)
+        let skip = norm.isfinite().logical_not().``to``(torch.float32).reshape(1L)
 
         match config.ClipNorm with
         | Some limit ->
-            let scale = norm.add((1e-6).ToScalar()).reciprocal().mul(limit.ToScalar()).clamp_max ((1.0).ToScalar())
+            let scale = norm.add((1e-6).ToScalar()).reciprocal().mul(limit.ToScalar()).clamp_max((1.0).ToScalar())
 
             for _, _, gradient, _, _ in state.Pieces do
                 gradient.mul_ scale |> ignore

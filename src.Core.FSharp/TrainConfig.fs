@@ -52,10 +52,7 @@ type TrainConfig =
 module TrainConfig =
 
     let private forms =
-        [ "captioned", Captioned
-          "image-only", ImageOnly
-          "text-only", TextOnly
-          "caption-dropped", CaptionDropped ]
+        [ "captioned", Captioned; "image-only", ImageOnly; "text-only", TextOnly; "caption-dropped", CaptionDropped ]
 
     let private initialisations = [ "pretrained", Pretrained; "random", RandomWeights ]
     let private orders = [ "shuffled", Shuffled; "sequential", Sequential ]
@@ -74,11 +71,7 @@ module TrainConfig =
         model.Finish()
 
         let initialisation =
-            json.Choice(
-                "initialisation",
-                initialisations,
-                (if checkpoint.IsSome then Pretrained else RandomWeights)
-            )
+            json.Choice("initialisation", initialisations, (if checkpoint.IsSome then Pretrained else RandomWeights))
 
         if checkpoint.IsNone && modelFile.IsNone then
             json.Error("model", "needs a checkpoint or a config.")
@@ -89,8 +82,10 @@ module TrainConfig =
         let vocabulary = json.Object "vocabulary"
 
         let layout =
-            { TextRows = vocabulary.Int("textRows", 1, 1 <<< 28)
-              ImageCodes = vocabulary.Int("imageCodes", 0, 1 <<< 28) }
+            {
+                TextRows = vocabulary.Int("textRows", 1, 1 <<< 28)
+                ImageCodes = vocabulary.Int("imageCodes", 0, 1 <<< 28)
+            }
 
         vocabulary.Finish()
         let data = json.Object "data"
@@ -113,11 +108,13 @@ module TrainConfig =
         let steps = schedule.Int("steps", 1, million)
 
         let plan =
-            { Kind = schedule.Choice("kind", kinds, Cosine)
-              Peak = peak
-              Minimum = schedule.Float("minimumLearningRate", 0.0, 1e6, 0.0)
-              WarmupSteps = schedule.Int("warmupSteps", 0, million, 0)
-              Steps = steps }
+            {
+                Kind = schedule.Choice("kind", kinds, Cosine)
+                Peak = peak
+                Minimum = schedule.Float("minimumLearningRate", 0.0, 1e6, 0.0)
+                WarmupSteps = schedule.Int("warmupSteps", 0, million, 0)
+                Steps = steps
+            }
 
         schedule.Finish()
         let batch = json.Object "batch"
@@ -145,31 +142,28 @@ module TrainConfig =
         saving.Finish()
 
         let config =
-            { Checkpoint = checkpoint
-              ModelConfigFile = modelFile
-              Initialisation = initialisation
-              Vocabulary = layout
-              Train = train
-              HeldOut = heldOut
-              Order = order
-              Form = form
-              Length = length
-              CaptionDrop = drop
-              Trainable = json.Choice("trainable", Trainable.presets, Trainable.All)
-              NewRows = json.Choice("newRows", newRows |> List.map (fun name -> name, name), "normal")
-              LossWeights = weights
-              Optimizer =
-                { Betas = betas
-                  Epsilon = epsilon
-                  WeightDecay = weightDecay
-                  Decay = decay
-                  ClipNorm = clip }
-              Schedule = plan
-              Sequences = sequences
-              MicroBatch = min microBatch sequences
-              Precision = json.Choice("precision", precisions, Fp32)
-              CheckpointEvery = every
-              Seed = json.Int64("seed", 0L) }
+            {
+                Checkpoint = checkpoint
+                ModelConfigFile = modelFile
+                Initialisation = initialisation
+                Vocabulary = layout
+                Train = train
+                HeldOut = heldOut
+                Order = order
+                Form = form
+                Length = length
+                CaptionDrop = drop
+                Trainable = json.Choice("trainable", Trainable.presets, Trainable.All)
+                NewRows = json.Choice("newRows", newRows |> List.map (fun name -> name, name), "normal")
+                LossWeights = weights
+                Optimizer = { Betas = betas; Epsilon = epsilon; WeightDecay = weightDecay; Decay = decay; ClipNorm = clip }
+                Schedule = plan
+                Sequences = sequences
+                MicroBatch = min microBatch sequences
+                Precision = json.Choice("precision", precisions, Fp32)
+                CheckpointEvery = every
+                Seed = json.Int64("seed", 0L)
+            }
 
         json.Finish()
         config
@@ -206,16 +200,17 @@ module TrainConfig =
             match JsonNode.Parse text with
             | :? JsonObject as root ->
                 let errors =
-                    [ for pair in values do
-                          yield! Option.toList (place pair.Key (List.ofArray (pair.Key.Split '.')) (node pair.Value) root) ]
+                    [
+                        for pair in values do
+                            yield! Option.toList (place pair.Key (List.ofArray (pair.Key.Split '.')) (node pair.Value) root)
+                    ]
 
                 if errors.IsEmpty then Ok(root.ToJsonString()) else Error errors
             | _ -> Error [ "the configuration must be a JSON object." ]
         with :? JsonException as e ->
             Error [ $"the configuration is not valid JSON: {e.Message}" ]
 
-    let private nameIn (choices: (string * 'a) list) (value: 'a) =
-        choices |> List.find (fun (_, v) -> v = value) |> fst
+    let private nameIn (choices: (string * 'a) list) (value: 'a) = choices |> List.find (fun (_, v) -> v = value) |> fst
 
     /// The resolved configuration, every key written out; `parse` reads it back to the same value.
     let toJson (config: TrainConfig) : string =
@@ -242,49 +237,50 @@ module TrainConfig =
 
         let root =
             object
-                [ "model", object [ "checkpoint", optional config.Checkpoint; "config", optional config.ModelConfigFile ]
-                  "initialisation", value (nameIn initialisations config.Initialisation)
-                  "vocabulary",
-                  object
-                      [ "textRows", value config.Vocabulary.TextRows
-                        "imageCodes", value config.Vocabulary.ImageCodes ]
-                  "data",
-                  object
-                      [ "train", texts config.Train
-                        if not config.HeldOut.IsEmpty then
-                            "heldOut", texts config.HeldOut
-                        "order", value (nameIn orders config.Order)
-                        "form", value (nameIn forms config.Form)
-                        "length", value config.Length
-                        "captionDrop", value config.CaptionDrop ]
-                  "trainable", value (Trainable.name config.Trainable)
-                  "newRows", value config.NewRows
-                  "loss",
-                  object
-                      [ "text", value text
-                        "image", value image
-                        "structure", value structure
-                        "z", value z ]
-                  "optimizer",
-                  object
-                      [ "learningRate", value config.Schedule.Peak
-                        "betas", JsonArray(value beta1, value beta2)
-                        "epsilon", value config.Optimizer.Epsilon
-                        "weightDecay", value config.Optimizer.WeightDecay
-                        "decay", value (nameIn decays config.Optimizer.Decay) ]
-                  "schedule",
-                  object
-                      [ "kind", value (nameIn kinds config.Schedule.Kind)
-                        "warmupSteps", value config.Schedule.WarmupSteps
-                        "steps", value config.Schedule.Steps
-                        "minimumLearningRate", value config.Schedule.Minimum ]
-                  "batch", object [ "sequences", value config.Sequences; "microBatch", value config.MicroBatch ]
-                  "clipNorm",
-                  (match config.Optimizer.ClipNorm with
-                   | Some limit -> value limit
-                   | None -> null)
-                  "precision", value (nameIn precisions config.Precision)
-                  "checkpoint", object [ "everySteps", value config.CheckpointEvery ]
-                  "seed", value config.Seed ]
+                [
+                    "model", object [ "checkpoint", optional config.Checkpoint; "config", optional config.ModelConfigFile ]
+                    "initialisation", value (nameIn initialisations config.Initialisation)
+                    "vocabulary",
+                    object [ "textRows", value config.Vocabulary.TextRows; "imageCodes", value config.Vocabulary.ImageCodes ]
+                    "data",
+                    object
+                        [
+                            "train", texts config.Train
+                            if not config.HeldOut.IsEmpty then
+                                "heldOut", texts config.HeldOut
+                            "order", value (nameIn orders config.Order)
+                            "form", value (nameIn forms config.Form)
+                            "length", value config.Length
+                            "captionDrop", value config.CaptionDrop
+                        ]
+                    "trainable", value (Trainable.name config.Trainable)
+                    "newRows", value config.NewRows
+                    "loss", object [ "text", value text; "image", value image; "structure", value structure; "z", value z ]
+                    "optimizer",
+                    object
+                        [
+                            "learningRate", value config.Schedule.Peak
+                            "betas", JsonArray(value beta1, value beta2)
+                            "epsilon", value config.Optimizer.Epsilon
+                            "weightDecay", value config.Optimizer.WeightDecay
+                            "decay", value (nameIn decays config.Optimizer.Decay)
+                        ]
+                    "schedule",
+                    object
+                        [
+                            "kind", value (nameIn kinds config.Schedule.Kind)
+                            "warmupSteps", value config.Schedule.WarmupSteps
+                            "steps", value config.Schedule.Steps
+                            "minimumLearningRate", value config.Schedule.Minimum
+                        ]
+                    "batch", object [ "sequences", value config.Sequences; "microBatch", value config.MicroBatch ]
+                    "clipNorm",
+                    (match config.Optimizer.ClipNorm with
+                     | Some limit -> value limit
+                     | None -> null)
+                    "precision", value (nameIn precisions config.Precision)
+                    "checkpoint", object [ "everySteps", value config.CheckpointEvery ]
+                    "seed", value config.Seed
+                ]
 
         root.ToJsonString(JsonSerializerOptions(WriteIndented = true))

@@ -17,28 +17,25 @@ type Preset =
 
 /// Every preset with its name on the command line.
 let presets: (string * Preset) list =
-    [ "all", All
-      "embedding-head", EmbeddingHead
-      "+norms", PlusNorms
-      "+first-half", PlusFirstHalf
-      "+ffn", PlusFeedForward
-      "new-rows", NewRowsOnly ]
+    [
+        "all", All
+        "embedding-head", EmbeddingHead
+        "+norms", PlusNorms
+        "+first-half", PlusFirstHalf
+        "+ffn", PlusFeedForward
+        "new-rows", NewRowsOnly
+    ]
 
 /// A preset's name.
-let name (preset: Preset) : string =
-    presets |> List.find (fun (_, p) -> p = preset) |> fst
+let name (preset: Preset) : string = presets |> List.find (fun (_, p) -> p = preset) |> fst
 
-let private isTable (name: string) =
-    name = "tok_embeddings.weight" || name = "output.weight"
+let private isTable (name: string) = name = "tok_embeddings.weight" || name = "output.weight"
 
-let private isNorm (name: string) =
-    name.Contains "norm."
+let private isNorm (name: string) = name.Contains "norm."
 
-let private isFeedForward (name: string) =
-    name.Contains ".feed_forward." || name.Contains "._ff_w"
+let private isFeedForward (name: string) = name.Contains ".feed_forward." || name.Contains "._ff_w"
 
-let private layer (name: string) =
-    if name.StartsWith "layers." then Some(int (name.Split('.')[1])) else None
+let private layer (name: string) = if name.StartsWith "layers." then Some(int (name.Split('.')[1])) else None
 
 /// How each parameter moves under a preset; `oldRows` is the size of the pre-trained table.
 let movement (config: ModelConfig) (oldRows: int) (preset: Preset) (spec: ParameterSpec) : Movement =

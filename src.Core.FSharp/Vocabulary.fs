@@ -38,8 +38,7 @@ type Vocabulary =
 module Vocabulary =
 
     /// The structure marks and `<pad>` as text, in the order of their ids.
-    let marks: string list =
-        [ "<doc>"; "</doc>"; "<text>"; "</text>"; "<image>"; "</image>"; "<pad>" ]
+    let marks: string list = [ "<doc>"; "</doc>"; "<text>"; "</text>"; "<image>"; "</image>"; "<pad>" ]
 
     /// The layout of a text table that nothing was added to.
     let plainText (rows: int) : Vocabulary = { TextRows = rows; ImageCodes = 0 }
@@ -59,11 +58,12 @@ module Vocabulary =
 
         // Text 0 -> Structure +2 -> Ignored +1 -> Image −2, along the layout of the table.
         let result =
-            boundary(vocabulary.TextRows).mul_((2).ToScalar()).add_(boundary vocabulary.Pad).sub_(
-                boundary(vocabulary.FirstCode).mul_((2).ToScalar())
-            )
+            boundary(vocabulary.TextRows)
+                .mul_((2).ToScalar())
+                .add_(boundary vocabulary.Pad)
+                .sub_(boundary(vocabulary.FirstCode).mul_((2).ToScalar()))
 
-        let result = result.masked_fill_(ids.lt((0).ToScalar()), int(Kind.Ignored).ToScalar())
+        let result = result.masked_fill_ (ids.lt ((0).ToScalar()), int(Kind.Ignored).ToScalar())
         result.MoveToOuterDisposeScope()
 
     /// The columns [first, first + count) of a kind's ids.
