@@ -195,7 +195,7 @@ type Model private (config: ModelConfig, vocabulary: Vocabulary, store: Paramete
         [|
             for chunk in Seq.chunkBySize batch sequences do
                 use _ = torch.inference_mode ()
-                use scope = torch.NewDisposeScope()
+                use _ = torch.NewDisposeScope()
                 let rows = Sequence.batch vocabulary store.Device chunk
                 let scored = Decoder.logits config vocabulary.Rows store.Weights rows.Inputs |> Loss.score vocabulary rows
 
