@@ -1,0 +1,130 @@
+namespace Hybrid
+
+open System
+open TorchSharp
+
+/// An image tokenizer of one of the kinds that can be read.
+type TokenizerConfig =
+    /// A convolutional VQ-VAE for photographs.
+    | PhotoTokenizer of VqVaeConfig
+    /// World's own small VQ-VAE.
+    | SceneTokenizer of SceneVqVaeConfig
+
+/// Pictures ↔ codes, whatever the kind of tokenizer. Axes: B pictures · C channels · H, W pixels · h, w grid.
+module ImageTokenizer =
+
+    /// Pixels that the convolutions see at a time; larger batches go through in chunks of pictures.
+    let private pixelsAtATime = 1L <<< 20
+
+    /// The tokenizer that named shapes tell of: the entries of a file, in any order; entries of other parts are ignored.
+    /// Errors: one text that names every entry that is missing or does not fit, or that says that none is known.
+    let infer (entries: (string * int64[]) seq) : Result<TokenizerConfig, string> =
+        let entries = Array.ofSeq entries
+        let has name = entries |> Array.exists (fun (entry, _) -> entry = name)
+
+        if has "vq_vae.codebook.weight" || has "encoder._blocks.conv_1.weight" then
+            VqVae.infer entries |> Result.map PhotoTokenizer
+        elif has "encoder.patch.weight" || has "codebook.weight" then
+            SceneVqVae.infer entries |> Result.map SceneTokenizer
+        else
+            Error
+                "no entry of an image tokenizer is among them: a photograph VQ-VAE has 'vq_vae.codebook.weight' and 'encoder._blocks.conv_1.weight', a scene VQ-VAE has 'codebook.weight' and 'encoder.patch.weight'."
+
+    /// Pixels that a code stands for along each axis.
+    let stride (config: TokenizerConfig) : int64 =
+        match config with
+        | PhotoTokenizer config -> VqVae.stride config
+        | SceneTokenizer config -> config.Patch
+
+    /// How many codes there are.
+    let codes (config: TokenizerConfig) : int64 =
+        match config with
+        | PhotoTokenizer config -> config.Codes
+        | SceneTokenizer config -> config.Codes
+
+    /// Channels of a picture.
+    let channels (config: TokenizerConfig) : int64 =
+        match config with
+        | PhotoTokenizer config -> config.Channels
+        | SceneTokenizer config -> config.Channels
+
+    /// The parameters needed to encode and decode.
+    let parameters (config: TokenizerConfig) : ParameterSpec list =
+        match config with
+        | PhotoTokenizer config -> VqVae.parameters config
+        | SceneTokenizer config -> SceneVqVae.parameters config @ [ (SceneVqVae.codebook config).Head ]
+
+    /// Applies a function to chunks of a batch and joins what it gives.
+    let private inChunks (pictures: int64) (f: torch.Tensor -> torch.Tensor) (batch: torch.Tensor) =
+        use scope = torch.NewDisposeScope()
+        let count = batch.shape[0]
+        let pictures = max 1L pictures
+
+        if count <= pictures then
+            scope.MoveToOuter(f batch)
+        else
+            let parts =
+                [| for start in 0L .. pictures .. count - 1L -> f (batch.narrow (0L, start, min pictures (count - start))) |]
+
+            scope.MoveToOuter(torch.cat (parts, 0L))
+
+    /// Pictures -> codes. images_BCHW: floats [B, C, H, W] in [0, 1], B > 0, H and W multiples of `stride`.
+    /// Returns int64 [B, H / stride, W / stride], codes of a row left to right. No gradient passes.
+    /// Errors: ShapeException.
+    let encode (config: TokenizerConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
+        Shape.require "images" [ -1L; channels config; -1L; -1L ] images_BCHW
+        let shape, stride = images_BCHW.shape, stride config
+
+        if not (torch.is_floating_point images_BCHW) then
+            raise (ShapeException $"images has element type {images_BCHW.dtype}; it must be floating, in [0, 1].")
+
+        if Array.exists (fun length -> length = 0L) shape || shape[2] % stride <> 0L || shape[3] % stride <> 0L then
+            raise (
+                ShapeException
+                    $"images has shape {Shape.show shape}; it must hold a picture, and height and width must be multiples of {stride}."
+            )
+
+        let one =
+            match config with
+            | PhotoTokenizer config -> VqVae.encode config weights
+            | SceneTokenizer config -> SceneVqVae.encode config weights
+
+        use scope = torch.NewDisposeScope()
+
+        images_BCHW.detach().``to``(torch.float32)
+        |> inChunks (pixelsAtATime / (shape[2] * shape[3])) one
+        |> scope.MoveToOuter
+
+    /// Codes -> pictures. codes_Bhw: int64 [B, h, w], B > 0, each in [0, codes).
+    /// Returns float32 [B, C, h · stride, w · stride] in [0, 1]. No gradient passes. Errors: ShapeException.
+    let decode (config: TokenizerConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
+        Shape.require "codes" [ -1L; -1L; -1L ] codes_Bhw
+        Shape.requireType "codes" torch.ScalarType.Int64 codes_Bhw
+        let shape, stride = codes_Bhw.shape, stride config
+
+        if Array.exists (fun length -> length = 0L) shape then
+            raise (ShapeException $"codes has shape {Shape.show shape}; it must hold a code.")
+
+        use scope = torch.NewDisposeScope()
+        let lowest, highest = codes_Bhw.min().item<int64>(), codes_Bhw.max().item<int64>()
+
+        if lowest < 0L || highest >= codes config then
+            raise (ShapeException $"codes holds {lowest} to {highest}; this tokenizer has the codes 0 to {codes config - 1L}.")
+
+        let one =
+            match config with
+            | PhotoTokenizer config -> VqVae.decode config weights
+            | SceneTokenizer config -> SceneVqVae.decode config weights
+
+        codes_Bhw |> inChunks (pixelsAtATime / (shape[1] * shape[2] * stride * stride)) one |> scope.MoveToOuter
+
+    /// Peak signal-to-noise ratio of each picture in decibels, 10 log10 (1 / mean squared error), values in [0, 1];
+    /// infinite for equal pictures. Both [B, C, H, W]. Returns B numbers. Errors: ShapeException when the shapes differ.
+    let psnr (original_BCHW: torch.Tensor) (reconstruction_BCHW: torch.Tensor) : float[] =
+        Shape.require "reconstruction" (List.ofArray original_BCHW.shape) reconstruction_BCHW
+        Shape.require "original" [ -1L; -1L; -1L; -1L ] original_BCHW
+        use _ = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+        let difference = original_BCHW.``to`` torch.float64 - reconstruction_BCHW.``to`` torch.float64
+        let errors_B = (difference * difference).mean([| 1L; 2L; 3L |])
+        errors_B.cpu().data<float>().ToArray() |> Array.map (fun error -> -10.0 * Math.Log10 error)

@@ -1,0 +1,213 @@
+namespace Hybrid
+
+open System
+open TorchSharp
+
+/// What a set of named shapes says about a model: used to infer a configuration from a file's entries.
+module internal Entries =
+
+    /// Reads named shapes and gathers what is wrong with them, so that everything is reported at once.
+    type Reader(entries: (string * int64[]) seq) =
+        let table = System.Collections.Generic.Dictionary<string, int64[]>()
+        let faults = ResizeArray<string>()
+
+        do
+            for name, shape in entries do
+                table[name] <- shape
+
+        member _.Has(name: string) : bool = table.ContainsKey name
+
+        /// How many numbers from `first` on have their entry, without a gap.
+        member _.Count(first: int, name: int -> string) : int =
+            Seq.initInfinite (fun i -> name (first + i)) |> Seq.takeWhile table.ContainsKey |> Seq.length
+
+        /// The shape of an entry with so many dimensions; zeros, and a fault, where it is not so.
+        member _.Shape(name: string, dimensions: int) : int64[] =
+            match table.TryGetValue name with
+            | true, shape when shape.Length = dimensions -> shape
+            | true, shape ->
+                faults.Add $"entry '{name}' has shape {Shape.show shape}; it must have {dimensions} dimensions"
+                Array.zeroCreate dimensions
+            | false, _ ->
+                faults.Add $"entry '{name}' is missing"
+                Array.zeroCreate dimensions
+
+        member _.Fault(text: string) : unit = faults.Add text
+
+        /// The configuration, if no fault was found and every parameter that it asks for is there in its shape.
+        member _.Conclude(config: 'config, parameters: 'config -> ParameterSpec list) : Result<'config, string> =
+            if faults.Count = 0 then
+                for parameter in parameters config do
+                    let wanted = Array.ofList parameter.Shape
+
+                    match table.TryGetValue parameter.Name with
+                    | true, shape when shape = wanted -> ()
+                    | true, shape ->
+                        faults.Add
+                            $"entry '{parameter.Name}' has shape {Shape.show shape}; beside the others it must have {Shape.show wanted}"
+                    | false, _ -> faults.Add $"entry '{parameter.Name}', of shape {Shape.show wanted}, is missing"
+
+            if faults.Count = 0 then Ok config else Error(String.Join("; ", faults) + ".")
+
+/// The codebook of a vector quantiser: vectors ↔ codes, the moving averages that train it, and how well it is used.
+/// Axes: N vectors · K codes · C width of a code · B pictures · H, W grid.
+module Codebook =
+
+    /// Rows of the distance matrix made at a time: its elements stay below this (16 MiB of float32).
+    let private distanceElements = 1L <<< 22
+
+    /// The nearest code of every vector, by |z|² + |e|² − 2 z·e in float32; the first of equals.
+    /// codebook_KC: [K, C]; vectors_NC: [N, C], of any floating type. Returns int64 [N].
+    /// Memory: at most 16 MiB beside the result, or one row of K distances where that is more.
+    /// Errors: ShapeException when the shapes do not fit.
+    let nearest (codebook_KC: torch.Tensor) (vectors_NC: torch.Tensor) : torch.Tensor =
+        Shape.require "codebook" [ -1L; -1L ] codebook_KC
+        Shape.require "vectors" [ -1L; codebook_KC.shape[1] ] vectors_NC
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+        let codebook_KC = codebook_KC.detach().``to`` torch.float32
+        let vectors_NC = vectors_NC.detach().``to`` torch.float32
+        let codeNorms_K = (codebook_KC * codebook_KC).sum 1L
+        let codebook_CK = codebook_KC.t ()
+        let rows = vectors_NC.shape[0]
+        let chunk = max 1L (distanceElements / max 1L codebook_KC.shape[0])
+
+        let codes =
+            [|
+                for start in 0L .. chunk .. rows - 1L do
+                    use inner = torch.NewDisposeScope()
+                    let z_nC = vectors_NC.narrow (0L, start, min chunk (rows - start))
+                    let norms_n1 = (z_nC * z_nC).sum(1L, true)
+                    let distances_nK = (norms_n1 + codeNorms_K).sub_(z_nC.mm(codebook_CK).mul_((2.0).ToScalar()))
+                    inner.MoveToOuter(distances_nK.argmin 1L)
+            |]
+
+        let result =
+            if codes.Length = 0 then
+                torch.zeros ([| 0L |], dtype = torch.int64, device = vectors_NC.device)
+            else
+                torch.cat (codes, 0L)
+
+        scope.MoveToOuter result
+
+    /// A map of vectors as rows: [B, C, H, W] -> [B·H·W, C], pictures first, then rows, then columns.
+    let rows (map_BCHW: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        let width = map_BCHW.shape[1]
+        scope.MoveToOuter(map_BCHW.permute(0L, 2L, 3L, 1L).reshape(-1L, width))
+
+    /// The codes of a map of vectors. codebook_KC: [K, C]; map_BCHW: [B, C, H, W]. Returns int64 [B, H, W].
+    /// Errors: ShapeException when the shapes do not fit.
+    let assign (codebook_KC: torch.Tensor) (map_BCHW: torch.Tensor) : torch.Tensor =
+        Shape.require "codebook" [ -1L; -1L ] codebook_KC
+        Shape.require "map" [ -1L; codebook_KC.shape[1]; -1L; -1L ] map_BCHW
+        use scope = torch.NewDisposeScope()
+        let shape = map_BCHW.shape
+        let codes_N = nearest codebook_KC (rows map_BCHW)
+        scope.MoveToOuter(codes_N.view (shape[0], shape[2], shape[3]))
+
+    /// The vectors of codes. codebook_KC: [K, C]; codes_BHW: int64 [B, H, W], each in [0, K). Returns [B, C, H, W].
+    /// Errors: ShapeException when the shapes or the type do not fit. A code outside [0, K) is torch's own error.
+    let lookup (codebook_KC: torch.Tensor) (codes_BHW: torch.Tensor) : torch.Tensor =
+        Shape.require "codebook" [ -1L; -1L ] codebook_KC
+        Shape.require "codes" [ -1L; -1L; -1L ] codes_BHW
+        Shape.requireType "codes" torch.ScalarType.Int64 codes_BHW
+        use scope = torch.NewDisposeScope()
+        let shape = codes_BHW.shape
+        let vectors_NC = codebook_KC.index_select (0L, codes_BHW.reshape -1L)
+
+        vectors_NC.view(shape[0], shape[1], shape[2], codebook_KC.shape[1]).permute(0L, 3L, 1L, 2L).contiguous()
+        |> scope.MoveToOuter
+
+    /// What moving averages know of a codebook: its vectors [K, C], how many vectors a step assigns to each code [K],
+    /// and their sum [K, C]. All float32, changed in place by `update`.
+    [<NoEquality; NoComparison>]
+    type State = { Vectors: torch.Tensor; Counts: torch.Tensor; Sums: torch.Tensor }
+
+    /// How a codebook learns.
+    type Learning =
+        {
+            /// The share of the old averages that a step keeps, in [0, 1).
+            Decay: float
+            /// A code whose average count falls below this share of an even share is put on a vector of the batch.
+            Revival: float
+        }
+
+    /// The parameters that hold a codebook's state, by their names under a prefix: `.weight`, `.count` and `.sum`.
+    let parameters (prefix: string) (codes: int64) (width: int64) : ParameterSpec list =
+        [
+            { Name = prefix + ".weight"; Shape = [ codes; width ]; Init = Zeros }
+            { Name = prefix + ".count"; Shape = [ codes ]; Init = Zeros }
+            { Name = prefix + ".sum"; Shape = [ codes; width ]; Init = Zeros }
+        ]
+
+    /// The state under a prefix of the weights.
+    let state (prefix: string) (weights: Weights) : State =
+        {
+            Vectors = weights (prefix + ".weight")
+            Counts = weights (prefix + ".count")
+            Sums = weights (prefix + ".sum")
+        }
+
+    /// Moves a codebook, in place, towards the vectors assigned to it (exponential moving averages of counts and sums), and
+    /// puts codes that are hardly used on vectors drawn from the batch; a state of zeros is so filled by its first step.
+    /// vectors_NC: [N, C], N > 0; codes_N: int64 [N], as `nearest` gives them; the draw is a function of (stream, step).
+    /// Nothing is read back from the device. Errors: ShapeException when the shapes do not fit.
+    let update
+        (learning: Learning)
+        (stream: Random.Stream)
+        (step: int64)
+        (state: State)
+        (vectors_NC: torch.Tensor)
+        (codes_N: torch.Tensor)
+        : unit =
+        let codes, width = state.Vectors.shape[0], state.Vectors.shape[1]
+        Shape.require "vectors" [ -1L; width ] vectors_NC
+        Shape.require "codes" [ vectors_NC.shape[0] ] codes_N
+        Shape.require "counts" [ codes ] state.Counts
+        Shape.require "sums" [ codes; width ] state.Sums
+        use _ = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+        let vectors_NC = vectors_NC.detach().``to`` torch.float32
+        let rows = vectors_NC.shape[0]
+        let kept, taken = learning.Decay.ToScalar(), (1.0 - learning.Decay).ToScalar()
+        let weight_N = torch.full ([| rows |], taken, dtype = torch.float32, device = vectors_NC.device)
+        state.Counts.mul_(kept).index_add_(0L, codes_N, weight_N, (1.0).ToScalar()) |> ignore
+        state.Sums.mul_(kept).index_add_(0L, codes_N, vectors_NC, taken) |> ignore
+
+        let evenShare = float rows / float codes
+        let draw = Random.numbered step stream
+
+        let drawn = Array.init (int codes) (fun code -> int64 (Random.below (int rows) draw (int64 code)))
+
+        let drawn_K = torch.tensor (drawn, dtype = torch.int64, device = vectors_NC.device)
+        let candidates_KC = vectors_NC.index_select (0L, drawn_K)
+        let dead_K = state.Counts.lt ((learning.Revival * evenShare).ToScalar())
+        let dead_K1 = dead_K.unsqueeze 1L
+        // A revived code starts with a quarter of an even share: it has time to be used before it counts as dead again.
+        let start = 0.25 * evenShare
+        let counts_K = torch.where (dead_K, torch.full_like (state.Counts, start.ToScalar()), state.Counts)
+        let sums_KC = torch.where (dead_K1, candidates_KC * start, state.Sums)
+        state.Counts.copy_ counts_K |> ignore
+        state.Sums.copy_ sums_KC |> ignore
+        state.Vectors.copy_ (sums_KC / counts_K.unsqueeze(1L).clamp_min((1e-12).ToScalar())) |> ignore
+
+    /// How often each code occurs. codes: int64 of any shape, each in [0, count). Returns int64 array of `count` numbers.
+    let histogram (count: int) (codes: torch.Tensor) : int64[] =
+        use _ = torch.NewDisposeScope()
+        codes.reshape(-1L).cpu().bincount(null, int64 count).data<int64>().ToArray()
+
+    /// The share of the codebook that occurs at all, in [0, 1].
+    let shareUsed (histogram: int64[]) : float =
+        if histogram.Length = 0 then
+            0.0
+        else
+            float (histogram |> Seq.filter (fun n -> n > 0L) |> Seq.length) / float histogram.Length
+
+    /// The entropy of the codes in bits, in [0, log2 K]; 0 for no codes at all.
+    let entropy (histogram: int64[]) : float =
+        let total = float (Array.sum histogram)
+
+        histogram
+        |> Seq.filter (fun n -> n > 0L)
+        |> Seq.sumBy (fun n -> -(float n / total) * Math.Log2(float n / total))

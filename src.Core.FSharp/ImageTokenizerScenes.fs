@@ -1,0 +1,261 @@
+namespace Hybrid
+
+open TorchSharp
+
+/// A small VQ-VAE for pictures of flat shapes: one code per patch, every convolution on the grid of codes, so that it trains
+/// in a minute on two cores. Patches are unfolded into channels and folded back; neighbours meet in the 3×3 convolutions.
+type SceneVqVaeConfig =
+    {
+        /// Channels of a picture.
+        Channels: int64
+        /// Pixels of a patch along each axis: the stride.
+        Patch: int64
+        /// Channels of the maps on the grid.
+        Width: int64
+        /// Channels between the two convolutions of a residual block.
+        InnerWidth: int64
+        EncoderBlocks: int
+        DecoderBlocks: int
+        Codes: int64
+        /// Width of a code's vector.
+        CodeWidth: int64
+    }
+
+/// What a batch says of a tokenizer in training. The tensors belong to the scope that was open around the call.
+[<NoEquality; NoComparison>]
+type SceneTraining =
+    {
+        /// Reconstruction + commitment, with its graph: what is to be differentiated.
+        Loss: torch.Tensor
+        /// Mean squared error of the reconstruction, without graph: PSNR = −10 log10 of it.
+        Reconstruction: torch.Tensor
+        /// Mean squared distance of the vectors to their codes, before its weight, without graph.
+        Commitment: torch.Tensor
+        /// int64 [B, h, w].
+        Codes: torch.Tensor
+        /// The encoder's vectors, float32 [B·h·w, width of a code], without graph: what the codebook learns from.
+        Vectors: torch.Tensor
+    }
+
+/// How the scene tokenizer is trained: AdamW without decay, a linear warm-up and a cosine to a fiftieth of the rate.
+type SceneRecipe =
+    {
+        Batch: int
+        Steps: int
+        LearningRate: float
+        WarmupSteps: int
+        Betas: float * float
+        /// Weight of the commitment term.
+        Commitment: float
+        Codebook: Codebook.Learning
+    }
+
+/// The scene VQ-VAE. It computes in the type of the weights it is given (float32, or a bfloat16 copy of them, about twice
+/// as fast where the processor has it); vectors, codebook and losses are float32 in either case.
+/// Axes: B pictures · C channels · H, W pixels · h, w grid · D width.
+module SceneVqVae =
+
+    /// 64×64 RGB -> 8×8 codes of 512.
+    let defaults: SceneVqVaeConfig =
+        {
+            Channels = 3L
+            Patch = 8L
+            Width = 128L
+            InnerWidth = 128L
+            EncoderBlocks = 1
+            DecoderBlocks = 2
+            Codes = 512L
+            CodeWidth = 32L
+        }
+
+    let recipe: SceneRecipe =
+        {
+            Batch = 32
+            Steps = 3000
+            LearningRate = 2e-3
+            WarmupSteps = 50
+            Betas = (0.9, 0.98)
+            Commitment = 1.0
+            Codebook = { Decay = 0.97; Revival = 0.05 }
+        }
+
+    let private codebookName = "codebook"
+    let private encoderBlock (index: int) = $"encoder.blocks.{index}"
+    let private decoderBlock (index: int) = $"decoder.blocks.{index}"
+
+    /// The parameters that gradients move.
+    let parameters (config: SceneVqVaeConfig) : ParameterSpec list =
+        let conv name kernel input output gain =
+            [
+                {
+                    Name = name + ".weight"
+                    Shape = [ output; input; kernel; kernel ]
+                    Init = TruncatedNormal(gain / sqrt (float (input * kernel * kernel)))
+                }
+                { Name = name + ".bias"; Shape = [ output ]; Init = Zeros }
+            ]
+
+        // A convolution after a ReLU keeps the variance with gain √2; the one that ends a block starts small, so that a
+        // stack starts near the identity.
+        let block name =
+            conv (name + ".conv_1") 3L config.Width config.InnerWidth (sqrt 2.0)
+            @ conv (name + ".conv_2") 1L config.InnerWidth config.Width 0.5
+
+        let patch = config.Channels * config.Patch * config.Patch
+
+        [
+            yield! conv "encoder.patch" 1L patch config.Width 1.0
+            for index in 0 .. config.EncoderBlocks - 1 do
+                yield! block (encoderBlock index)
+            yield! conv "encoder.out" 1L config.Width config.CodeWidth 1.0
+            yield! conv "decoder.in" 3L config.CodeWidth config.Width 1.0
+            for index in 0 .. config.DecoderBlocks - 1 do
+                yield! block (decoderBlock index)
+            yield! conv "decoder.patch" 1L config.Width patch 1.0
+        ]
+
+    /// The codebook and its moving averages: no gradient moves them, `updateCodebook` does. All float32, all zero at first.
+    /// To encode and decode, `codebook.weight` is enough.
+    let codebook (config: SceneVqVaeConfig) : ParameterSpec list = Codebook.parameters codebookName config.Codes config.CodeWidth
+
+    /// The configuration that named shapes tell of. Errors: every entry that is missing or does not fit, in one text.
+    let infer (entries: (string * int64[]) seq) : Result<SceneVqVaeConfig, string> =
+        let reader = Entries.Reader entries
+        let first = reader.Shape("encoder.patch.weight", 4)
+        let vectors = reader.Shape(codebookName + ".weight", 2)
+        let blocks name = reader.Count(0, fun index -> name index + ".conv_1.weight")
+        let encoderBlocks, decoderBlocks = blocks encoderBlock, blocks decoderBlock
+
+        let inner =
+            match encoderBlocks, decoderBlocks with
+            | 0, 0 -> first[0]
+            | 0, _ -> reader.Shape($"{decoderBlock 0}.conv_1.weight", 4)[0]
+            | _ -> reader.Shape($"{encoderBlock 0}.conv_1.weight", 4)[0]
+
+        let patch = int64 (round (sqrt (float first[1] / 3.0)))
+
+        if 3L * patch * patch <> first[1] then
+            reader.Fault
+                $"entry 'encoder.patch.weight' has shape {Shape.show first}; its second length must be three times a square"
+
+        let config =
+            {
+                Channels = 3L
+                Patch = patch
+                Width = first[0]
+                InnerWidth = inner
+                EncoderBlocks = encoderBlocks
+                DecoderBlocks = decoderBlocks
+                Codes = vectors[0]
+                CodeWidth = vectors[1]
+            }
+
+        reader.Conclude(config, (fun config -> (codebook config).Head :: parameters config))
+
+    /// The same map with its channels innermost in memory: what the processor's convolutions are fastest on.
+    let private channelsLast (x: torch.Tensor) = x.permute(0L, 2L, 3L, 1L).contiguous().permute(0L, 3L, 1L, 2L)
+
+    let private conv (weights: Weights) (name: string) (x: torch.Tensor) =
+        let weight = weights (name + ".weight")
+        let padding = weight.shape[2] / 2L
+        torch.nn.functional.conv2d (x, weight, weights (name + ".bias"), [| 1L; 1L |], [| padding; padding |])
+
+    let private stack (weights: Weights) (name: int -> string) (blocks: int) (x: torch.Tensor) =
+        let block (x: torch.Tensor) (index: int) =
+            x + (x.relu () |> conv weights (name index + ".conv_1") |> _.relu() |> conv weights (name index + ".conv_2"))
+
+        (Seq.fold block x (seq { 0 .. blocks - 1 })).relu()
+
+    /// [B, C, H, W] in [0, 1] -> float32 [B, width of a code, h, w].
+    let private vectors (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) =
+        let precision = (weights "encoder.patch.weight").dtype
+
+        torch.nn.functional.pixel_unshuffle ((images_BCHW - 0.5).``to`` precision, config.Patch)
+        |> channelsLast
+        |> conv weights "encoder.patch"
+        |> stack weights encoderBlock config.EncoderBlocks
+        |> conv weights "encoder.out"
+        |> _.``to``(torch.float32)
+
+    /// float32 [B, width of a code, h, w] -> float32 [B, C, H, W], not yet cut to [0, 1].
+    let private pictures (config: SceneVqVaeConfig) (weights: Weights) (vectors_BChw: torch.Tensor) =
+        let precision = (weights "decoder.in.weight").dtype
+
+        let patches =
+            channelsLast (vectors_BChw.``to`` precision)
+            |> conv weights "decoder.in"
+            |> stack weights decoderBlock config.DecoderBlocks
+            |> conv weights "decoder.patch"
+
+        torch.nn.functional.pixel_shuffle(patches, config.Patch).``to``(torch.float32) + 0.5
+
+    /// Pictures -> codes. images_BCHW: float32 [B, C, H, W] in [0, 1], H and W multiples of the patch.
+    /// Returns int64 [B, h, w]. Errors: ShapeException.
+    let encode (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+
+        vectors config weights images_BCHW
+        |> Codebook.assign (weights (codebookName + ".weight"))
+        |> scope.MoveToOuter
+
+    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns float32 [B, C, H, W] in [0, 1]. Errors: ShapeException.
+    let decode (config: SceneVqVaeConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+
+        Codebook.lookup (weights (codebookName + ".weight")) codes_Bhw
+        |> pictures config weights
+        |> _.clamp((0.0).ToScalar(), (1.0).ToScalar())
+        |> scope.MoveToOuter
+
+    /// The loss of a batch: mean squared error of the reconstruction + weight · mean squared distance of the vectors to
+    /// their codes; the gradient of the reconstruction passes the quantiser straight through.
+    /// images_BCHW: float32 [B, C, H, W] in [0, 1]. Errors: ShapeException.
+    let trainingLoss
+        (commitment: float)
+        (config: SceneVqVaeConfig)
+        (weights: Weights)
+        (images_BCHW: torch.Tensor)
+        : SceneTraining =
+        Shape.require "images" [ -1L; config.Channels; -1L; -1L ] images_BCHW
+        use scope = torch.NewDisposeScope()
+        let codebook_KC = weights (codebookName + ".weight")
+        let z_BChw = vectors config weights images_BCHW
+        let codes_Bhw = Codebook.assign codebook_KC z_BChw
+        let quantised_BChw = (Codebook.lookup codebook_KC codes_Bhw).detach()
+        let straight_BChw = z_BChw + (quantised_BChw - z_BChw).detach()
+        let reconstruction = torch.nn.functional.mse_loss (pictures config weights straight_BChw, images_BCHW)
+        let distance = torch.nn.functional.mse_loss (z_BChw, quantised_BChw)
+
+        let training =
+            {
+                Loss = reconstruction + distance * commitment
+                Reconstruction = reconstruction.detach ()
+                Commitment = distance.detach ()
+                Codes = codes_Bhw
+                Vectors = Codebook.rows (z_BChw.detach ())
+            }
+
+        scope.MoveToOuter
+            [|
+                training.Loss :> System.IDisposable
+                training.Reconstruction
+                training.Commitment
+                training.Codes
+                training.Vectors
+            |]
+
+        training
+
+    /// Moves the codebook, in place, by what a batch said of it (see `Codebook.update`). weights must hold `codebook`'s
+    /// entries in float32. The draw for unused codes is a function of (stream, step).
+    let updateCodebook
+        (learning: Codebook.Learning)
+        (stream: Random.Stream)
+        (step: int64)
+        (weights: Weights)
+        (training: SceneTraining)
+        : unit =
+        use _ = torch.NewDisposeScope()
+        Codebook.update learning stream step (Codebook.state codebookName weights) training.Vectors (training.Codes.reshape -1L)
