@@ -1,0 +1,274 @@
+/// The C# door to pictures: image tokenizers, training World's own, and alignment.
+namespace Hybrid.Api
+
+open System
+open System.Collections.Generic
+open TorchSharp
+open Hybrid
+
+/// Pictures as bytes and as tensors.
+module internal Pixels =
+
+    /// [B, 3, H, W] in [0, 1] of pictures of one size, each H · W · 3 bytes, row by row.
+    let toTensor (height: int) (width: int) (pictures: IReadOnlyList<byte[]>) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+
+        if pictures.Count = 0 then
+            raise (ShapeException "a batch of pictures needs at least one.")
+
+        for picture in pictures do
+            if picture.Length <> height * width * 3 then
+                raise (ShapeException $"a picture of {width} × {height} has {height * width * 3} bytes, not {picture.Length}.")
+
+        let bytes = torch.tensor (Array.concat pictures, dtype = torch.uint8)
+
+        bytes
+            .reshape(int64 pictures.Count, int64 height, int64 width, 3L)
+            .permute(0L, 3L, 1L, 2L)
+            .``to``(torch.float32)
+            .div((255.0).ToScalar())
+            .MoveToOuterDisposeScope()
+
+    /// The pictures of a tensor [B, 3, H, W] in [0, 1], rounded to bytes.
+    let ofTensor (images_BCHW: torch.Tensor) : byte[][] =
+        use _ = torch.NewDisposeScope()
+        let count = int images_BCHW.shape[0]
+
+        let bytes =
+            images_BCHW
+                .mul((255.0).ToScalar())
+                .round()
+                .clamp((0.0).ToScalar(), (255.0).ToScalar())
+                .permute(0L, 2L, 3L, 1L)
+                .``to``(torch.uint8)
+                .contiguous()
+                .cpu()
+                .data<byte>()
+                .ToArray()
+
+        if count = 0 then [||] else Array.chunkBySize (bytes.Length / count) bytes
+
+/// An image tokenizer: pictures to codes and back. Dispose it to release the weights.
+[<Sealed>]
+type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore list) =
+    let weights: Weights =
+        fun name ->
+            let holder =
+                stores
+                |> List.tryFind (fun store -> store.Slots |> List.exists (fun slot -> slot.Spec.Name = name))
+
+            match holder with
+            | Some store -> store.Weights name
+            | None -> raise (KeyNotFoundException $"the image tokenizer has no entry {name}.")
+
+    /// How many codes there are.
+    member _.Codes = int (ImageTokenizer.codes config)
+
+    /// Pixels a code stands for along each axis.
+    member _.Stride = int (ImageTokenizer.stride config)
+
+    /// The names of the entries needed to encode and decode.
+    member _.Names: IReadOnlyList<string> =
+        ImageTokenizer.parameters config |> List.map _.Name |> List.toArray :> IReadOnlyList<string>
+
+    /// An entry's values in fp32; the caller owns the tensor.
+    member _.Values(name: string) : torch.Tensor =
+        (weights name).detach().``to``(torch.float32, copy = true).DetachFromDisposeScope()
+
+    /// The tokenizer that a file's entries hold. Errors: InputException naming every entry that is missing or does not fit.
+    static member Load
+        (source: string, entries: IEnumerable<KeyValuePair<string, int64[]>>, load: Func<string, torch.Tensor>)
+        : PictureTokenizer =
+        match ImageTokenizer.infer (entries |> Seq.map (fun entry -> entry.Key, entry.Value)) with
+        | Error problem -> raise (InputException $"{source} is not an image tokenizer that Hybrid knows: {problem}")
+        | Ok config ->
+            let specs = ImageTokenizer.parameters config
+            let store = Parameters.allocate Fp32 torch.CPU Parameters.Matrices (fun _ -> Stays) specs
+
+            for spec in specs do
+                use values = load.Invoke spec.Name
+                Parameters.set store spec.Name values
+
+            new PictureTokenizer(config, [ store ])
+
+    /// Codes of pictures of one size, row by row of the grid. Errors: ShapeException unless both sides are multiples of the stride.
+    member _.Encode(pictures: IReadOnlyList<byte[]>, height: int, width: int) : int[][] =
+        use _ = torch.inference_mode ()
+        use _ = torch.NewDisposeScope()
+        let codes = ImageTokenizer.encode config weights (Pixels.toTensor height width pictures)
+        let flat = codes.cpu().contiguous().data<int64>().ToArray() |> Array.map int
+        Array.chunkBySize (flat.Length / pictures.Count) flat
+
+    /// Pictures of codes on a grid. Errors: ShapeException for a code outside the codebook or a wrong count.
+    member _.Decode(codes: IReadOnlyList<int[]>, gridHeight: int, gridWidth: int) : byte[][] =
+        use _ = torch.inference_mode ()
+        use _ = torch.NewDisposeScope()
+
+        let flat = codes |> Seq.collect (Seq.map int64) |> Array.ofSeq
+        let shape = [ int64 codes.Count; int64 gridHeight; int64 gridWidth ]
+
+        if int64 flat.Length <> List.fold (*) 1L shape then
+            raise (ShapeException $"{codes.Count} pictures of {gridHeight} × {gridWidth} codes do not have {flat.Length} codes.")
+
+        ImageTokenizer.decode config weights (Host.int64s shape flat) |> Pixels.ofTensor
+
+    /// PSNR of each pair of pictures in decibels.
+    static member Psnr(originals: IReadOnlyList<byte[]>, others: IReadOnlyList<byte[]>, height: int, width: int) : float[] =
+        use _ = torch.NewDisposeScope()
+        ImageTokenizer.psnr (Pixels.toTensor height width originals) (Pixels.toTensor height width others)
+
+    /// The share of `count` codes that occur, and the entropy of their use in bits.
+    static member Use(count: int, codes: IEnumerable<int[]>) : struct (float * float) =
+        let histogram = Array.zeroCreate<int64> count
+
+        for picture in codes do
+            for code in picture do
+                histogram[code] <- histogram[code] + 1L
+
+        struct (Codebook.shareUsed histogram, Codebook.entropy histogram)
+
+    interface IDisposable with
+        member _.Dispose() =
+            for store in stores do
+                (store :> IDisposable).Dispose()
+
+/// Training World's image tokenizer.
+[<Sealed>]
+type PictureTokenizerTrainer(budget: Budget, halfPrecision: bool, seed: int64) =
+    let config = SceneVqVae.defaults
+    let recipe = SceneVqVae.recipe
+    let stream = Random.ofSeed seed |> Random.named "image tokenizer"
+
+    let store =
+        Parameters.allocate
+            (if halfPrecision then Bf16 else Fp32)
+            torch.CPU
+            Parameters.Matrices
+            (fun _ -> Moves)
+            (SceneVqVae.parameters config)
+
+    let codebook =
+        Parameters.allocate Fp32 torch.CPU Parameters.Matrices (fun _ -> Stays) (SceneVqVae.codebook config)
+
+    let names = SceneVqVae.codebook config |> List.map _.Name |> Set.ofList
+
+    let weights: Weights =
+        fun name -> if names.Contains name then codebook.Weights name else store.Weights name
+
+    let state = new OptimizerState(store)
+
+    let optimizer =
+        { Betas = recipe.Betas
+          Epsilon = 1e-8
+          WeightDecay = 0.0
+          Decay = Parameters.Matrices
+          ClipNorm = None }
+
+    let schedule = Study.schedule budget
+
+    do Parameters.initialise stream store
+
+    /// One step on a batch of 3 × 64 × 64 pictures; returns the mean squared error of the reconstruction, a scalar tensor that the
+    /// caller owns.
+    member _.Step(step: int, pictures: IReadOnlyList<byte[]>) : torch.Tensor =
+        use _ = torch.NewDisposeScope()
+        let images = Pixels.toTensor 64 64 pictures
+        let mutable training = Unchecked.defaultof<SceneTraining>
+        Step.zero store state
+
+        Step.accumulate store state 1L (fun _ ->
+            training <- SceneVqVae.trainingLoss recipe.Commitment config weights images
+
+            { Objective = training.Loss
+              Parts = training.Reconstruction })
+        |> ignore
+
+        Step.update optimizer (Schedule.rate schedule step) store state |> ignore
+        SceneVqVae.updateCodebook recipe.Codebook (Random.named "codebook" stream) (int64 step) weights training
+        training.Reconstruction.MoveToOuterDisposeScope()
+
+    /// The tokenizer with the weights so far, in fp32, on its own.
+    member _.Finish() : PictureTokenizer =
+        let kind = SceneTokenizer config
+        let specs = ImageTokenizer.parameters kind
+        let frozen = Parameters.allocate Fp32 torch.CPU Parameters.Matrices (fun _ -> Stays) specs
+
+        for spec in specs do
+            use values = if names.Contains spec.Name then codebook.MasterOf spec.Name else store.MasterOf spec.Name
+            Parameters.set frozen spec.Name values
+
+        new PictureTokenizer(kind, [ frozen ])
+
+    interface IDisposable with
+        member _.Dispose() =
+            (state :> IDisposable).Dispose()
+            (store :> IDisposable).Dispose()
+            (codebook :> IDisposable).Dispose()
+
+/// What one step of alignment gave.
+[<Struct>]
+type AlignmentStep =
+    {
+        /// Contrastive loss before the update
+        Loss: float
+        /// Scale of the cosines after it, exp of the log scale
+        Temperature: float
+        /// Share of pictures whose own caption is nearest, before the update
+        Accuracy: float
+    }
+
+/// Contrastive alignment of an image table with a frozen text table. Dispose it to release both.
+[<Sealed>]
+type Aligner
+    (texts_VD: torch.Tensor, images_RD: torch.Tensor, beta1: float, beta2: float, epsilon: float, learningRate: float) =
+    let store =
+        Parameters.allocate
+            Fp32
+            torch.CPU
+            Parameters.Matrices
+            (fun _ -> Moves)
+            (Alignment.parameters images_RD.shape[0] images_RD.shape[1])
+
+    let texts = texts_VD.detach().``to``(torch.float32, copy = true).DetachFromDisposeScope()
+    let state = new OptimizerState(store)
+
+    let optimizer =
+        { Betas = (beta1, beta2)
+          Epsilon = epsilon
+          WeightDecay = 0.0
+          Decay = Parameters.Matrices
+          ClipNorm = None }
+
+    do
+        Parameters.set store "image_embeddings" images_RD
+        Alignment.initialiseScale store
+
+    /// One step on matching pairs. Errors: InputException for an empty caption or an id outside its table.
+    member _.Step(captions: IReadOnlyList<int[]>, codes: IReadOnlyList<int[]>) : AlignmentStep =
+        use _ = torch.NewDisposeScope()
+        let bags = Alignment.bagOfWords texts (Seq.toArray captions)
+        let value = Alignment.step optimizer learningRate store state bags (Seq.toArray codes)
+        let scale = store.Weights("log_scale").detach().exp ()
+        let read (t: torch.Tensor) = float (t.cpu().data<float32>().[0L])
+
+        { Loss = read value.Loss
+          Temperature = read scale
+          Accuracy = read value.Accuracy }
+
+    /// The image table so far, [R, D]; the caller owns the copy.
+    member _.Images: torch.Tensor =
+        use view = store.MasterOf "image_embeddings"
+        view.clone().DetachFromDisposeScope()
+
+    /// The `count` text rows nearest to each image row by cosine.
+    member _.Nearest(count: int) : int[][] =
+        use _ = torch.NewDisposeScope()
+        use view = store.MasterOf "image_embeddings"
+        let ids, _ = Alignment.nearest count view texts
+        ids.contiguous().data<int64>().ToArray() |> Array.map int |> Array.chunkBySize count
+
+    interface IDisposable with
+        member _.Dispose() =
+            (state :> IDisposable).Dispose()
+            (store :> IDisposable).Dispose()
+            texts.Dispose()
