@@ -1,0 +1,222 @@
+/// World's scenes as data.
+namespace Hybrid
+
+open Hybrid.WorldDraw
+
+/// What an object looks like.
+[<RequireQualifiedAccess>]
+type Figure =
+    | Circle
+    | Square
+    | Triangle
+    | Diamond
+    | Ring
+    | Cross
+    | Star
+    | Heart
+
+[<RequireQualifiedAccess>]
+type Colour =
+    | Red
+    | Orange
+    | Yellow
+    | Green
+    | Blue
+    | Purple
+    | Pink
+    | Brown
+    | Black
+    | White
+
+[<RequireQualifiedAccess>]
+type Size =
+    | Small
+    | Large
+    /// Fills the picture; stands in the middle, alone or around one other object.
+    | Huge
+
+[<RequireQualifiedAccess>]
+type Background =
+    | White
+    | Gray
+    | Black
+    | Sand
+    | Night
+    /// Sky above, grass below.
+    | Meadow
+
+/// One object: its cell of the 3×3 grid (column and row from the top left), and its centre's offset from the middle of the
+/// cell in pixels.
+type Thing =
+    {
+        Figure: Figure
+        Colour: Colour
+        Size: Size
+        Column: int
+        Row: int
+        Offset: struct (float * float)
+    }
+
+/// One to three objects that do not overlap, except that a huge one may hold another.
+type Scene = { Things: Thing[]; Background: Background }
+
+/// How one object stands to another.
+[<RequireQualifiedAccess>]
+type Relation =
+    | LeftOf
+    | RightOf
+    | Above
+    | Below
+    | Inside
+    | Around
+
+module WorldScene =
+
+    /// The figures and their words.
+    let figures: (string * Figure)[] =
+        [|
+            "circle", Figure.Circle
+            "square", Figure.Square
+            "triangle", Figure.Triangle
+            "diamond", Figure.Diamond
+            "ring", Figure.Ring
+            "cross", Figure.Cross
+            "star", Figure.Star
+            "heart", Figure.Heart
+        |]
+
+    /// The colours and their words.
+    let colours: (string * Colour)[] =
+        [|
+            "red", Colour.Red
+            "orange", Colour.Orange
+            "yellow", Colour.Yellow
+            "green", Colour.Green
+            "blue", Colour.Blue
+            "purple", Colour.Purple
+            "pink", Colour.Pink
+            "brown", Colour.Brown
+            "black", Colour.Black
+            "white", Colour.White
+        |]
+
+    /// The sizes and their words.
+    let sizes: (string * Size)[] = [| "small", Size.Small; "large", Size.Large; "huge", Size.Huge |]
+
+    /// The backgrounds.
+    let backgrounds: Background[] =
+        [|
+            Background.White
+            Background.Gray
+            Background.Black
+            Background.Sand
+            Background.Night
+            Background.Meadow
+        |]
+
+    /// The first word of a table that stands for a value.
+    let wordOf (table: (string * 'T)[]) (value: 'T) : string = table |> Array.find (fun (_, v) -> v = value) |> fst
+
+    /// Whether objects of a colour can be seen on a background.
+    let visible (background: Background) (colour: Colour) : bool =
+        match background, colour with
+        | Background.White, Colour.White
+        | Background.Black, Colour.Black
+        | Background.Night, (Colour.Black | Colour.Blue)
+        | Background.Meadow, Colour.Green -> false
+        | _ -> true
+
+    let private cells =
+        [|
+            for row in 0..2 do
+                for column in 0..2 -> struct (column, row)
+        |]
+
+    let private offset (stream: Random.Stream) =
+        let along name = 2.0 * Random.uniform (Random.named name stream) 0L - 1.0
+        struct (along "x", along "y")
+
+    let private thing stream background (taken: Colour option) figures size (struct (column, row)) =
+        {
+            Figure = pick "figure" figures stream
+            Colour =
+                until
+                    (fun colour -> visible background colour && Some colour <> taken)
+                    (pick "colour" (Array.map snd colours))
+                    stream
+            Size = size
+            Column = column
+            Row = row
+            Offset = offset (Random.named "offset" stream)
+        }
+
+    /// Several objects in different cells; two are twins now and then, so that "two red circles" occurs.
+    let private scattered count stream background =
+        let anyFigure = Array.map snd figures
+
+        let things =
+            sample "cells" count cells stream
+            |> Array.mapi (fun i cell ->
+                let own = Random.numbered (int64 i) stream
+                thing own background None anyFigure (pick "size" [| Size.Small; Size.Large |] own) cell)
+
+        if count = 2 && happens "twins" 0.15 stream then
+            [|
+                things[0]
+                { things[1] with Figure = things[0].Figure; Colour = things[0].Colour; Size = things[0].Size }
+            |]
+        else
+            things
+
+    let private nested stream background =
+        let middle = struct (1, 1)
+        let around = [| Figure.Circle; Figure.Square; Figure.Diamond; Figure.Ring |]
+
+        let outer = thing (Random.named "outer" stream) background None around Size.Huge middle
+
+        let inner =
+            thing
+                (Random.named "inner" stream)
+                background
+                (Some outer.Colour)
+                (Array.map snd figures)
+                (pick "size" [| Size.Small; Size.Large |] stream)
+                middle
+
+        [| outer; inner |]
+
+    let private fillsThePicture stream background =
+        [| thing stream background None (Array.map snd figures) Size.Huge (struct (1, 1)) |]
+
+    /// Draws a scene.
+    let scene (stream: Random.Stream) : Scene =
+        let background = pick "background" (backgrounds) stream
+
+        let things =
+            weighted
+                "kind"
+                [| 0.25, scattered 1; 0.10, fillsThePicture; 0.15, nested; 0.30, scattered 2; 0.20, scattered 3 |]
+                stream
+
+        { Things = things stream background; Background = background }
+
+    /// A set of coloured figures in a fixed order, as text.
+    let compositionOf (things: (Colour * Figure)[]) : string =
+        things
+        |> Array.map (fun (colour, figure) -> wordOf colours colour + " " + wordOf figures figure)
+        |> Array.sort
+        |> String.concat " , "
+
+    /// Which coloured figures a scene holds, in a fixed order: what decides the split of a scene. Every caption names them all,
+    /// so a caption belongs to one split as well.
+    let composition (scene: Scene) : string = scene.Things |> Array.map (fun t -> t.Colour, t.Figure) |> compositionOf
+
+    /// Whether a relation holds between two objects.
+    let holds (relation: Relation) (a: Thing) (b: Thing) : bool =
+        match relation with
+        | Relation.LeftOf -> a.Column < b.Column
+        | Relation.RightOf -> a.Column > b.Column
+        | Relation.Above -> a.Row < b.Row
+        | Relation.Below -> a.Row > b.Row
+        | Relation.Inside -> a.Size <> Size.Huge && b.Size = Size.Huge
+        | Relation.Around -> a.Size = Size.Huge && b.Size <> Size.Huge
