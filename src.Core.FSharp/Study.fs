@@ -367,3 +367,10 @@ module Study =
     /// A learning curve's x axis of evaluated steps, in tokens.
     let tokensAt (budget: Budget) (positions: int) (step: int) : float =
         float step * float budget.Batch * float positions
+
+    /// The plan with its seeds counted from another one.
+    let withSeed (seed: int64) (plan: Plan) : Plan =
+        { plan with
+            Seeds = Array.init plan.Seeds.Length (fun i -> seed + int64 i)
+            ImageOnlySeeds = Array.init plan.ImageOnlySeeds.Length (fun i -> seed + int64 i)
+        }

@@ -1,0 +1,87 @@
+using Hybrid.Api;
+
+namespace Hybrid.Runner.Study;
+
+/// <summary>A captioned picture as tokens.</summary>
+public sealed record Pair(int[] Caption, int[] Codes);
+
+/// <summary>World's data for a study: captioned pictures through the image tokenizer, and text packed into rows.</summary>
+public sealed class Corpus
+{
+    private const int Batch = 256;
+
+    /// <summary>Pictures are 64 × 64.</summary>
+    public const int Side = 64;
+
+    private Corpus(Pair[] train, Pair[] heldOut, long[][] heldOutTexts)
+    {
+        Train = train;
+        HeldOut = heldOut;
+        HeldOutTexts = heldOutTexts;
+    }
+
+    public Pair[] Train { get; }
+
+    public Pair[] HeldOut { get; }
+
+    /// <summary>Rows of held-out text, for the loss on text.</summary>
+    public long[][] HeldOutTexts { get; }
+
+    /// <summary>Rows of the text table: World's words, up to a multiple of 64.</summary>
+    public static int TextRows => (WorldVocabulary.words.Length + 63) / 64 * 64;
+
+    /// <summary>Captions and codes of both splits, and the held-out text.</summary>
+    public static Corpus Build(Plan plan, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
+    {
+        Pair[] train = Encode(WorldDraw.Split.Train, plan.TrainPairs, tokenizer, seed, done, stop);
+        Pair[] heldOut = Encode(WorldDraw.Split.HeldOut, plan.HeldOutPairs, tokenizer, seed, n => done(plan.TrainPairs + n), stop);
+        long[][] texts = [.. Rows(WorldDraw.Split.HeldOut, plan.TextPositions, seed).Take(plan.HeldOutTexts)];
+        return new Corpus(train, heldOut, texts);
+    }
+
+    /// <summary>Documents one after the other, an end mark after each, cut into rows: endless.</summary>
+    public static IEnumerable<long[]> Rows(WorldDraw.Split split, int length, long seed)
+    {
+        var pending = new List<long>();
+        for (long index = 0; ; index++)
+        {
+            foreach (int id in WorldVocabulary.encode(World.document(seed, split, index)))
+                pending.Add(id);
+            pending.Add(WorldVocabulary.endId);
+            while (pending.Count >= length)
+            {
+                yield return [.. pending.Take(length)];
+                pending.RemoveRange(0, length);
+            }
+        }
+    }
+
+    /// <summary>The pictures of a range of a split.</summary>
+    public static (string Caption, byte[] Picture)[] Scenes(WorldDraw.Split split, long seed, long first, int count)
+    {
+        var scenes = new (string, byte[])[count];
+        Parallel.For(0, count, i =>
+        {
+            Tuple<string, byte[]> pair = World.pair(seed, split, first + i);
+            scenes[i] = (pair.Item1, pair.Item2);
+        });
+        return scenes;
+    }
+
+    private static Pair[] Encode(
+        WorldDraw.Split split, int count, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
+    {
+        var pairs = new Pair[count];
+        for (int first = 0; first < count; first += Batch)
+        {
+            stop.ThrowIfCancellationRequested();
+            (string Caption, byte[] Picture)[] scenes = Scenes(split, seed, first, Math.Min(Batch, count - first));
+            int[][] codes = tokenizer.Encode([.. scenes.Select(scene => scene.Picture)], Side, Side);
+            for (int i = 0; i < scenes.Length; i++)
+                pairs[first + i] = new Pair(WorldVocabulary.encode(scenes[i].Caption), codes[i]);
+            done(first + scenes.Length);
+        }
+
+        return pairs;
+    }
+}

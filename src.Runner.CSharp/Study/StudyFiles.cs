@@ -1,0 +1,76 @@
+using Hybrid.Api;
+using Hybrid.Runner.Formats;
+using TorchSharp;
+
+namespace Hybrid.Runner.Study;
+
+/// <summary>
+/// The models of a study, each a directory under <c>models/</c> that the other commands take as <c>--model</c>: weights, description,
+/// text tokenizer and image tokenizer.
+/// </summary>
+public sealed class StudyFiles(string directory)
+{
+    private const string ImageTokenizerFile = "image_tokenizer.safetensors";
+
+    private string Folder(string name) => Path.Combine(directory, "models", name);
+
+    private string TokenizerPath => Path.Combine(Folder("image-tokenizer"), ImageTokenizerFile);
+
+    /// <summary>Writes a model's directory.</summary>
+    public void SaveModel(string name, Model model)
+    {
+        Directory.CreateDirectory(Path.Combine(directory, "models"));
+        AtomicFile.WriteFolder(
+            Folder(name),
+            folder =>
+            {
+                (string Name, torch.Tensor Tensor)[] tensors = [.. model.Names.Select(n => (n, model.Values(n)))];
+                SafeTensorsWriter.Write(Path.Combine(folder, "model.safetensors"), tensors, null);
+                foreach ((string _, torch.Tensor tensor) in tensors)
+                    tensor.Dispose();
+                File.WriteAllText(Path.Combine(folder, "config.json"), Descriptions.Write(model.Config, model.Vocabulary));
+                File.WriteAllText(Path.Combine(folder, "tokenizer.json"), WorldVocabulary.tokenizerJson);
+                if (model.Vocabulary.ImageCodes > 0)
+                    File.Copy(TokenizerPath, Path.Combine(folder, ImageTokenizerFile));
+            },
+            replace: true);
+    }
+
+    /// <summary>The fp32 weights of a saved model.</summary>
+    public IReadOnlyDictionary<string, torch.Tensor> LoadWeights(string name) =>
+        Load(Path.Combine(Folder(name), "model.safetensors"));
+
+    /// <summary>Writes the image tokenizer.</summary>
+    public void SaveTokenizer(PictureTokenizer tokenizer)
+    {
+        (string Name, torch.Tensor Tensor)[] tensors = [.. tokenizer.Names.Select(n => (n, tokenizer.Values(n)))];
+        Directory.CreateDirectory(Folder("image-tokenizer"));
+        SafeTensorsWriter.Write(TokenizerPath, tensors, null);
+        foreach ((string _, torch.Tensor tensor) in tensors)
+            tensor.Dispose();
+    }
+
+    /// <summary>The image tokenizer.</summary>
+    public PictureTokenizer LoadTokenizer()
+    {
+        using ITensorFile file = SafeTensors.Open(TokenizerPath);
+        return PictureTokenizer.Load(
+            TokenizerPath, file.Entries.Select(entry => KeyValuePair.Create(entry.Key, entry.Value.Shape)), file.Load);
+    }
+
+    /// <summary>Writes other tensors of the study.</summary>
+    public void SaveTensors(string name, IEnumerable<(string Name, torch.Tensor Tensor)> tensors)
+    {
+        Directory.CreateDirectory(Path.Combine(directory, "models"));
+        SafeTensorsWriter.Write(Folder(name) + ".safetensors", tensors, null);
+    }
+
+    /// <summary>Reads them back.</summary>
+    public IReadOnlyDictionary<string, torch.Tensor> LoadTensors(string name) => Load(Folder(name) + ".safetensors");
+
+    private static Dictionary<string, torch.Tensor> Load(string path)
+    {
+        using ITensorFile file = SafeTensors.Open(path);
+        return file.Entries.Keys.ToDictionary(name => name, file.Load);
+    }
+}

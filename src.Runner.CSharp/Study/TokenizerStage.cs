@@ -1,0 +1,56 @@
+using System.Diagnostics;
+using Hybrid.Api;
+using Hybrid.Runner.Console;
+using TorchSharp;
+
+namespace Hybrid.Runner.Study;
+
+/// <summary>Trains World's image tokenizer on scenes that never repeat, and measures it on held-out ones.</summary>
+public static class TokenizerStage
+{
+    private const int HeldOut = 256;
+    private const int ReadEvery = 20;
+
+    public static PictureTokenizer Train(
+        Plan plan, bool halfPrecision, Progress progress, CancellationToken stop, out TokenizerResult result)
+    {
+        long began = Stopwatch.GetTimestamp();
+        Budget budget = plan.Tokenizer;
+        var curve = new double[budget.Steps];
+        PictureTokenizer tokenizer;
+        using (Stage stage = progress.Stage("image tokenizer", budget.Steps))
+        using (var trainer = new PictureTokenizerTrainer(budget, halfPrecision, StudyJob.DataSeed))
+        {
+            var pending = new List<torch.Tensor>();
+            for (int step = 0; step < budget.Steps; step++)
+            {
+                stop.ThrowIfCancellationRequested();
+                (string Caption, byte[] Picture)[] scenes =
+                    Corpus.Scenes(WorldDraw.Split.Train, StudyJob.DataSeed, (long)step * budget.Batch, budget.Batch);
+                pending.Add(trainer.Step(step, [.. scenes.Select(scene => scene.Picture)]));
+                if (pending.Count == ReadEvery || step + 1 == budget.Steps)
+                {
+                    for (int i = 0; i < pending.Count; i++)
+                    {
+                        using torch.Tensor error = pending[i];
+                        curve[step + 1 - pending.Count + i] = -10 * Math.Log10(error.ToDouble());
+                    }
+
+                    pending.Clear();
+                    stage.Report(step + 1, new Metrics { Note = $"{curve[step]:F1} dB" });
+                }
+            }
+
+            tokenizer = trainer.Finish();
+        }
+
+        byte[][] pictures = [.. Corpus.Scenes(WorldDraw.Split.HeldOut, StudyJob.DataSeed, 0, HeldOut).Select(scene => scene.Picture)];
+        int[][] codes = tokenizer.Encode(pictures, Corpus.Side, Corpus.Side);
+        int grid = Corpus.Side / tokenizer.Stride;
+        double[] psnr = PictureTokenizer.Psnr(pictures, tokenizer.Decode(codes, grid, grid), Corpus.Side, Corpus.Side);
+        (double used, double entropy) = PictureTokenizer.Use(tokenizer.Codes, codes);
+        result = new TokenizerResult(
+            psnr.Average(), used, entropy, tokenizer.Codes, curve, Stopwatch.GetElapsedTime(began).TotalSeconds);
+        return tokenizer;
+    }
+}
