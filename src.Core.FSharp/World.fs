@@ -28,3 +28,7 @@ let scene (seed: int64) (split: Split) (index: int64) : struct (string * Scene) 
 let pair (seed: int64) (split: Split) (index: int64) : string * byte[] =
     let struct (caption, scene) = scene seed split index
     caption, WorldPicture.render scene
+
+/// A document of the text corpus, at most 80 words (see `WorldText.document`).
+let document (seed: int64) (split: Split) (index: int64) : string =
+    streamOf "document" seed split index |> WorldText.document split

@@ -62,7 +62,7 @@ module WorldCaption =
     let private plural (word: string) = if word.EndsWith 's' then word + "es" else word + "s"
 
     /// A noun phrase with its indefinite article: "an orange circle".
-    let withArticle (phrase: string) : string = (if "aeiou".Contains phrase[0] then "an " else "a ") + phrase
+    let withArticle (phrase: string) : string = withArticles ("a " + phrase)
 
     let private phrase (name: string) table value stream =
         pick name (table |> Array.filter (fun (_, v) -> v = value)) stream |> fst

@@ -68,3 +68,15 @@ module WorldDraw =
 
     /// The parts that are not empty, with single spaces between them.
     let sentence (parts: string seq) : string = String.Join(" ", parts |> Seq.filter (fun part -> part <> ""))
+
+    /// A text with "an" for "a" before vowels.
+    let withArticles (text: string) : string =
+        let words = text.Split ' '
+
+        words
+        |> Array.mapi (fun i word ->
+            if word = "a" && i + 1 < words.Length && "aeiou".Contains words[i + 1].[0] then
+                "an"
+            else
+                word)
+        |> sentence

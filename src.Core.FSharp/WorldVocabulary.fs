@@ -60,8 +60,21 @@ let private captionWords =
         "circle square triangle diamond ring cross star heart circles squares triangles diamonds rings crosses stars hearts small large huge gray background sand night a an the in on at of to and there is are here picture shows this you can see above below under inside around left right top bottom center corner over ,"
 
 let private textWords =
-    split
-        "capital flag what who which where question answer : . ? ; = how was not it its but now then also still so if they them from for by grows crop town country people wheat rice corn apples grapes tea cotton potatoes has job works as baker doctor teacher farmer painter singer sailor tailor miner judge lives home plays instrument piano flute harp violin horn guitar trumpet cello keeps pet rabbit duck goat mouse animal colour eats food seeds worms leaves nuts honey berries roots moss forest river desert cave lake hills swamp valley found number plant thing gives goes puts takes finds looks meets meet wants draws paints likes lamp coat spoon drum bag pen bell garden kitchen park school shop barn market station opposite hot cold day big old young fast slow up down open closed wet dry rich poor happy sad coal carrot plum pig bear coin sides points arms hole round three five shape paper than bigger smaller other same every both"
+    [|
+        split
+            ". : ; = ? question answer what which where is does has with no not but then now still if and it its they them for from by than every both same other"
+        split "capital flag crop wheat rice corn apples grapes tea cotton potatoes"
+        split
+            "job works as called baker doctor teacher farmer painter singer sailor tailor home lives play plays played piano flute harp violin horn guitar trumpet cello pet keeps rabbit duck goat mouse"
+        split
+            "eat eats food seeds worms leaves nuts honey berries roots moss found forest river desert cave lake hills swamp valley"
+        split
+            "colour number animal plant thing opposite hot cold day big old young fast slow up down open closed wet dry rich poor happy sad coal carrot plum pig bear coin"
+        split
+            "goes go gives puts takes finds looks meets meet wants lamp coat spoon drum bag pen bell garden kitchen park school shop barn market station"
+        split "draws paints shape paper bigger four three five sides points arms hole round"
+    |]
+    |> Array.concat
 
 /// All words; a word's id is its index.
 let words: string[] =
