@@ -48,7 +48,7 @@ internal sealed class PanelDrawing
             curves.X.Log, Width / 85, tight: true);
         Scale y = Scale.Over(
             thinned.SelectMany(c => c.Y.Concat(c.Lower).Concat(c.Upper)).Concat(curves.Marks.Where(m => !m.Vertical).Select(m => m.Value)),
-            curves.Y.Log, Height / 60, tight: false);
+            curves.Y.Log, Height / 50, tight: false);
 
         double tickWidth = y.Ticks.Select(tick => Estimate(tick.Label, TickSize)).DefaultIfEmpty(0).Max();
         PixelPadding padding = new((float)(tickWidth + 34), 16, 46, curves.Title.Length > 0 ? 30 : 12);
