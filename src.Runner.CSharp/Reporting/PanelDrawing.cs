@@ -158,7 +158,9 @@ internal sealed class PanelDrawing
 
         foreach (Mark mark in points.Marks)
         {
-            labels.Add(new(PixelX(x, mark.Value, padding), padding.Top - 5, mark.Label, "middle", TickSize, "muted"));
+            double half = Math.Min(Estimate(mark.Label, TickSize), Width - 4) / 2;
+            double at = Math.Clamp(PixelX(x, mark.Value, padding), half + 2, Width - half - 2);
+            labels.Add(new(at, padding.Top - 5, mark.Label, "middle", TickSize, "muted"));
         }
 
         return (plot, labels);
