@@ -188,8 +188,13 @@ internal static partial class FigureFile
         plot.Dispose();
         int start = drawn.IndexOf('>', drawn.IndexOf("<svg", StringComparison.Ordinal)) + 1;
         drawn = drawn[start..drawn.LastIndexOf("</svg>", StringComparison.Ordinal)];
-        // Ids are one space for the whole page.
-        drawn = ClipIds().Replace(drawn, $"{id}-clip$1");
+        // Skia numbers its ids through the life of the process; a page has one space of ids and is the same every time.
+        Dictionary<string, int> clips = [];
+        drawn = ClipIds().Replace(drawn, found =>
+        {
+            clips.TryAdd(found.Value, clips.Count);
+            return $"{id}-clip{clips[found.Value]}";
+        });
         drawn = Space().Replace(drawn, "");
         StringBuilder svg = new(Theme.ToVariables(drawn));
         AppendTexts(svg, labels);
@@ -235,13 +240,18 @@ internal static partial class FigureFile
         }
     }
 
+    /// <summary>A font family that can write, if there is one: without fonts Skia lists a nameless family with no glyphs.</summary>
     private static string? Typeface()
     {
         string[] families = [.. SKFontManager.Default.FontFamilies];
-        return preferredFonts.FirstOrDefault(families.Contains) ?? families.FirstOrDefault();
+        return preferredFonts.Where(families.Contains).Concat(families).FirstOrDefault(family =>
+        {
+            using SKTypeface? face = SKTypeface.FromFamilyName(family);
+            return face is not null && face.ContainsGlyphs("aZ09−");
+        });
     }
 
-    [GeneratedRegex(@"\bcl_([0-9a-fA-F]+)\b")]
+    [GeneratedRegex(@"\bcl_[0-9a-fA-F]+\b")]
     private static partial Regex ClipIds();
 
     [GeneratedRegex(@"(?<=>)\s+(?=<)")]

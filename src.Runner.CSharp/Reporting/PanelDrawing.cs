@@ -48,7 +48,7 @@ internal sealed class PanelDrawing
             curves.X.Log, Width / 85, tight: true);
         Scale y = Scale.Over(
             thinned.SelectMany(c => c.Y.Concat(c.Lower).Concat(c.Upper)).Concat(curves.Marks.Where(m => !m.Vertical).Select(m => m.Value)),
-            curves.Y.Log, Height / 60, tight: false);
+            curves.Y.Log, Height / 50, tight: false);
 
         double tickWidth = y.Ticks.Select(tick => Estimate(tick.Label, TickSize)).DefaultIfEmpty(0).Max();
         PixelPadding padding = new((float)(tickWidth + 34), 16, 46, curves.Title.Length > 0 ? 30 : 12);
@@ -158,7 +158,9 @@ internal sealed class PanelDrawing
 
         foreach (Mark mark in points.Marks)
         {
-            labels.Add(new(PixelX(x, mark.Value, padding), padding.Top - 5, mark.Label, "middle", TickSize, "muted"));
+            double half = Math.Min(Estimate(mark.Label, TickSize), Width - 4) / 2;
+            double at = Math.Clamp(PixelX(x, mark.Value, padding), half + 2, Width - half - 2);
+            labels.Add(new(at, padding.Top - 5, mark.Label, "middle", TickSize, "muted"));
         }
 
         return (plot, labels);

@@ -1,7 +1,33 @@
 module Hybrid.Tests.Main
 
 open Expecto
+open TorchSharp
+
+let private all =
+    testList
+        "Hybrid"
+        [
+            CommandLineTests.tests
+            ImageTokenizerGoldenTests.tests
+            ImageTokenizerTests.tests
+            ProgressTests.tests
+            ReportTests.tests
+        ]
 
 [<EntryPoint>]
 let main arguments =
-    runTestsWithCLIArgs [] arguments (testList "all" [ ImageTokenizerTests.tests; ImageTokenizerGoldenTests.tests ])
+    // Tests run in parallel, one per core; torch's own threads would only contend with them.
+    torch.set_num_threads 1
+    let summary: Impl.TestRunSummary option ref = ref None
+
+    let handler = CLIArguments.Append_Summary_Handler(SummaryHandler.SummaryHandler(fun s -> summary.Value <- Some s))
+
+    let code = runTestsWithCLIArgs [ handler ] arguments all
+
+    match summary.Value with
+    | Some s ->
+        // The last line, for people and for scripts.
+        printfn $"{s.passed.Length} passed, {s.failed.Length + s.errored.Length} failed, {s.ignored.Length} skipped"
+    | None -> ()
+
+    code
