@@ -138,7 +138,7 @@ module MoVq =
         let reader = Entries.Reader entries
         let first = reader.Shape("encoder.conv_in.weight", 4)
         let blockName level index = $"encoder.down.{level}.block.{index}.conv1.weight"
-        let levels = max 1 (reader.Count(0, (fun level -> blockName level 0)))
+        let levels = max 1 (reader.Count(0, (fun level -> $"encoder.down.{level}.")))
         let embedding = reader.Shape("quantize.embedding.weight", 2)
 
         let config =
@@ -146,8 +146,10 @@ module MoVq =
                 Channels = first[1]
                 Base = first[0]
                 Levels = [ for level in 0 .. levels - 1 -> reader.Shape(blockName level 0, 4)[0] ]
-                Blocks = max 1 (reader.Count(0, blockName 0))
-                Attention = [ 0 .. levels - 1 ] |> List.filter (fun l -> reader.Has $"encoder.down.{l}.attn.0.q.weight")
+                Blocks = max 1 (reader.Count(0, (fun index -> $"encoder.down.0.block.{index}.")))
+                Attention =
+                    [ 0 .. levels - 1 ]
+                    |> List.filter (fun l -> reader.Any $"encoder.down.{l}.attn." || reader.Any $"decoder.up.{l}.attn.")
                 Latent = reader.Shape("encoder.conv_out.weight", 4)[0]
                 Codes = embedding[0]
                 CodeWidth = embedding[1]
