@@ -9,12 +9,19 @@ type TokenizerConfig =
     | PhotoTokenizer of VqVaeConfig
     /// World's own small VQ-VAE.
     | SceneTokenizer of SceneVqVaeConfig
+    /// A MoVQGAN.
+    | MoVqTokenizer of MoVqConfig
 
 /// Pictures ↔ codes, whatever the kind of tokenizer. Axes: B pictures · C channels · H, W pixels · h, w grid.
 module ImageTokenizer =
 
-    /// Pixels that the convolutions see at a time; larger batches go through in chunks of pictures.
-    let private pixelsAtATime = 1L <<< 20
+    /// Pixels that the convolutions see at a time; larger batches go through in chunks of pictures. A chunk's maps then
+    /// take a few hundred MiB at most.
+    let private pixelsAtATime (config: TokenizerConfig) =
+        match config with
+        | SceneTokenizer _ -> 1L <<< 20
+        | PhotoTokenizer _ -> 1L <<< 18
+        | MoVqTokenizer _ -> 1L <<< 16
 
     /// The tokenizer that named shapes tell of: the entries of a file, in any order; entries of other parts are ignored.
     /// Errors: one text that names every entry that is missing or does not fit, or that says that none is known.
@@ -24,35 +31,41 @@ module ImageTokenizer =
 
         if has "vq_vae.codebook.weight" || has "encoder._blocks.conv_1.weight" then
             VqVae.infer entries |> Result.map PhotoTokenizer
+        elif has "quantize.embedding.weight" || has "quant_conv.weight" then
+            MoVq.infer entries |> Result.map MoVqTokenizer
         elif has "encoder.patch.weight" || has "codebook.weight" then
             SceneVqVae.infer entries |> Result.map SceneTokenizer
         else
             Error
-                "no entry of an image tokenizer is among them: a photograph VQ-VAE has 'vq_vae.codebook.weight' and 'encoder._blocks.conv_1.weight', a scene VQ-VAE has 'codebook.weight' and 'encoder.patch.weight'."
+                "no entry of an image tokenizer is among them: a photograph VQ-VAE has 'vq_vae.codebook.weight' and 'encoder._blocks.conv_1.weight', a MoVQGAN has 'quantize.embedding.weight' and 'quant_conv.weight', a scene VQ-VAE has 'codebook.weight' and 'encoder.patch.weight'."
 
     /// Pixels that a code stands for along each axis.
     let stride (config: TokenizerConfig) : int64 =
         match config with
         | PhotoTokenizer config -> VqVae.stride config
         | SceneTokenizer config -> config.Patch
+        | MoVqTokenizer config -> MoVq.stride config
 
     /// How many codes there are.
     let codes (config: TokenizerConfig) : int64 =
         match config with
         | PhotoTokenizer config -> config.Codes
         | SceneTokenizer config -> config.Codes
+        | MoVqTokenizer config -> config.Codes
 
     /// Channels of a picture.
     let channels (config: TokenizerConfig) : int64 =
         match config with
         | PhotoTokenizer config -> config.Channels
         | SceneTokenizer config -> config.Channels
+        | MoVqTokenizer config -> config.Channels
 
     /// The parameters needed to encode and decode.
     let parameters (config: TokenizerConfig) : ParameterSpec list =
         match config with
         | PhotoTokenizer config -> VqVae.parameters config
         | SceneTokenizer config -> SceneVqVae.parameters config @ [ (SceneVqVae.codebook config).Head ]
+        | MoVqTokenizer config -> MoVq.parameters config
 
     /// Applies a function to chunks of a batch and joins what it gives.
     let private inChunks (pictures: int64) (f: torch.Tensor -> torch.Tensor) (batch: torch.Tensor) =
@@ -88,11 +101,12 @@ module ImageTokenizer =
             match config with
             | PhotoTokenizer config -> VqVae.encode config weights
             | SceneTokenizer config -> SceneVqVae.encode config weights
+            | MoVqTokenizer config -> MoVq.encode config weights
 
         use scope = torch.NewDisposeScope()
 
         images_BCHW.detach().``to``(torch.float32)
-        |> inChunks (pixelsAtATime / (shape[2] * shape[3])) one
+        |> inChunks (pixelsAtATime config / (shape[2] * shape[3])) one
         |> scope.MoveToOuter
 
     /// Codes -> pictures. codes_Bhw: int64 [B, h, w], B > 0, each in [0, codes).
@@ -115,8 +129,11 @@ module ImageTokenizer =
             match config with
             | PhotoTokenizer config -> VqVae.decode config weights
             | SceneTokenizer config -> SceneVqVae.decode config weights
+            | MoVqTokenizer config -> MoVq.decode config weights
 
-        codes_Bhw |> inChunks (pixelsAtATime / (shape[1] * shape[2] * stride * stride)) one |> scope.MoveToOuter
+        codes_Bhw
+        |> inChunks (pixelsAtATime config / (shape[1] * shape[2] * stride * stride)) one
+        |> scope.MoveToOuter
 
     /// Peak signal-to-noise ratio of each picture in decibels, 10 log10 (1 / mean squared error), values in [0, 1];
     /// infinite for equal pictures. Both [B, C, H, W]. Returns B numbers. Errors: ShapeException when the shapes differ.

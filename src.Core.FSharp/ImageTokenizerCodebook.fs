@@ -15,11 +15,14 @@ module internal Entries =
             for name, shape in entries do
                 table[name] <- shape
 
-        member _.Has(name: string) : bool = table.ContainsKey name
+        /// Whether any entry's name starts so.
+        member _.Any(prefix: string) : bool =
+            table.Keys |> Seq.exists (fun name -> name.StartsWith(prefix, StringComparison.Ordinal))
 
-        /// How many numbers from `first` on have their entry, without a gap.
-        member _.Count(first: int, name: int -> string) : int =
-            Seq.initInfinite (fun i -> name (first + i)) |> Seq.takeWhile table.ContainsKey |> Seq.length
+        /// How many numbers from `first` on have an entry under their prefix, without a gap. One missing entry of a part that
+        /// has others does not make the part disappear: it is then reported as missing.
+        member this.Count(first: int, prefix: int -> string) : int =
+            Seq.initInfinite (fun i -> prefix (first + i)) |> Seq.takeWhile this.Any |> Seq.length
 
         /// The shape of an entry with so many dimensions; zeros, and a fault, where it is not so.
         member _.Shape(name: string, dimensions: int) : int64[] =

@@ -114,7 +114,7 @@ module VqVae =
         let reader = Entries.Reader entries
 
         let stack side =
-            let blocks = reader.Count(0, fun index -> blockName side index + ".conv_1.weight")
+            let blocks = reader.Count(0, fun index -> blockName side index + ".")
 
             {
                 Blocks = blocks
@@ -122,7 +122,7 @@ module VqVae =
             }
 
         let encoderName index = $"encoder._blocks.conv_{index}.weight"
-        let layers = max 1 (reader.Count(1, encoderName))
+        let layers = max 1 (reader.Count(1, (fun index -> $"encoder._blocks.conv_{index}.")))
         let shapes = [ for index in 1..layers -> reader.Shape(encoderName index, 4) ]
 
         for index, shape in Seq.indexed shapes do
@@ -131,7 +131,7 @@ module VqVae =
                     $"entry '{encoderName (index + 1)}' has shape {Shape.show shape}; a convolution of this encoder has a 4×4 or a 3×3 kernel"
 
         let doublingName index = $"decoder._blocks.conv_t_{index}.weight"
-        let doublings = max 1 (reader.Count(1, doublingName))
+        let doublings = max 1 (reader.Count(1, (fun index -> $"decoder._blocks.conv_t_{index}.")))
         let codebook = reader.Shape("vq_vae.codebook.weight", 2)
 
         let config =

@@ -123,7 +123,7 @@ module SceneVqVae =
         let reader = Entries.Reader entries
         let first = reader.Shape("encoder.patch.weight", 4)
         let vectors = reader.Shape(codebookName + ".weight", 2)
-        let blocks name = reader.Count(0, fun index -> name index + ".conv_1.weight")
+        let blocks name = reader.Count(0, fun index -> name index + ".")
         let encoderBlocks, decoderBlocks = blocks encoderBlock, blocks decoderBlock
 
         let inner =
