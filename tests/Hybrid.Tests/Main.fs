@@ -1,4 +1,31 @@
 module Hybrid.Tests.Main
+
 open Expecto
+open TorchSharp
+
+let private all =
+    testList
+        "Hybrid"
+        [
+            RandomTests.tests
+            JsonTests.tests
+            ConfigTests.tests
+        ]
+
 [<EntryPoint>]
-let main arguments = runTestsWithCLIArgs [] arguments (testList "all" [ testCase "one" (fun () -> Expect.equal 1 1 "") ])
+let main arguments =
+    // Tests run in parallel, one per core; torch's own threads would only contend with them.
+    torch.set_num_threads 1
+    let summary: Impl.TestRunSummary option ref = ref None
+
+    let handler = CLIArguments.Append_Summary_Handler(SummaryHandler.SummaryHandler(fun s -> summary.Value <- Some s))
+
+    let code = runTestsWithCLIArgs [ handler ] arguments all
+
+    match summary.Value with
+    | Some s ->
+        // The last line, for people and for scripts.
+        printfn $"{s.passed.Length} passed, {s.failed.Length + s.errored.Length} failed, {s.ignored.Length} skipped"
+    | None -> ()
+
+    code
