@@ -9,8 +9,11 @@ open System.Text.Json
 /// Text helpers for messages.
 module Suggest =
 
-    /// The number of single-character edits between two words (Levenshtein).
+    /// The number of edits between two words whatever their case: a character put in, left out or replaced, or two neighbours
+    /// swapped (optimal string alignment).
     let distance (a: string) (b: string) : int =
+        let same (i: int) (j: int) = Char.ToLowerInvariant a[i] = Char.ToLowerInvariant b[j]
+        let mutable beforePrevious: int[] = [||]
         let mutable previous = Array.init (b.Length + 1) id
 
         for i = 1 to a.Length do
@@ -18,9 +21,13 @@ module Suggest =
             current[0] <- i
 
             for j = 1 to b.Length do
-                let substitution = if Char.ToLowerInvariant a[i - 1] = Char.ToLowerInvariant b[j - 1] then 0 else 1
+                let substitution = if same (i - 1) (j - 1) then 0 else 1
                 current[j] <- min (min (current[j - 1] + 1) (previous[j] + 1)) (previous[j - 1] + substitution)
 
+                if i > 1 && j > 1 && same (i - 1) (j - 2) && same (i - 2) (j - 1) then
+                    current[j] <- min current[j] (beforePrevious[j - 2] + 1)
+
+            beforePrevious <- previous
             previous <- current
 
         previous[b.Length]
