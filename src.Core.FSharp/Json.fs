@@ -212,13 +212,37 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
 
 module Json =
 
+    // Half a surrogate pair (\ud800) is valid JSON but no text: reading it fails.
+    let rec private visit (element: JsonElement) : unit =
+        match element.ValueKind with
+        | JsonValueKind.Object ->
+            for property in element.EnumerateObject() do
+                property.Name |> ignore
+                visit property.Value
+        | JsonValueKind.Array ->
+            for item in element.EnumerateArray() do
+                visit item
+        | JsonValueKind.String -> element.GetString() |> ignore
+        | _ -> ()
+
+    let private isText (root: JsonElement) =
+        try
+            visit root
+            true
+        with :? InvalidOperationException ->
+            false
+
     /// Parses text and hands the root object to a reader; all errors at once.
     let parse (text: string) (read: JsonFields -> 'a) : Result<'a, string list> =
         try
             use document = JsonDocument.Parse(text, JsonDocumentOptions(MaxDepth = 64))
-            let errors = List<string>()
-            let root = JsonFields("", document.RootElement, errors)
-            let result = read root
-            if errors.Count = 0 then Ok result else Error(List.ofSeq errors)
+
+            if not (isText document.RootElement) then
+                Error [ "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither." ]
+            else
+                let errors = List<string>()
+                let root = JsonFields("", document.RootElement, errors)
+                let result = read root
+                if errors.Count = 0 then Ok result else Error(List.ofSeq errors)
         with :? JsonException as e ->
             Error [ $"the document is not valid JSON: {e.Message}" ]
