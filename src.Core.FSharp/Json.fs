@@ -45,6 +45,7 @@ module Suggest =
 /// replaced by a harmless one, so that reading goes on and every error is found; the errors decide whether the result counts.
 type JsonFields(path: string, element: JsonElement, errors: List<string>) =
     let known = HashSet<string>()
+    let mutable replaced = false
 
     let fields =
         let found = Dictionary<string, JsonElement>()
@@ -74,10 +75,12 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
             | Some result -> result
             | None ->
                 errors.Add $"{at name}: must be {wanted}, not {value.GetRawText()}."
+                replaced <- true
                 harmless
         | None, Some value -> value
         | None, None ->
             errors.Add $"{at name}: is missing; it must be {wanted}."
+            replaced <- true
             harmless
 
     let number (value: JsonElement) =
@@ -104,6 +107,9 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
         match fields.TryGetValue name with
         | true, value -> value.ValueKind <> JsonValueKind.Null
         | _ -> false
+
+    /// Whether every value read so far is the document's own, so that checks between values mean something.
+    member _.Sound: bool = not replaced
 
     /// Records an error about a key.
     member _.Error(name: string, sentence: string) : unit = errors.Add $"{at name}: {sentence}"
