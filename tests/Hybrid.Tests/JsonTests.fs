@@ -139,7 +139,7 @@ let tests =
                     Expect.isError (Json.parse text readAll) text)
 
             testCase "edit distances" (fun () ->
-                for a, b, edits in [ "", "", 0; "", "abc", 3; "kitten", "sitting", 3; "Seed", "seed", 0; "flaw", "lawn", 2 ] do
+                for a, b, edits in [ "", "", 0; "", "abc", 3; "kitten", "sitting", 3; "Seed", "seed", 0; "flaw", "lawn", 2; "flaot", "float", 1 ] do
                     Expect.equal (Suggest.distance a b) edits $"{a} to {b}"
                     Expect.equal (Suggest.distance b a) edits $"{b} to {a}")
 

@@ -10,6 +10,10 @@ let private all =
             RandomTests.tests
             JsonTests.tests
             ConfigTests.tests
+            TrainConfigTests.tests
+            VocabularyTests.tests
+            SequenceTests.tests
+            ParametersTests.tests
         ]
 
 [<EntryPoint>]
