@@ -45,7 +45,7 @@ module Suggest =
 /// replaced by a harmless one, so that reading goes on and every error is found; the errors decide whether the result counts.
 type JsonFields(path: string, element: JsonElement, errors: List<string>) =
     let known = HashSet<string>()
-    let mutable replaced = false
+    let mutable replaced = element.ValueKind <> JsonValueKind.Object
 
     let fields =
         let found = Dictionary<string, JsonElement>()
@@ -189,16 +189,23 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
 
     /// A nested object; a missing one reads as empty when `optional`, so that its defaults apply.
     member _.Object(name: string, ?optional: bool) : JsonFields =
-        match look name with
-        | Some value -> JsonFields(at name, value, errors)
-        | None ->
-            if not (defaultArg optional false) then
-                errors.Add $"{at name}: is missing; it must be an object."
+        let standIn (text: string) (errors: List<string>) =
+            use document = JsonDocument.Parse text
+            JsonFields(at name, document.RootElement.Clone(), errors)
 
-            // The errors of a missing object's keys would only repeat that it is missing.
-            use document = JsonDocument.Parse "{}"
-            let sink = if defaultArg optional false then errors else List<string>()
-            JsonFields(at name, document.RootElement.Clone(), sink)
+        match look name with
+        | Some value when value.ValueKind = JsonValueKind.Object -> JsonFields(at name, value, errors)
+        | None when defaultArg optional false -> standIn "{}" errors
+        | found ->
+            errors.Add(
+                match found with
+                | Some value -> $"{at name}: must be an object, not {value.GetRawText()}."
+                | None -> $"{at name}: is missing; it must be an object."
+            )
+
+            replaced <- true
+            // The errors of its keys would only repeat that the object is not there.
+            standIn "null" (List<string>())
 
     /// Marks keys as known without reading them.
     member _.Ignore(names: string seq) : unit =

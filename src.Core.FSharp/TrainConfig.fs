@@ -73,10 +73,10 @@ module TrainConfig =
         let initialisation =
             json.Choice("initialisation", initialisations, (if checkpoint.IsSome then Pretrained else RandomWeights))
 
-        if checkpoint.IsNone && modelFile.IsNone then
+        if model.Sound && checkpoint.IsNone && modelFile.IsNone then
             json.Error("model", "needs a checkpoint or a config.")
 
-        if checkpoint.IsNone && initialisation = Pretrained then
+        if model.Sound && json.Sound && checkpoint.IsNone && initialisation = Pretrained then
             json.Error("initialisation", "is pretrained, but model.checkpoint names no model.")
 
         let vocabulary = json.Object "vocabulary"
