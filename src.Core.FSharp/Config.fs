@@ -124,8 +124,9 @@ module ModelConfig =
         ]
 
     let private checkedAt (object: JsonFields) (name: string) (config: ModelConfig) =
-        for problem in problems config do
-            object.Error(name, problem)
+        if object.Sound then
+            for problem in problems config do
+                object.Error(name, problem)
 
         config
 

@@ -9,8 +9,11 @@ open System.Text.Json
 /// Text helpers for messages.
 module Suggest =
 
-    /// The number of single-character edits between two words (Levenshtein).
+    /// The number of edits between two words whatever their case: a character put in, left out or replaced, or two neighbours
+    /// swapped (optimal string alignment).
     let distance (a: string) (b: string) : int =
+        let same (i: int) (j: int) = Char.ToLowerInvariant a[i] = Char.ToLowerInvariant b[j]
+        let mutable beforePrevious: int[] = [||]
         let mutable previous = Array.init (b.Length + 1) id
 
         for i = 1 to a.Length do
@@ -18,9 +21,13 @@ module Suggest =
             current[0] <- i
 
             for j = 1 to b.Length do
-                let substitution = if Char.ToLowerInvariant a[i - 1] = Char.ToLowerInvariant b[j - 1] then 0 else 1
+                let substitution = if same (i - 1) (j - 1) then 0 else 1
                 current[j] <- min (min (current[j - 1] + 1) (previous[j] + 1)) (previous[j - 1] + substitution)
 
+                if i > 1 && j > 1 && same (i - 1) (j - 2) && same (i - 2) (j - 1) then
+                    current[j] <- min current[j] (beforePrevious[j - 2] + 1)
+
+            beforePrevious <- previous
             previous <- current
 
         previous[b.Length]
@@ -38,6 +45,7 @@ module Suggest =
 /// replaced by a harmless one, so that reading goes on and every error is found; the errors decide whether the result counts.
 type JsonFields(path: string, element: JsonElement, errors: List<string>) =
     let known = HashSet<string>()
+    let mutable replaced = element.ValueKind <> JsonValueKind.Object
 
     let fields =
         let found = Dictionary<string, JsonElement>()
@@ -67,10 +75,12 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
             | Some result -> result
             | None ->
                 errors.Add $"{at name}: must be {wanted}, not {value.GetRawText()}."
+                replaced <- true
                 harmless
         | None, Some value -> value
         | None, None ->
             errors.Add $"{at name}: is missing; it must be {wanted}."
+            replaced <- true
             harmless
 
     let number (value: JsonElement) =
@@ -97,6 +107,9 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
         match fields.TryGetValue name with
         | true, value -> value.ValueKind <> JsonValueKind.Null
         | _ -> false
+
+    /// Whether every value read so far is the document's own, so that checks between values mean something.
+    member _.Sound: bool = not replaced
 
     /// Records an error about a key.
     member _.Error(name: string, sentence: string) : unit = errors.Add $"{at name}: {sentence}"
@@ -176,16 +189,23 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
 
     /// A nested object; a missing one reads as empty when `optional`, so that its defaults apply.
     member _.Object(name: string, ?optional: bool) : JsonFields =
-        match look name with
-        | Some value -> JsonFields(at name, value, errors)
-        | None ->
-            if not (defaultArg optional false) then
-                errors.Add $"{at name}: is missing; it must be an object."
+        let standIn (text: string) (errors: List<string>) =
+            use document = JsonDocument.Parse text
+            JsonFields(at name, document.RootElement.Clone(), errors)
 
-            // The errors of a missing object's keys would only repeat that it is missing.
-            use document = JsonDocument.Parse "{}"
-            let sink = if defaultArg optional false then errors else List<string>()
-            JsonFields(at name, document.RootElement.Clone(), sink)
+        match look name with
+        | Some value when value.ValueKind = JsonValueKind.Object -> JsonFields(at name, value, errors)
+        | None when defaultArg optional false -> standIn "{}" errors
+        | found ->
+            errors.Add(
+                match found with
+                | Some value -> $"{at name}: must be an object, not {value.GetRawText()}."
+                | None -> $"{at name}: is missing; it must be an object."
+            )
+
+            replaced <- true
+            // The errors of its keys would only repeat that the object is not there.
+            standIn "null" (List<string>())
 
     /// Marks keys as known without reading them.
     member _.Ignore(names: string seq) : unit =
@@ -205,13 +225,37 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
 
 module Json =
 
+    // Half a surrogate pair (\ud800) is valid JSON but no text: reading it fails.
+    let rec private visit (element: JsonElement) : unit =
+        match element.ValueKind with
+        | JsonValueKind.Object ->
+            for property in element.EnumerateObject() do
+                property.Name |> ignore
+                visit property.Value
+        | JsonValueKind.Array ->
+            for item in element.EnumerateArray() do
+                visit item
+        | JsonValueKind.String -> element.GetString() |> ignore
+        | _ -> ()
+
+    let private isText (root: JsonElement) =
+        try
+            visit root
+            true
+        with :? InvalidOperationException ->
+            false
+
     /// Parses text and hands the root object to a reader; all errors at once.
     let parse (text: string) (read: JsonFields -> 'a) : Result<'a, string list> =
         try
             use document = JsonDocument.Parse(text, JsonDocumentOptions(MaxDepth = 64))
-            let errors = List<string>()
-            let root = JsonFields("", document.RootElement, errors)
-            let result = read root
-            if errors.Count = 0 then Ok result else Error(List.ofSeq errors)
+
+            if not (isText document.RootElement) then
+                Error [ "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither." ]
+            else
+                let errors = List<string>()
+                let root = JsonFields("", document.RootElement, errors)
+                let result = read root
+                if errors.Count = 0 then Ok result else Error(List.ofSeq errors)
         with :? JsonException as e ->
             Error [ $"the document is not valid JSON: {e.Message}" ]

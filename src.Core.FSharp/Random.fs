@@ -190,7 +190,8 @@ let permuted (count: int64) (stream: Stream) (position: int64) : int64 =
 
     let mutable half = 1
 
-    while (1L <<< (2 * half)) < count do
+    // 32 bits a half reach every count; a larger shift would wrap.
+    while half < 32 && (1L <<< (2 * half)) < count do
         half <- half + 1
 
     let mask = (1UL <<< half) - 1UL

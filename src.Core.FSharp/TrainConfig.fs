@@ -73,10 +73,10 @@ module TrainConfig =
         let initialisation =
             json.Choice("initialisation", initialisations, (if checkpoint.IsSome then Pretrained else RandomWeights))
 
-        if checkpoint.IsNone && modelFile.IsNone then
+        if model.Sound && checkpoint.IsNone && modelFile.IsNone then
             json.Error("model", "needs a checkpoint or a config.")
 
-        if checkpoint.IsNone && initialisation = Pretrained then
+        if model.Sound && json.Sound && checkpoint.IsNone && initialisation = Pretrained then
             json.Error("initialisation", "is pretrained, but model.checkpoint names no model.")
 
         let vocabulary = json.Object "vocabulary"
@@ -175,15 +175,19 @@ module TrainConfig =
     /// anything else as a string. Errors: a sentence for a name that leads through something that is not an object, or text that
     /// is not JSON.
     let set (values: KeyValuePair<string, string> seq) (text: string) : Result<string, string list> =
+        // A key given twice is an error here too: a JsonObject could not hold it.
+        let strict = JsonDocumentOptions(AllowDuplicateProperties = false)
+
         let node (value: string) : JsonNode | null =
             try
-                JsonNode.Parse value
+                JsonNode.Parse(value, documentOptions = strict)
             with :? JsonException ->
                 JsonValue.Create value
 
         let rec place (path: string) (names: string list) (value: JsonNode | null) (target: JsonObject) : string option =
             match names with
-            | [] -> Some $"--set {path}: the name is empty."
+            | []
+            | "" :: _ -> Some $"--set {path}: a part of the name is empty; a name is keys with dots between them."
             | [ last ] ->
                 target[last] <- value
                 None
@@ -197,7 +201,7 @@ module TrainConfig =
                 | _ -> Some $"--set {path}: {first} is not an object."
 
         try
-            match JsonNode.Parse text with
+            match JsonNode.Parse(text, documentOptions = strict) with
             | :? JsonObject as root ->
                 let errors =
                     [

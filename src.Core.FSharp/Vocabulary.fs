@@ -63,13 +63,15 @@ module Vocabulary =
                 .add_(boundary vocabulary.Pad)
                 .sub_(boundary(vocabulary.FirstCode).mul_((2).ToScalar()))
 
-        let result = result.masked_fill_ (ids.lt ((0).ToScalar()), int(Kind.Ignored).ToScalar())
+        let outside = ids.lt((0).ToScalar()).logical_or_ (ids.ge (vocabulary.Rows.ToScalar()))
+        let result = result.masked_fill_ (outside, int(Kind.Ignored).ToScalar())
         result.MoveToOuterDisposeScope()
 
-    /// The columns [first, first + count) of a kind's ids.
+    /// The columns [first, first + count) of a kind's ids; none of the marks and codes in a plain text table.
     let columns (vocabulary: Vocabulary) (kind: Kind) : struct (int64 * int64) =
         match kind with
         | Kind.Text -> struct (0L, int64 vocabulary.TextRows)
+        | _ when vocabulary.ImageCodes = 0 -> struct (int64 vocabulary.TextRows, 0L)
         | Kind.Structure -> struct (int64 vocabulary.TextRows, 6L)
         | Kind.Image -> struct (int64 vocabulary.FirstCode, int64 vocabulary.ImageCodes)
         | _ -> struct (int64 vocabulary.Pad, 1L)

@@ -8,10 +8,17 @@ let private all =
         "Hybrid"
         [
             CommandLineTests.tests
+            ConfigTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
+            JsonTests.tests
+            ParametersTests.tests
             ProgressTests.tests
+            RandomTests.tests
             ReportTests.tests
+            SequenceTests.tests
+            TrainConfigTests.tests
+            VocabularyTests.tests
         ]
 
 [<EntryPoint>]
