@@ -176,16 +176,21 @@ type PictureTokenizerTrainer(budget: Budget, halfPrecision: bool, seed: int64) =
         let mutable training = Unchecked.defaultof<SceneTraining>
         Step.zero store state
 
-        Step.accumulate store state 1L (fun _ ->
-            training <- SceneVqVae.trainingLoss recipe.Commitment config weights images
+        let error =
+            Step.accumulate store state 1L (fun _ ->
+                training <- SceneVqVae.trainingLoss recipe.Commitment config weights images
+                // The codebook needs these after the gradient is done.
+                training.Codes.MoveToOuterDisposeScope() |> ignore
+                training.Vectors.MoveToOuterDisposeScope() |> ignore
 
-            { Objective = training.Loss
-              Parts = training.Reconstruction })
-        |> ignore
+                {
+                    Objective = training.Loss
+                    Parts = training.Reconstruction
+                })
 
         Step.update optimizer (Schedule.rate schedule step) store state |> ignore
         SceneVqVae.updateCodebook recipe.Codebook (Random.named "codebook" stream) (int64 step) weights training
-        training.Reconstruction.MoveToOuterDisposeScope()
+        error.MoveToOuterDisposeScope()
 
     /// The tokenizer with the weights so far, in fp32, on its own.
     member _.Finish() : PictureTokenizer =

@@ -9,7 +9,7 @@ open Hybrid.WorldScene
 /// What a caption says: objects (a size where it is mentioned), some of their cells, their relations, and the background.
 type Reading =
     {
-        Mentions: (Size option * Colour * Figure)[]
+        Mentions: (Size option * Colour * Outline)[]
         Places: (int * struct (int * int)) list
         Relations: (int * Relation * int) list
         Backdrop: Background option

@@ -90,16 +90,16 @@ let private heart r x y =
         scale * sqrt (min (squared x (y - 1.0)) (squared (x - m) (y - m))) * (if x > y then 1.0 else -1.0)
 
 /// Signed distance to the outline of a figure of a radius around the origin, negative inside; y points up.
-let private distance (figure: Figure) (r: float) (x: float) (y: float) : float =
+let private distance (figure: Outline) (r: float) (x: float) (y: float) : float =
     match figure with
-    | Figure.Circle -> length x y - r
-    | Figure.Ring -> abs (length x y - 0.78 * r) - 0.22 * r
-    | Figure.Square -> box (0.85 * r) (0.85 * r) x y
-    | Figure.Diamond -> (abs x + abs y - r * 1.1) * 0.7071067811865476
-    | Figure.Cross -> min (box r (0.33 * r) x y) (box (0.33 * r) r x y)
-    | Figure.Triangle -> max (-y - 0.6 * r) (0.8660254037844386 * abs x + 0.5 * y - 0.55 * r)
-    | Figure.Star -> star (1.1 * r) x y
-    | Figure.Heart -> heart r x y
+    | Outline.Circle -> length x y - r
+    | Outline.Ring -> abs (length x y - 0.78 * r) - 0.22 * r
+    | Outline.Square -> box (0.85 * r) (0.85 * r) x y
+    | Outline.Diamond -> (abs x + abs y - r * 1.1) * 0.7071067811865476
+    | Outline.Cross -> min (box r (0.33 * r) x y) (box (0.33 * r) r x y)
+    | Outline.Triangle -> max (-y - 0.6 * r) (0.8660254037844386 * abs x + 0.5 * y - 0.55 * r)
+    | Outline.Star -> star (1.1 * r) x y
+    | Outline.Heart -> heart r x y
 
 let private paint (pixels: byte[]) (thing: Thing) =
     let r = radius thing.Size

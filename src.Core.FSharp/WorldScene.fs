@@ -5,7 +5,7 @@ open Hybrid.WorldDraw
 
 /// What an object looks like.
 [<RequireQualifiedAccess>]
-type Figure =
+type Outline =
     | Circle
     | Square
     | Triangle
@@ -49,7 +49,7 @@ type Background =
 /// cell in pixels.
 type Thing =
     {
-        Figure: Figure
+        Figure: Outline
         Colour: Colour
         Size: Size
         Column: int
@@ -73,16 +73,16 @@ type Relation =
 module WorldScene =
 
     /// The figures and their words.
-    let figures: (string * Figure)[] =
+    let figures: (string * Outline)[] =
         [|
-            "circle", Figure.Circle
-            "square", Figure.Square
-            "triangle", Figure.Triangle
-            "diamond", Figure.Diamond
-            "ring", Figure.Ring
-            "cross", Figure.Cross
-            "star", Figure.Star
-            "heart", Figure.Heart
+            "circle", Outline.Circle
+            "square", Outline.Square
+            "triangle", Outline.Triangle
+            "diamond", Outline.Diamond
+            "ring", Outline.Ring
+            "cross", Outline.Cross
+            "star", Outline.Star
+            "heart", Outline.Heart
         |]
 
     /// The colours and their words.
@@ -170,7 +170,7 @@ module WorldScene =
 
     let private nested stream background =
         let middle = struct (1, 1)
-        let around = [| Figure.Circle; Figure.Square; Figure.Diamond; Figure.Ring |]
+        let around = [| Outline.Circle; Outline.Square; Outline.Diamond; Outline.Ring |]
 
         let outer = thing (Random.named "outer" stream) background None around Size.Huge middle
 
@@ -201,7 +201,7 @@ module WorldScene =
         { Things = things stream background; Background = background }
 
     /// A set of coloured figures in a fixed order, as text.
-    let compositionOf (things: (Colour * Figure)[]) : string =
+    let compositionOf (things: (Colour * Outline)[]) : string =
         things
         |> Array.map (fun (colour, figure) -> wordOf colours colour + " " + wordOf figures figure)
         |> Array.sort

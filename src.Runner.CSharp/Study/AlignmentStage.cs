@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using Hybrid.Api;
-using Hybrid.Runner.Console;
 using TorchSharp;
 
 namespace Hybrid.Runner.Study;

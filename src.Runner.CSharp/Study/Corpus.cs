@@ -33,14 +33,14 @@ public sealed class Corpus
     /// <summary>Captions and codes of both splits, and the held-out text.</summary>
     public static Corpus Build(Plan plan, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
     {
-        Pair[] train = Encode(WorldDraw.Split.Train, plan.TrainPairs, tokenizer, seed, done, stop);
-        Pair[] heldOut = Encode(WorldDraw.Split.HeldOut, plan.HeldOutPairs, tokenizer, seed, n => done(plan.TrainPairs + n), stop);
-        long[][] texts = [.. Rows(WorldDraw.Split.HeldOut, plan.TextPositions, seed).Take(plan.HeldOutTexts)];
+        Pair[] train = Encode(Split.Train, plan.TrainPairs, tokenizer, seed, done, stop);
+        Pair[] heldOut = Encode(Split.HeldOut, plan.HeldOutPairs, tokenizer, seed, n => done(plan.TrainPairs + n), stop);
+        long[][] texts = [.. Rows(Split.HeldOut, plan.TextPositions, seed).Take(plan.HeldOutTexts)];
         return new Corpus(train, heldOut, texts);
     }
 
     /// <summary>Documents one after the other, an end mark after each, cut into rows: endless.</summary>
-    public static IEnumerable<long[]> Rows(WorldDraw.Split split, int length, long seed)
+    public static IEnumerable<long[]> Rows(Split split, int length, long seed)
     {
         var pending = new List<long>();
         for (long index = 0; ; index++)
@@ -57,7 +57,7 @@ public sealed class Corpus
     }
 
     /// <summary>The pictures of a range of a split.</summary>
-    public static (string Caption, byte[] Picture)[] Scenes(WorldDraw.Split split, long seed, long first, int count)
+    public static (string Caption, byte[] Picture)[] Scenes(Split split, long seed, long first, int count)
     {
         var scenes = new (string, byte[])[count];
         Parallel.For(0, count, i =>
@@ -69,7 +69,7 @@ public sealed class Corpus
     }
 
     private static Pair[] Encode(
-        WorldDraw.Split split, int count, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
+        Split split, int count, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
     {
         var pairs = new Pair[count];
         for (int first = 0; first < count; first += Batch)

@@ -1,4 +1,3 @@
-using Hybrid.Runner.Console;
 
 namespace Hybrid.Runner.Study;
 

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using Hybrid.Api;
-using Hybrid.Runner.Console;
 using TorchSharp;
 
 namespace Hybrid.Runner.Study;
@@ -20,7 +19,7 @@ public static class PretrainStage
             config, VocabularyModule.plainText(config.Rows), new Layout { HalfPrecision = halfPrecision }, plan.Seeds[0]);
         using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 0, 0, 0));
         using IEnumerator<long[]> rows =
-            Corpus.Rows(WorldDraw.Split.Train, plan.TextPositions, StudyJob.DataSeed).GetEnumerator();
+            Corpus.Rows(Split.Train, plan.TextPositions, StudyJob.DataSeed).GetEnumerator();
         var curve = new double[budget.Steps];
         var pending = new List<StepResult>();
         for (int step = 0; step < budget.Steps; step++)

@@ -53,7 +53,7 @@ public sealed class StudyFiles(string directory)
     /// <summary>The image tokenizer.</summary>
     public PictureTokenizer LoadTokenizer()
     {
-        using ITensorFile file = SafeTensors.Open(TokenizerPath);
+        using ITensorFile file = SafeTensorsFile.Open(TokenizerPath);
         return PictureTokenizer.Load(
             TokenizerPath, file.Entries.Select(entry => KeyValuePair.Create(entry.Key, entry.Value.Shape)), file.Load);
     }
@@ -70,7 +70,7 @@ public sealed class StudyFiles(string directory)
 
     private static Dictionary<string, torch.Tensor> Load(string path)
     {
-        using ITensorFile file = SafeTensors.Open(path);
+        using ITensorFile file = SafeTensorsFile.Open(path);
         return file.Entries.Keys.ToDictionary(name => name, file.Load);
     }
 }

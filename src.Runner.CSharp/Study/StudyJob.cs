@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
-using Hybrid.Runner.Console;
 using Hybrid.Runner.Reporting;
 using TorchSharp;
 

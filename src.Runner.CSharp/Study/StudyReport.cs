@@ -85,7 +85,7 @@ public static class StudyReport
     private static PictureGrid Pictures(StudyData data, PictureTokenizer tokenizer)
     {
         var pictures = new List<Picture>();
-        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(WorldDraw.Split.HeldOut, StudyJob.DataSeed, 0, data.Plan.Pictures);
+        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, 0, data.Plan.Pictures);
         byte[][][] drawn = [.. data.Samples.Select(sample => tokenizer.Decode(sample.Codes, 8, 8))];
         for (int i = 0; i < scenes.Length; i++)
         {
@@ -101,7 +101,7 @@ public static class StudyReport
 
     private static PictureGrid Reconstructions(StudyData data, PictureTokenizer tokenizer)
     {
-        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(WorldDraw.Split.HeldOut, StudyJob.DataSeed, 1000, 6);
+        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, 1000, 6);
         byte[][] originals = [.. scenes.Select(scene => scene.Picture)];
         byte[][] decoded = tokenizer.Decode(tokenizer.Encode(originals, Corpus.Side, Corpus.Side), 8, 8);
         IEnumerable<Picture> pictures = originals.SelectMany((original, i) => new[]

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using Hybrid.Api;
-using Hybrid.Runner.Console;
 using TorchSharp;
 
 namespace Hybrid.Runner.Study;
@@ -26,7 +25,7 @@ public static class TokenizerStage
             {
                 stop.ThrowIfCancellationRequested();
                 (string Caption, byte[] Picture)[] scenes =
-                    Corpus.Scenes(WorldDraw.Split.Train, StudyJob.DataSeed, (long)step * budget.Batch, budget.Batch);
+                    Corpus.Scenes(Split.Train, StudyJob.DataSeed, (long)step * budget.Batch, budget.Batch);
                 pending.Add(trainer.Step(step, [.. scenes.Select(scene => scene.Picture)]));
                 if (pending.Count == ReadEvery || step + 1 == budget.Steps)
                 {
@@ -44,7 +43,7 @@ public static class TokenizerStage
             tokenizer = trainer.Finish();
         }
 
-        byte[][] pictures = [.. Corpus.Scenes(WorldDraw.Split.HeldOut, StudyJob.DataSeed, 0, HeldOut).Select(scene => scene.Picture)];
+        byte[][] pictures = [.. Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, 0, HeldOut).Select(scene => scene.Picture)];
         int[][] codes = tokenizer.Encode(pictures, Corpus.Side, Corpus.Side);
         int grid = Corpus.Side / tokenizer.Stride;
         double[] psnr = PictureTokenizer.Psnr(pictures, tokenizer.Decode(codes, grid, grid), Corpus.Side, Corpus.Side);
