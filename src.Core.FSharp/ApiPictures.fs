@@ -53,9 +53,7 @@ module internal Pixels =
 type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore list) =
     let weights: Weights =
         fun name ->
-            let holder =
-                stores
-                |> List.tryFind (fun store -> store.Slots |> List.exists (fun slot -> slot.Spec.Name = name))
+            let holder = stores |> List.tryFind (fun store -> store.Slots |> List.exists (fun slot -> slot.Spec.Name = name))
 
             match holder with
             | Some store -> store.Weights name
@@ -152,17 +150,18 @@ type PictureTokenizerTrainer(budget: Budget, halfPrecision: bool, seed: int64) =
 
     let names = SceneVqVae.codebook config |> List.map _.Name |> Set.ofList
 
-    let weights: Weights =
-        fun name -> if names.Contains name then codebook.Weights name else store.Weights name
+    let weights: Weights = fun name -> if names.Contains name then codebook.Weights name else store.Weights name
 
     let state = new OptimizerState(store)
 
     let optimizer =
-        { Betas = recipe.Betas
-          Epsilon = 1e-8
-          WeightDecay = 0.0
-          Decay = Parameters.Matrices
-          ClipNorm = None }
+        {
+            Betas = recipe.Betas
+            Epsilon = 1e-8
+            WeightDecay = 0.0
+            Decay = Parameters.Matrices
+            ClipNorm = None
+        }
 
     let schedule = Study.schedule budget
 
@@ -183,10 +182,7 @@ type PictureTokenizerTrainer(budget: Budget, halfPrecision: bool, seed: int64) =
                 training.Codes.MoveToOuterDisposeScope() |> ignore
                 training.Vectors.MoveToOuterDisposeScope() |> ignore
 
-                {
-                    Objective = training.Loss
-                    Parts = training.Reconstruction
-                })
+                { Objective = training.Loss; Parts = training.Reconstruction })
 
         Step.update optimizer (Schedule.rate schedule step) store state |> ignore
         SceneVqVae.updateCodebook recipe.Codebook (Random.named "codebook" stream) (int64 step) weights training
@@ -224,8 +220,7 @@ type AlignmentStep =
 
 /// Contrastive alignment of an image table with a frozen text table. Dispose it to release both.
 [<Sealed>]
-type Aligner
-    (texts_VD: torch.Tensor, images_RD: torch.Tensor, beta1: float, beta2: float, epsilon: float, learningRate: float) =
+type Aligner(texts_VD: torch.Tensor, images_RD: torch.Tensor, beta1: float, beta2: float, epsilon: float, learningRate: float) =
     let store =
         Parameters.allocate
             Fp32
@@ -238,11 +233,13 @@ type Aligner
     let state = new OptimizerState(store)
 
     let optimizer =
-        { Betas = (beta1, beta2)
-          Epsilon = epsilon
-          WeightDecay = 0.0
-          Decay = Parameters.Matrices
-          ClipNorm = None }
+        {
+            Betas = (beta1, beta2)
+            Epsilon = epsilon
+            WeightDecay = 0.0
+            Decay = Parameters.Matrices
+            ClipNorm = None
+        }
 
     do
         Parameters.set store "image_embeddings" images_RD
@@ -253,12 +250,10 @@ type Aligner
         use _ = torch.NewDisposeScope()
         let bags = Alignment.bagOfWords texts (Seq.toArray captions)
         let value = Alignment.step optimizer learningRate store state bags (Seq.toArray codes)
-        let scale = store.Weights("log_scale").detach().exp ()
+        let scale = store.Weights("log_scale").detach().exp()
         let read (t: torch.Tensor) = float (t.cpu().data<float32>().[0L])
 
-        { Loss = read value.Loss
-          Temperature = read scale
-          Accuracy = read value.Accuracy }
+        { Loss = read value.Loss; Temperature = read scale; Accuracy = read value.Accuracy }
 
     /// The image table so far, [R, D]; the caller owns the copy.
     member _.Images: torch.Tensor =

@@ -24,18 +24,19 @@ let private budget (json: JsonFields) (name: string) (given: Budget) : Budget =
     result
 
 let private seeds (json: JsonFields) (name: string) (given: int64[]) : int64[] =
-    let count = json.Int(name, 1, 1000, given.Length)
-    Array.init count (fun i -> given[0] + int64 i)
+    Array.init (json.Int(name, 1, 1000, given.Length)) int64
 
 /// Reads a plan: `preset` names what the other keys change. Errors: every one, each naming its key.
 let parse (text: string) : Result<Plan, string list> =
     Json.parse text (fun json ->
-        let preset =
-            json.Choice("preset", presets |> List.map (fun plan -> plan.Preset, plan), Study.tiny)
+        let preset = json.Choice("preset", presets |> List.map (fun plan -> plan.Preset, plan), Study.tiny)
+
+        let seed = json.Int64("seed", 1L)
 
         let plan =
             { preset with
                 Seeds = seeds json "seeds" preset.Seeds
+                AlignedSeeds = json.Int("alignedSeeds", 1, 1000, preset.AlignedSeeds)
                 ImageOnlySeeds = seeds json "imageOnlySeeds" preset.ImageOnlySeeds
                 Tokenizer = budget json "tokenizer" preset.Tokenizer
                 Width = json.Int("width", 4, 1 <<< 16, preset.Width)
@@ -54,6 +55,11 @@ let parse (text: string) : Result<Plan, string list> =
                 ProbeItems = json.Int("probeItems", 8, 1 <<< 20, preset.ProbeItems)
                 Pictures = json.Int("pictures", 1, 64, preset.Pictures)
             }
+
+        let plan = Study.withSeed seed plan
+
+        if plan.AlignedSeeds > plan.Seeds.Length then
+            json.Error("alignedSeeds", $"asks for {plan.AlignedSeeds} of {plan.Seeds.Length} seeds.")
 
         if plan.Width % plan.Heads <> 0 || (plan.Width / plan.Heads) % 2 <> 0 then
             json.Error("heads", $"width {plan.Width} does not split into {plan.Heads} heads of even width.")
@@ -83,7 +89,9 @@ let toJson (plan: Plan) : JsonObject =
     for name, field in
         [
             "preset", value plan.Preset
+            "seed", value plan.Seeds[0]
             "seeds", value plan.Seeds.Length
+            "alignedSeeds", value plan.AlignedSeeds
             "imageOnlySeeds", value plan.ImageOnlySeeds.Length
             "tokenizer", budget plan.Tokenizer
             "width", value plan.Width

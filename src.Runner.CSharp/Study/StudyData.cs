@@ -62,11 +62,12 @@ public sealed record StudyData(
     public Statistics.Interval After(string task) =>
         Statistics.bootstrapMean(Stream(task), 2000, MeanByItem([.. Pretrained.Select(arm => arm.Evaluations[^1].Probes!.Correct[task])]));
 
-    /// <summary>Final held-out image loss, fully tuned minus frozen, with its interval over sequences (means over seeds).</summary>
+    /// <summary>Final held-out image loss, fully tuned minus frozen, with its interval over sequences (of the same seeds).</summary>
     public Statistics.Interval Difference(ArmResult[] full, string preset)
     {
-        double[] tuned = MeanByItem([.. full.Select(arm => arm.FinalImageBySequence)]);
-        double[] frozen = MeanByItem([.. Of(true, Start.FromPretrained, preset).Select(arm => arm.FinalImageBySequence)]);
+        ArmResult[] runs = Of(true, Start.FromPretrained, preset);
+        double[] tuned = MeanByItem([.. full.Take(runs.Length).Select(arm => arm.FinalImageBySequence)]);
+        double[] frozen = MeanByItem([.. runs.Select(arm => arm.FinalImageBySequence)]);
         return Statistics.bootstrapMean(Stream(preset), 2000, [.. tuned.Zip(frozen, (a, b) => a - b)]);
     }
 

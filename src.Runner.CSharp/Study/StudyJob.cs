@@ -32,7 +32,7 @@ public sealed class StudyJob
         this.stop = stop;
         stages = new StageStore(Path.Combine(directory, "stages"));
         files = new StudyFiles(directory);
-        vocabulary = new Vocabulary(Corpus.TextRows, SceneVqVae.defaults.Codes > int.MaxValue ? 0 : (int)SceneVqVae.defaults.Codes);
+        vocabulary = new Vocabulary(Corpus.TextRows, (int)SceneVqVae.defaults.Codes);
         textModel = ModelConfigModule.openLm(plan.Width, plan.Layers, plan.Heads, Corpus.TextRows, Math.Max(plan.Positions, plan.TextPositions));
     }
 
@@ -52,7 +52,7 @@ public sealed class StudyJob
             return;
         }
 
-        string directory = command.Out ?? Path.Combine("runs", "study-" + plan.Preset);
+        string directory = command.Out ?? DefaultDirectory(plan.Preset, command.Resume);
         bool half = Prepare(directory, plan, command.Resume);
         using var progress = new Progress();
         new StudyJob(plan, directory, half, progress, stop).Run(command.Json);
@@ -192,6 +192,16 @@ public sealed class StudyJob
         }
 
         System.Console.WriteLine($"Report: {Path.GetFullPath(page)}");
+    }
+
+    /// <summary>The next unused directory under <c>runs/</c>, or the last one to go on with.</summary>
+    private static string DefaultDirectory(string preset, bool resume)
+    {
+        string Named(int number) => Path.Combine("runs", number == 1 ? $"study-{preset}" : $"study-{preset}-{number}");
+        int used = 0;
+        while (Directory.Exists(Named(used + 1)))
+            used++;
+        return Named(resume && used > 0 ? used : used + 1);
     }
 
     /// <summary>Makes the run directory, or checks that the one to go on with is of this plan; gives the precision.</summary>
