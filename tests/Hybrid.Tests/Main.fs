@@ -12,11 +12,14 @@ let private all =
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
             JsonTests.tests
+            NpyTests.tests
             ParametersTests.tests
             ProgressTests.tests
             RandomTests.tests
             ReportTests.tests
+            SafeTensorsTests.tests
             SequenceTests.tests
+            TorchFileTests.tests
             TrainConfigTests.tests
             VocabularyTests.tests
         ]
