@@ -14,6 +14,9 @@ let private all =
             VocabularyTests.tests
             SequenceTests.tests
             ParametersTests.tests
+            LayersTests.tests
+            DecoderTests.tests
+            ExtensionTests.tests
         ]
 
 [<EntryPoint>]
