@@ -80,7 +80,7 @@ module Layers =
             if config.Position = Rotary then
                 torch.cat ([| x_BTHC.narrow(-1, half, half).neg(); x_BTHC.narrow (-1, 0L, half) |], -1L)
             else
-                let pairs = x_BTHC.unflatten (-1L, half, 2L)
+                let pairs = x_BTHC.unflatten (x_BTHC.dim () - 1L, half, 2L)
                 torch.stack([| pairs.select(-1, 1L).neg(); pairs.select (-1, 0L) |], -1L).flatten(-2L)
 
         x_BTHC.mul(rotation.Cosine).add(partner.mul rotation.Sine)

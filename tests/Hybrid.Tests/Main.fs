@@ -9,9 +9,12 @@ let private all =
         [
             CommandLineTests.tests
             ConfigTests.tests
+            DecoderTests.tests
+            ExtensionTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
             JsonTests.tests
+            LayersTests.tests
             NpyTests.tests
             ParametersTests.tests
             ProgressTests.tests
