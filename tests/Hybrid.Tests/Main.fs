@@ -17,6 +17,14 @@ let private all =
             LayersTests.tests
             DecoderTests.tests
             ExtensionTests.tests
+            TrainableTests.tests
+            LossTests.tests
+            ScheduleTests.tests
+            StepTests.tests
+            LikelihoodTests.tests
+            SamplerTests.tests
+            AlignmentTests.tests
+            StatisticsTests.tests
         ]
 
 [<EntryPoint>]
