@@ -126,7 +126,7 @@ type Model private (config: ModelConfig, vocabulary: Vocabulary, store: Paramete
     member _.Config = config
     member _.Vocabulary = vocabulary
     member _.Store = store
-    member _.ParameterCount = store.Length
+    member _.ParameterCount = Parameters.count store
     member _.MovingCount = Parameters.moving store
 
     /// The names of all parameters.

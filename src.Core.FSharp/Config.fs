@@ -48,6 +48,9 @@ type ModelConfig =
         FeedForwardWidth: int
         /// Rows of the embedding table, and of the head
         Rows: int
+        /// Where the table was extended: its sizes before each extension, growing. The head multiplies these parts one by one, so
+        /// that the logits of the rows before an extension keep their bits
+        ExtendedAt: int list
         /// Positions the model was made for
         Positions: int
         Norm: Norm
@@ -96,6 +99,7 @@ module ModelConfig =
             HeadWidth = width / max 1 heads
             FeedForwardWidth = swiGluWidth width
             Rows = rows
+            ExtendedAt = []
             Positions = positions
             Norm = LayerNorm
             NormEpsilon = 1e-5
@@ -112,6 +116,9 @@ module ModelConfig =
         [
             if config.Heads > config.Width then
                 $"{config.Heads} heads do not fit in width {config.Width}."
+            if config.ExtendedAt |> List.append [ 0 ] |> List.pairwise |> List.exists (fun (a, b) -> a >= b || b >= config.Rows) then
+                let sizes = System.String.Join(", ", config.ExtendedAt)
+                $"the table of {config.Rows} rows cannot have been extended at {sizes}: the sizes must grow and stay below it."
             if config.KeyValueHeads < 1 || config.Heads % config.KeyValueHeads <> 0 then
                 $"{config.Heads} heads cannot share {config.KeyValueHeads} key-value heads evenly."
             if config.HeadWidth % 2 <> 0 && (config.Position = Rotary || config.Position = InterleavedRotary) then
@@ -231,6 +238,7 @@ module ModelConfig =
         add "headWidth" config.HeadWidth
         add "feedForwardWidth" config.FeedForwardWidth
         add "rows" config.Rows
+        add "extendedAt" (List.toArray config.ExtendedAt)
         add "positions" config.Positions
         add "norm" (normName config.Norm)
         add "normEpsilon" config.NormEpsilon
@@ -255,6 +263,7 @@ module ModelConfig =
                 HeadWidth = json.Int("headWidth", 1, maximum)
                 FeedForwardWidth = json.Int("feedForwardWidth", 1, maximum)
                 Rows = json.Int("rows", 1, 1 <<< 28)
+                ExtendedAt = json.Ints("extendedAt", 1, 1 <<< 28)
                 Positions = json.Int("positions", 1, 1 <<< 28)
                 Norm = json.Choice("norm", named normName [ LayerNorm; GainLayerNorm; PlainLayerNorm; RmsNorm ])
                 NormEpsilon = json.Float("normEpsilon", 0.0, 1.0)

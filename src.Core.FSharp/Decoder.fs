@@ -45,11 +45,18 @@ let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : t
 let headTable (config: ModelConfig) (weights: Weights) : torch.Tensor =
     weights (if config.Tied then "tok_embeddings.weight" else "output.weight")
 
-/// Logits over the first `rows` rows of the head; rows that only pad the table get no logit and so no probability.
+/// Logits over the first `rows` rows of the head; rows that only pad the table get no logit and so no probability. The parts before
+/// and after an extension are multiplied by themselves: a product's rounding may depend on its size, and old logits keep their bits.
 let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tensor) : torch.Tensor =
     let table = headTable config weights
-    let table = if int64 rows = table.shape[0] then table else table.narrow (0, 0L, int64 rows)
-    Layers.linear table x_BTD
+    let borders = config.ExtendedAt |> List.filter (fun border -> border < rows)
+
+    let part (first: int, last: int) =
+        Layers.linear (table.narrow (0L, int64 first, int64 (last - first))) x_BTD
+
+    match List.pairwise (0 :: borders @ [ rows ]) |> List.map part with
+    | [ whole ] -> whole
+    | parts -> torch.cat (List.toArray parts, -1L)
 
 /// The rotation tables for positions [start, start + length), where the model has any.
 let rotation (config: ModelConfig) (weights: Weights) (start: int64) (length: int64) : Rotation option =

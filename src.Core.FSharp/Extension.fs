@@ -31,7 +31,13 @@ let grow (rows: int) (config: ModelConfig) : ModelConfig =
     if rows < config.Rows then
         raise (ShapeException $"a table of {config.Rows} rows cannot be extended to {rows}.")
 
-    { config with Rows = rows }
+    if rows = config.Rows then
+        config
+    else
+        { config with
+            Rows = rows
+            ExtendedAt = config.ExtendedAt @ [ config.Rows ]
+        }
 
 /// Fills a store laid out for the grown configuration with the weights of the old one: old rows and all other parameters are
 /// copied bit for bit, new rows start as told. The stream is the one that a random twin would be initialised with, so that the

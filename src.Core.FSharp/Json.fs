@@ -177,6 +177,22 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
             else
                 None)
 
+    /// A list of integers within [low, high].
+    member _.Ints(name: string, low: int, high: int) : int list =
+        read name None [] $"a list of integers from {low} to {high}" (fun value ->
+            if value.ValueKind = JsonValueKind.Array then
+                let items =
+                    [
+                        for item in value.EnumerateArray() do
+                            match whole item with
+                            | Some x when x >= int64 low && x <= int64 high -> int x
+                            | _ -> ()
+                    ]
+
+                if items.Length = value.GetArrayLength() then Some items else None
+            else
+                None)
+
     /// Two numbers, each within [low, high].
     member _.Pair(name: string, low: float, high: float, ?fallback: float * float) : float * float =
         read name fallback (low, low) $"two numbers from {low} to {high}" (fun value ->

@@ -146,6 +146,12 @@ module Parameters =
         | MovesFromRow _ -> 1
         | Moves -> if decay = All || spec.Shape.Length >= 2 then 2 else 3
 
+    // Each parameter starts on a border of 64 elements: products of the same numbers then have the same bits wherever the
+    // parameter stands, and vector instructions load whole lines.
+    let private alignment = 64L
+
+    let private aligned (offset: int64) = (offset + alignment - 1L) / alignment * alignment
+
     let private segmentsOf (decay: Decay) (slots: Slot list) =
         let pieces =
             slots
@@ -163,13 +169,17 @@ module Parameters =
 
         let join merged (piece: Segment) =
             match merged with
-            | last :: rest when last.Start + last.Length = piece.Start && last.Decays = piece.Decays ->
-                { last with Length = last.Length + piece.Length } :: rest
+            | last :: rest when aligned (last.Start + last.Length) = piece.Start && last.Decays = piece.Decays ->
+                // The zeros between them have no gradient and stay zero.
+                { last with
+                    Length = piece.Start + piece.Length - last.Start
+                }
+                :: rest
             | _ -> piece :: merged
 
         pieces |> List.fold join [] |> List.rev
 
-    /// Lays parameters out in flat memory, all zero. Errors: ArgumentException for a name given twice.
+    /// Lays parameters out in flat memory, all zero, each on a border of 64 elements. Errors: ArgumentException for a name given twice.
     let allocate
         (precision: Precision)
         (device: torch.Device)
@@ -182,7 +192,7 @@ module Parameters =
         | None -> ()
 
         let place (offset, slots) (spec: ParameterSpec) =
-            offset + spec.Count, { Spec = spec; Offset = offset; Movement = movement spec } :: slots
+            aligned (offset + spec.Count), { Spec = spec; Offset = offset; Movement = movement spec } :: slots
 
         let length, reversed = specs |> List.sortBy (order decay movement) |> List.fold place (0L, [])
 
@@ -252,5 +262,15 @@ module Parameters =
             target.Refresh()
             missing
 
+    /// Parameters in all.
+    let count (store: ParameterStore) : int64 =
+        store.Slots |> List.sumBy (fun slot -> slot.Spec.Count)
+
     /// Parameters that move, counting only the moving rows.
-    let moving (store: ParameterStore) : int64 = store.Segments |> List.sumBy _.Length
+    let moving (store: ParameterStore) : int64 =
+        store.Slots
+        |> List.sumBy (fun slot ->
+            match slot.Movement with
+            | Stays -> 0L
+            | Moves -> slot.Spec.Count
+            | MovesFromRow row -> slot.Spec.Count - row * (slot.Spec.Count / slot.Spec.Shape.Head))

@@ -95,6 +95,15 @@ let private student =
         2.042
     |]
 
+/// Beyond the table, the expansion of Student's quantile about the normal one (Abramowitz & Stegun 26.7.5): right to 1e-4 there.
+let private studentQuantile (freedom: int) =
+    if freedom <= student.Length then
+        student[freedom - 1]
+    else
+        let z, n = Random.normalQuantile 0.975, float freedom
+        let z3, z5 = z ** 3.0, z ** 5.0
+        z + (z3 + z) / (4.0 * n) + (5.0 * z5 + 16.0 * z3 + 3.0 * z) / (96.0 * n * n)
+
 /// The 95 % interval of a mean over few independent values (seeds, say), by Student's t. One value has no interval: nan.
 let studentMean (values: float[]) : Interval =
     let m = mean values
@@ -102,8 +111,7 @@ let studentMean (values: float[]) : Interval =
     if values.Length < 2 then
         { Mean = m; Low = nan; High = nan }
     else
-        let t = if values.Length <= 31 then student[values.Length - 2] else 1.96
-        let half = t * deviation values / sqrt (float values.Length)
+        let half = studentQuantile (values.Length - 1) * deviation values / sqrt (float values.Length)
 
         { Mean = m; Low = m - half; High = m + half }
 

@@ -182,17 +182,17 @@ let tests =
                 let chooser = Chooser seed
                 let json = ModelConfig.toHybrid (config chooser 9)
                 let keys = [ for pair in json -> pair.Key ]
-                Expect.equal keys.Length 16 "a field each"
+                Expect.equal keys.Length 17 "a field each"
 
                 for key in keys do
                     let without = json.DeepClone().AsObject()
                     without.Remove key |> ignore
                     Expect.isError (parseHybrid (without.ToJsonString())) $"{key} is missing"
                     let mistyped = json.DeepClone().AsObject()
-                    mistyped[key] <- JsonArray()
+                    mistyped[key] <- JsonObject()
 
                     match parseHybrid (mistyped.ToJsonString()) with
-                    | Ok _ -> failtest $"{key} as a list was accepted"
+                    | Ok _ -> failtest $"{key} as an object was accepted"
                     | Error errors -> Expect.isNonEmpty (errors |> List.filter (fun e -> e.StartsWith $"{key}:")) $"{key} is named")
 
             testCase "the SwiGLU width is open_lm's" (fun () ->

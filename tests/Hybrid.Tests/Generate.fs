@@ -176,6 +176,7 @@ let config (chooser: Chooser) (rows: int) : ModelConfig =
         HeadWidth = headWidth
         FeedForwardWidth = chooser.Int(3, 17)
         Rows = rows
+        ExtendedAt = []
         Positions = 64
         Norm = chooser.Of [ LayerNorm; GainLayerNorm; PlainLayerNorm; RmsNorm ]
         NormEpsilon = chooser.Of [ 1e-5; 1e-6; 1e-3 ]

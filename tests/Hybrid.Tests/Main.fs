@@ -7,6 +7,7 @@ let private all =
     testList
         "Hybrid"
         [
+            AlignmentTests.tests
             CommandLineTests.tests
             ConfigTests.tests
             DecoderTests.tests
@@ -15,15 +16,22 @@ let private all =
             ImageTokenizerTests.tests
             JsonTests.tests
             LayersTests.tests
+            LikelihoodTests.tests
+            LossTests.tests
             NpyTests.tests
             ParametersTests.tests
             ProgressTests.tests
             RandomTests.tests
             ReportTests.tests
             SafeTensorsTests.tests
+            SamplerTests.tests
+            ScheduleTests.tests
             SequenceTests.tests
+            StatisticsTests.tests
+            StepTests.tests
             TorchFileTests.tests
             TrainConfigTests.tests
+            TrainableTests.tests
             VocabularyTests.tests
         ]
 

@@ -36,7 +36,13 @@ let tests =
                 let chooser = Chooser seed
                 let specs = drawnSpecs chooser
                 use store = storeWith Fp32 Parameters.Matrices (drawnMovement chooser specs) specs seed
-                Expect.equal store.Length (specs |> List.sumBy _.Count) "length"
+                Expect.equal (Parameters.count store) (specs |> List.sumBy _.Count) "count"
+
+                for slot in store.Slots do
+                    Expect.equal (slot.Offset % 64L) 0L "each on a border of 64 elements"
+
+                let last = List.last store.Slots
+                Expect.isLessThan (store.Length - last.Offset - last.Spec.Count) 64L "no more than the last border asks for"
 
                 for spec in specs do
                     use _ = torch.no_grad ()
@@ -119,7 +125,14 @@ let tests =
                         Expect.isNone found[int i] "no overlap"
                         found[int i] <- Some segment.Decays
 
-                Expect.equal found expected "cover"
+                // What only fills up to a border belongs to nobody and may stand in a segment.
+                let owned = Array.create (int store.Length) false
+
+                for slot in store.Slots do
+                    Array.fill owned (int slot.Offset) (int slot.Spec.Count) true
+
+                let ofSlots (places: bool option[]) = Array.map2 (fun own place -> if own then place else None) owned places
+                Expect.equal (ofSlots found) expected "cover"
                 Expect.equal (Parameters.moving store) (expected |> Array.filter _.IsSome |> Array.length |> int64) "count"
                 let starts = store.Segments |> List.map _.Start
                 Expect.equal starts (List.sort starts) "in order"
