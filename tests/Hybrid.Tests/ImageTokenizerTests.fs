@@ -47,6 +47,7 @@ let private smallScenes (blocks: int) (codes: int64) : SceneVqVaeConfig =
         Width = 16L
         InnerWidth = 8L
         EncoderBlocks = blocks
+        EncoderKernel = (if blocks = 2 then 3L else 1L)
         DecoderBlocks = 1
         Codes = codes
         CodeWidth = 6L
@@ -434,6 +435,18 @@ let private trainingTests =
     testList
         "training"
         [
+            testCase "the learning rate warms up and ends at a fiftieth" (fun () ->
+                let recipe = SceneVqVae.quickRecipe
+                let rate step = SceneVqVae.learningRate recipe step
+                let last = int64 recipe.Steps
+                Expect.floatClose Accuracy.high (rate 0L) (recipe.LearningRate / float recipe.WarmupSteps) "the first step"
+                Expect.floatClose Accuracy.high (rate last) (recipe.LearningRate / 50.0) "the end"
+
+                let falling =
+                    Seq.pairwise (seq { int64 recipe.WarmupSteps .. last }) |> Seq.forall (fun (a, b) -> rate b < rate a)
+
+                Expect.isTrue falling "it falls after the warm-up")
+
             testCase "steps on a batch lower its loss" (fun () ->
                 use _ = torch.NewDisposeScope()
                 let gradients = SceneVqVae.parameters scene
