@@ -380,6 +380,25 @@ let private inferTests =
     testList
         "infer"
         [
+            testCase "the published MoVQGANs have their numbers of entries and parameters" (fun () ->
+                for width, blocks, entries, total in
+                    [ 128L, 2, 431, 67_832_495L; 128L, 4, 671, 101_614_255L; 256L, 2, 431, 270_669_103L ] do
+                    let config: MoVqConfig =
+                        {
+                            Channels = 3L
+                            Base = width
+                            Levels = [ width; 2L * width; 2L * width; 4L * width ]
+                            Blocks = blocks
+                            Attention = [ 3 ]
+                            Latent = 4L
+                            Codes = 16384L
+                            CodeWidth = 4L
+                        }
+
+                    let parameters = MoVq.parameters config
+                    Expect.equal parameters.Length entries "entries"
+                    Expect.equal (parameters |> List.sumBy (fun p -> List.fold (*) 1L p.Shape)) total "parameters")
+
             property "a configuration is read back from its parameters, in any order" (fun (seed: int) ->
                 let config, _ = tokenizer (abs (seed % 10000))
                 let stream = Random.ofSeed (int64 seed)
