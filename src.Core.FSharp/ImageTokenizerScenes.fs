@@ -15,6 +15,9 @@ type SceneVqVaeConfig =
         /// Channels between the two convolutions of a residual block.
         InnerWidth: int64
         EncoderBlocks: int
+        /// Kernel of the first convolution of an encoder block: 3 lets a code depend on neighbouring patches, 1 makes it a
+        /// function of its own patch alone.
+        EncoderKernel: int64
         DecoderBlocks: int
         Codes: int64
         /// Width of a code's vector.
@@ -55,29 +58,44 @@ type SceneRecipe =
 /// Axes: B pictures · C channels · H, W pixels · h, w grid · D width.
 module SceneVqVae =
 
-    /// 64×64 RGB -> 8×8 codes of 512.
+    /// 64×64 RGB -> 8×8 codes of 512. A code is a function of its own patch (no encoder blocks): with blocks of 3×3
+    /// convolutions the pictures are no better (28.0 dB on World either way) and the codes carry 7.3 bits instead of 5.3,
+    /// more for a language model to predict.
     let defaults: SceneVqVaeConfig =
         {
             Channels = 3L
             Patch = 8L
             Width = 128L
-            InnerWidth = 128L
-            EncoderBlocks = 1
+            InnerWidth = 64L
+            EncoderBlocks = 0
+            EncoderKernel = 1L
             DecoderBlocks = 2
             Codes = 512L
-            CodeWidth = 32L
+            CodeWidth = 16L
         }
 
+    /// For `defaults`: half a minute of one core, 28.6 dB on World.
     let recipe: SceneRecipe =
         {
-            Batch = 32
+            Batch = 16
             Steps = 3000
-            LearningRate = 2e-3
-            WarmupSteps = 50
+            LearningRate = 4e-3
+            WarmupSteps = 20
             Betas = (0.9, 0.98)
             Commitment = 1.0
-            Codebook = { Decay = 0.97; Revival = 0.05 }
+            Codebook = { Decay = 0.95; Revival = 0.05 }
         }
+
+    /// The smallest that still shows a scene, and its recipe: five seconds of one core, 25.5 dB on World.
+    let quickDefaults: SceneVqVaeConfig = { defaults with DecoderBlocks = 1 }
+
+    let quickRecipe: SceneRecipe = { recipe with Steps = 500; Codebook = { Decay = 0.9; Revival = 0.05 } }
+
+    /// The learning rate of a step in [0, steps): a linear warm-up, then a cosine to a fiftieth.
+    let learningRate (recipe: SceneRecipe) (step: int64) : float =
+        let warm = min 1.0 (float (step + 1L) / float (max 1 recipe.WarmupSteps))
+        let wave = 0.5 * (1.0 + cos (System.Math.PI * float step / float (max 1 recipe.Steps)))
+        recipe.LearningRate * warm * (0.02 + 0.98 * wave)
 
     let private codebookName = "codebook"
     let private encoderBlock (index: int) = $"encoder.blocks.{index}"
@@ -97,8 +115,8 @@ module SceneVqVae =
 
         // A convolution after a ReLU keeps the variance with gain √2; the one that ends a block starts small, so that a
         // stack starts near the identity.
-        let block name =
-            conv (name + ".conv_1") 3L config.Width config.InnerWidth (sqrt 2.0)
+        let block kernel name =
+            conv (name + ".conv_1") kernel config.Width config.InnerWidth (sqrt 2.0)
             @ conv (name + ".conv_2") 1L config.InnerWidth config.Width 0.5
 
         let patch = config.Channels * config.Patch * config.Patch
@@ -106,11 +124,11 @@ module SceneVqVae =
         [
             yield! conv "encoder.patch" 1L patch config.Width 1.0
             for index in 0 .. config.EncoderBlocks - 1 do
-                yield! block (encoderBlock index)
+                yield! block config.EncoderKernel (encoderBlock index)
             yield! conv "encoder.out" 1L config.Width config.CodeWidth 1.0
             yield! conv "decoder.in" 3L config.CodeWidth config.Width 1.0
             for index in 0 .. config.DecoderBlocks - 1 do
-                yield! block (decoderBlock index)
+                yield! block 3L (decoderBlock index)
             yield! conv "decoder.patch" 1L config.Width patch 1.0
         ]
 
@@ -126,11 +144,17 @@ module SceneVqVae =
         let blocks name = reader.Count(0, fun index -> name index + ".")
         let encoderBlocks, decoderBlocks = blocks encoderBlock, blocks decoderBlock
 
-        let inner =
+        // Without blocks there is no inner width, and the kernel says nothing: zero and one stand for that.
+        let inner, kernel =
             match encoderBlocks, decoderBlocks with
-            | 0, 0 -> first[0]
-            | 0, _ -> reader.Shape($"{decoderBlock 0}.conv_1.weight", 4)[0]
-            | _ -> reader.Shape($"{encoderBlock 0}.conv_1.weight", 4)[0]
+            | 0, 0 -> 0L, 1L
+            | 0, _ -> reader.Shape($"{decoderBlock 0}.conv_1.weight", 4)[0], 1L
+            | _ ->
+                let shape = reader.Shape($"{encoderBlock 0}.conv_1.weight", 4)
+                shape[0], shape[2]
+
+        if encoderBlocks > 0 && kernel <> 1L && kernel <> 3L && kernel <> 0L then
+            reader.Fault $"entry '{encoderBlock 0}.conv_1.weight' has a kernel of {kernel}; it must be 1 or 3"
 
         let patch = int64 (round (sqrt (float first[1] / 3.0)))
 
@@ -145,6 +169,7 @@ module SceneVqVae =
                 Width = first[0]
                 InnerWidth = inner
                 EncoderBlocks = encoderBlocks
+                EncoderKernel = kernel
                 DecoderBlocks = decoderBlocks
                 Codes = vectors[0]
                 CodeWidth = vectors[1]

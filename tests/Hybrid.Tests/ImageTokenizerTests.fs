@@ -47,6 +47,7 @@ let private smallScenes (blocks: int) (codes: int64) : SceneVqVaeConfig =
         Width = 16L
         InnerWidth = 8L
         EncoderBlocks = blocks
+        EncoderKernel = (if blocks = 2 then 3L else 1L)
         DecoderBlocks = 1
         Codes = codes
         CodeWidth = 6L
@@ -379,6 +380,25 @@ let private inferTests =
     testList
         "infer"
         [
+            testCase "the published MoVQGANs have their numbers of entries and parameters" (fun () ->
+                for width, blocks, entries, total in
+                    [ 128L, 2, 431, 67_832_495L; 128L, 4, 671, 101_614_255L; 256L, 2, 431, 270_669_103L ] do
+                    let config: MoVqConfig =
+                        {
+                            Channels = 3L
+                            Base = width
+                            Levels = [ width; 2L * width; 2L * width; 4L * width ]
+                            Blocks = blocks
+                            Attention = [ 3 ]
+                            Latent = 4L
+                            Codes = 16384L
+                            CodeWidth = 4L
+                        }
+
+                    let parameters = MoVq.parameters config
+                    Expect.equal parameters.Length entries "entries"
+                    Expect.equal (parameters |> List.sumBy (fun p -> List.fold (*) 1L p.Shape)) total "parameters")
+
             property "a configuration is read back from its parameters, in any order" (fun (seed: int) ->
                 let config, _ = tokenizer (abs (seed % 10000))
                 let stream = Random.ofSeed (int64 seed)
@@ -434,6 +454,18 @@ let private trainingTests =
     testList
         "training"
         [
+            testCase "the learning rate warms up and ends at a fiftieth" (fun () ->
+                let recipe = SceneVqVae.quickRecipe
+                let rate step = SceneVqVae.learningRate recipe step
+                let last = int64 recipe.Steps
+                Expect.floatClose Accuracy.high (rate 0L) (recipe.LearningRate / float recipe.WarmupSteps) "the first step"
+                Expect.floatClose Accuracy.high (rate last) (recipe.LearningRate / 50.0) "the end"
+
+                let falling =
+                    Seq.pairwise (seq { int64 recipe.WarmupSteps .. last }) |> Seq.forall (fun (a, b) -> rate b < rate a)
+
+                Expect.isTrue falling "it falls after the warm-up")
+
             testCase "steps on a batch lower its loss" (fun () ->
                 use _ = torch.NewDisposeScope()
                 let gradients = SceneVqVae.parameters scene
