@@ -170,11 +170,11 @@ let private between (value: ValueAttribute) =
 let private faultOf (flag: Flag) (field: Type) (word: string) : string option =
     let value = flag.Value |> Option.defaultWith (fun () -> ValueAttribute flag.Name)
 
-    let name = if flag.Positional then "The first word" else flag.Name
+    let name = if flag.Positional then "The first word must be" else flag.Name + " needs"
 
     let inRange (number: float) = number >= value.Minimum && number <= value.Maximum && number > value.Above
 
-    let fault wanted = Some $"{name} needs {wanted}, but was given '{word}'."
+    let fault wanted = Some $"{name} {wanted}, but was given '{word}'."
 
     if field = typeof<int> || field = typeof<int64> then
         match Int64.TryParse(word, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture) with
@@ -204,7 +204,7 @@ let private faultOf (flag: Flag) (field: Type) (word: string) : string option =
         else
             fault "token ids such as \"1 2 3\""
     elif word = "" && List.contains value.Placeholder [ "PATH"; "F"; "DIR"; "KEY VALUE"; "auto|must|PATH" ] then
-        Some $"{name} needs {value.Placeholder}, but was given nothing."
+        Some $"{name} {value.Placeholder}, but was given nothing."
     else
         None
 

@@ -202,6 +202,55 @@ let withBand (lower: float[]) (upper: float[]) (curve: Curve) : Curve =
 /// The curve as a dashed line.
 let dashed (curve: Curve) : Curve = { curve with Dashed = true }
 
+/// The curve with at most `count` points, chosen so that it looks the same: Steinarsson's largest triangle in three buckets
+/// ("Downsampling time series for visual representation", 2013). A curve with gaps,
+/// or one that is short already, stays whole.
+let thin (count: int) (curve: Curve) : Curve =
+    let n = curve.X.Length
+
+    if n <= count || count < 3 || not (Array.forall Double.IsFinite curve.X && Array.forall Double.IsFinite curve.Y) then
+        curve
+    else
+        // Bucket b of the points between the ends begins here.
+        let start bucket = 1 + int (int64 bucket * int64 (n - 2) / int64 (count - 2))
+
+        let mean first last (values: float[]) =
+            let mutable sum = 0.0
+
+            for i = first to last - 1 do
+                sum <- sum + values[i]
+
+            sum / float (last - first)
+
+        let kept = Array.zeroCreate<int> count
+        kept[count - 1] <- n - 1
+
+        for bucket = 0 to count - 3 do
+            let before = kept[bucket]
+            let first, next = start (bucket + 1), (if bucket = count - 3 then n else start (bucket + 2))
+            let meanX, meanY = mean first next curve.X, mean first next curve.Y
+            let mutable largest = -1.0
+
+            for i = start bucket to first - 1 do
+                let area =
+                    abs (
+                        (curve.X[before] - meanX) * (curve.Y[i] - curve.Y[before])
+                        - (curve.X[before] - curve.X[i]) * (meanY - curve.Y[before])
+                    )
+
+                if area > largest then
+                    largest <- area
+                    kept[bucket + 1] <- i
+
+        let pick (values: float[]) = if values.Length = 0 then values else kept |> Array.map (fun i -> values[i])
+
+        { curve with
+            X = pick curve.X
+            Y = pick curve.Y
+            Lower = pick curve.Lower
+            Upper = pick curve.Upper
+        }
+
 /// A line across at a y.
 let level (label: string) (value: float) : Mark = { Label = label; Value = value; Vertical = false }
 

@@ -1,0 +1,169 @@
+using System.Globalization;
+
+namespace Hybrid.Runner;
+
+/// <summary>
+/// A piece of work with a known number of steps. Reporting costs a lock and a few copies; nothing is formatted until
+/// something is about to be shown. Disposing it says how it ended.
+/// </summary>
+public sealed class Stage : IDisposable
+{
+    private static readonly TimeSpan window = TimeSpan.FromSeconds(10);
+
+    private readonly Lock gate = new();
+    private readonly Progress owner;
+    private readonly Func<TimeSpan> clock;
+    private readonly TimeSpan began;
+    private readonly long first;
+
+    // Two moments, of which the older is dropped, bound the span that the speed is measured over.
+    private (TimeSpan Time, long Step, long Tokens) older;
+    private (TimeSpan Time, long Step, long Tokens) newer;
+    private long step;
+    private Metrics metrics;
+    private bool disposed;
+
+    internal Stage(Progress owner, string name, long total, long start, Func<TimeSpan> clock)
+    {
+        (this.owner, Name, Total, first, step, this.clock) = (owner, name, total, start, start, clock);
+        began = clock();
+        older = newer = (began, start, 0);
+    }
+
+    public string Name { get; }
+
+    /// <summary>The number of steps; 0 where it is not known.</summary>
+    public long Total { get; }
+
+    internal (TimeSpan Time, long Step) LastLine { get; set; }
+
+    /// <summary>Says how many steps are done.</summary>
+    public void Report(long done, Metrics now = default)
+    {
+        TimeSpan time = clock();
+        lock (gate)
+        {
+            (step, metrics) = (done, now);
+            if (time - newer.Time >= window)
+            {
+                (older, newer) = (newer, (time, done, now.Tokens ?? 0));
+            }
+        }
+
+        owner.Reported(this, time, done);
+    }
+
+    public void Dispose()
+    {
+        if (!disposed)
+        {
+            disposed = true;
+            owner.Ended(this);
+        }
+    }
+
+    /// <summary>The stage in one line of at most <paramref name="width"/> characters: what matters least is left out first.</summary>
+    internal string Line(int width, bool bar)
+    {
+        var (done, now, _, stepsPerSecond, tokensPerSecond) = Snapshot();
+        List<string> parts = [];
+        if (Total > 0)
+        {
+            parts.Add($"{100 * Math.Min(done, Total) / Total,3} %");
+        }
+
+        parts.Add(Total > 0 ? $"{done}/{Total}" : $"{done}");
+        int essential = parts.Count;
+        if (now.Loss is { } loss)
+        {
+            parts.Add("loss " + Nats(loss));
+        }
+
+        string[] kinds = [.. new[] { ("text", now.Text), ("image", now.Image), ("structure", now.Structure) }
+            .Where(kind => kind.Item2 is not null).Select(kind => $"{kind.Item1} {Nats(kind.Item2!.Value)}")];
+        if (Total > 0 && stepsPerSecond > 0 && done < Total)
+        {
+            parts.Insert(essential, Duration(TimeSpan.FromSeconds((Total - done) / stepsPerSecond)) + " left");
+        }
+
+        if (tokensPerSecond > 0)
+        {
+            parts.Add(Rate(tokensPerSecond) + " tokens/s");
+        }
+
+        parts.AddRange(kinds);
+        if (now.Note is { Length: > 0 } note)
+        {
+            parts.Add(note);
+        }
+
+        string line = Name.Length <= Math.Max(8, width / 2) ? Name : Name[..Math.Max(7, width / 2 - 1)] + "…";
+        int barWidth = width < 120 ? 10 : 20;
+        if (bar && Total > 0 && width >= 60)
+        {
+            int filled = (int)(barWidth * Math.Min(done, Total) / Total);
+            line += "  " + new string('━', filled) + new string('─', barWidth - filled);
+        }
+
+        foreach (string part in parts)
+        {
+            if (line.Length + 2 + part.Length <= width)
+            {
+                line += "  " + part;
+            }
+        }
+
+        return line.Length <= width ? line : line[..Math.Max(0, width)];
+    }
+
+    /// <summary>How the stage ended, with the last metrics.</summary>
+    internal string LastWords()
+    {
+        var (done, now, seconds, _, _) = Snapshot();
+        List<string> parts = [Total > 0 && done < Total ? $"{Name}: stopped at {done}/{Total} after {Duration(seconds)}" : $"{Name}: done in {Duration(seconds)}"];
+        foreach (var (kind, value) in new[] { ("loss", now.Loss), ("text", now.Text), ("image", now.Image), ("structure", now.Structure) })
+        {
+            if (value is { } nats)
+            {
+                parts.Add($"{kind} {Nats(nats)}");
+            }
+        }
+
+        if (now.Tokens is { } tokens && seconds.TotalSeconds > 0)
+        {
+            parts.Add(Rate(tokens / seconds.TotalSeconds) + " tokens/s");
+        }
+
+        return string.Join("  ", parts);
+    }
+
+    internal static string Duration(TimeSpan time) => time switch
+    {
+        { TotalSeconds: < 10 } => time.TotalSeconds.ToString("0.0", CultureInfo.InvariantCulture) + " s",
+        { TotalMinutes: < 1 } => $"{(int)time.TotalSeconds} s",
+        { TotalHours: < 1 } => $"{time.Minutes} min {time.Seconds:00} s",
+        { TotalDays: < 1 } => $"{time.Hours} h {time.Minutes:00} min",
+        _ => $"{(int)time.TotalDays} d {time.Hours:00} h",
+    };
+
+    private static string Nats(double value) => double.IsFinite(value) ? value.ToString("0.000", CultureInfo.InvariantCulture) : "not finite";
+
+    private static string Rate(double value) => value switch
+    {
+        >= 1e6 => (value / 1e6).ToString("0.00", CultureInfo.InvariantCulture) + "M",
+        >= 1e4 => (value / 1e3).ToString("0.0", CultureInfo.InvariantCulture) + "k",
+        _ => value.ToString("0", CultureInfo.InvariantCulture),
+    };
+
+    private (long Done, Metrics Now, TimeSpan Elapsed, double StepsPerSecond, double TokensPerSecond) Snapshot()
+    {
+        TimeSpan time = clock();
+        lock (gate)
+        {
+            double seconds = (time - older.Time).TotalSeconds;
+            double steps = seconds > 0 && step > first ? (step - older.Step) / seconds : 0;
+            double tokens = seconds > 0 && metrics.Tokens is { } count ? (count - older.Tokens) / seconds : 0;
+            return (step, metrics, time - began, steps, tokens);
+        }
+    }
+}

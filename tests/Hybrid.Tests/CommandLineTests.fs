@@ -1,0 +1,402 @@
+module Hybrid.Tests.CommandLineTests
+
+open System
+open Expecto
+open Hybrid
+
+let private parse (line: string list) = CommandLine.parse (Array.ofList line)
+
+let private run (line: string list) : ICommand =
+    match parse line with
+    | :? RunOutcome as outcome -> outcome.Command
+    | :? UsageOutcome as outcome -> failtest $"hybrid {line} was refused: {outcome.Text}"
+    | _ -> failtest $"hybrid {line} gave help"
+
+let private usage (line: string list) : string =
+    match parse line with
+    | :? UsageOutcome as outcome -> outcome.Text
+    | outcome -> failtest $"hybrid {line} gave {outcome.GetType().Name}"
+
+let private help (line: string list) : string =
+    match parse line with
+    | :? HelpOutcome as outcome -> outcome.Text
+    | outcome -> failtest $"hybrid {line} gave {outcome.GetType().Name}"
+
+/// Checks a field of the command that a line gives.
+let private gives<'command when 'command: not null> (line: string list) (check: 'command -> bool) =
+    match box (run line) with
+    | :? 'command as command -> Expect.isTrue (check command) $"{line} gave {command}"
+    | command -> failtest $"{line} gave a {command.GetType().Name}"
+
+/// What a script or a manual may rely on. A change here is a change of the program's face.
+let private frozen =
+    [
+        "study", [ "--preset smoke|tiny|paper"; "--config F"; "--out DIR"; "--resume auto"; "--dry-run"; "--seed N"; "--json" ]
+        "prepare", [ "--input PATH..."; "--text-tokenizer F"; "--image-tokenizer PATH"; "--image-size N"; "--out DIR"; "--json" ]
+        "train", [ "--config F"; "--set KEY VALUE"; "--out DIR"; "--resume auto|must|PATH"; "--json" ]
+        "evaluate", [ "--model PATH"; "--model-config F"; "--text-rows N"; "--image-codes K"; "--tokens PATH"; "--json" ]
+        "generate",
+        [
+            "--model DIR"
+            "--prompt TEXT..."
+            "--count N"
+            "--temperature T"
+            "--top-k K"
+            "--top-p P"
+            "--cfg C"
+            "--seed S"
+            "--out DIR"
+            "--json"
+        ]
+        "complete",
+        [
+            "--model PATH"
+            "--model-config F"
+            "--text-rows N"
+            "--image-codes K"
+            "--prompt TEXT"
+            "--prompt-ids \"1 2 3\""
+            "--greedy"
+            "--max-tokens N"
+            "--json"
+        ]
+        "probe",
+        [
+            "--model PATH"
+            "--model-config F"
+            "--text-rows N"
+            "--image-codes K"
+            "--against PATH"
+            "--tasks F..."
+            "--json"
+        ]
+        "tokenize", [ "--tokenizer F"; "--text S"; "--file F"; "--decode \"1 2 3\""; "--special"; "--json" ]
+        "image",
+        [
+            "encode|decode|reconstruct"
+            "--tokenizer PATH"
+            "--tokenizer-config F"
+            "--input PATH..."
+            "--out DIR"
+            "--json"
+        ]
+        "inspect", [ "PATH"; "--json" ]
+        "doctor", [ "--json" ]
+    ]
+
+let private parsing =
+    testList
+        "parsing"
+        [
+            testCase "study has defaults" (fun () ->
+                gives<StudyCommand> [ "study" ] (fun c ->
+                    c.Preset = "tiny"
+                    && isNull c.Out
+                    && isNull c.Config
+                    && not c.Resume
+                    && not c.DryRun
+                    && not c.Seed.HasValue
+                    && not c.Json))
+
+            testCase "study takes every option" (fun () ->
+                gives<StudyCommand>
+                    [
+                        "study"
+                        "--preset"
+                        "paper"
+                        "--config"
+                        "c.json"
+                        "--out"
+                        "o"
+                        "--resume"
+                        "auto"
+                        "--dry-run"
+                        "--seed"
+                        "-7"
+                        "--json"
+                    ]
+                    (fun c ->
+                        c =
+                            {
+                                Preset = "paper"
+                                Config = "c.json"
+                                Out = "o"
+                                Resume = true
+                                DryRun = true
+                                Seed = Nullable -7L
+                                Json = true
+                            }))
+
+            testCase "prepare gathers inputs from one option and from several" (fun () ->
+                gives<PrepareCommand>
+                    [
+                        "prepare"
+                        "--input"
+                        "a.tar"
+                        "b.tar"
+                        "--text-tokenizer"
+                        "t"
+                        "--image-tokenizer"
+                        "v"
+                        "--image-size"
+                        "128"
+                        "--input"
+                        "c"
+                        "--out"
+                        "o"
+                    ]
+                    (fun c ->
+                        List.ofSeq c.Input = [ "a.tar"; "b.tar"; "c" ]
+                        && c.ImageSize = 128
+                        && c.TextTokenizer = "t"
+                        && c.ImageTokenizer = "v"))
+
+            testCase "train keeps the order of --set and takes negative values" (fun () ->
+                gives<TrainCommand>
+                    [ "train"; "--config"; "c"; "--set"; "a.b"; "-1"; "--set"; "c"; "x=y"; "--out"; "o"; "--resume"; "runs/a" ]
+                    (fun c -> [ for pair in c.Set -> pair.Key, pair.Value ] = [ "a.b", "-1"; "c", "x=y" ] && c.Resume = "runs/a"))
+
+            testCase "evaluate reads the layout of an open_lm checkpoint" (fun () ->
+                gives<EvaluateCommand>
+                    [
+                        "evaluate"
+                        "--model"
+                        "e.pt"
+                        "--model-config"
+                        "m.json"
+                        "--text-rows"
+                        "300"
+                        "--image-codes"
+                        "64"
+                        "--tokens"
+                        "t.npy"
+                    ]
+                    (fun c ->
+                        c.Model = { Path = "e.pt"; Config = "m.json"; TextRows = Nullable 300; ImageCodes = Nullable 64 }
+                        && c.Tokens = "t.npy"))
+
+            testCase "generate has defaults and ranges" (fun () ->
+                gives<GenerateCommand>
+                    [
+                        "generate"
+                        "--model"
+                        "m"
+                        "--prompt"
+                        "a red circle"
+                        "--out"
+                        "o"
+                        "--top-p"
+                        "1"
+                        "--temperature"
+                        "0"
+                    ]
+                    (fun c ->
+                        c.Count = 1
+                        && c.Temperature = 0.0
+                        && c.TopP = Nullable 1.0
+                        && not c.TopK.HasValue
+                        && c.Guidance = 1.0
+                        && c.Seed = 0L))
+
+            testCase "complete takes a prompt or ids" (fun () ->
+                gives<CompleteCommand> [ "complete"; "--model"; "m"; "--prompt"; "" ] (fun c ->
+                    c.Prompt = "" && isNull (box c.PromptIds) && c.MaxTokens = 100 && not c.Greedy)
+
+                gives<CompleteCommand> [ "complete"; "--model"; "m"; "--prompt-ids"; " 1 2,  3"; "--greedy" ] (fun c ->
+                    match c.PromptIds with
+                    | null -> false
+                    | ids -> isNull c.Prompt && List.ofSeq ids = [ 1; 2; 3 ] && c.Greedy))
+
+            testCase "probe compares with another model" (fun () ->
+                gives<ProbeCommand> [ "probe"; "--model"; "m"; "--against"; "n"; "--tasks"; "a.jsonl"; "b.jsonl" ] (fun c ->
+                    c.Against = "n" && List.ofSeq c.Tasks = [ "a.jsonl"; "b.jsonl" ]))
+
+            testCase "tokenize goes both ways" (fun () ->
+                gives<TokenizeCommand> [ "tokenize"; "--tokenizer"; "t"; "--text=--- a=b"; "--special" ] (fun c ->
+                    c.Text = "--- a=b" && c.Special && isNull (box c.Decode))
+
+                gives<TokenizeCommand> [ "tokenize"; "--tokenizer"; "t"; "--decode"; "5 6" ] (fun c ->
+                    match c.Decode with
+                    | null -> false
+                    | ids -> List.ofSeq ids = [ 5; 6 ]))
+
+            testCase "image takes its action in any place" (fun () ->
+                for action, expected in
+                    [ "encode", ImageAction.Encode; "decode", ImageAction.Decode; "reconstruct", ImageAction.Reconstruct ] do
+                    gives<ImageCommand> [ "image"; action; "--tokenizer"; "v"; "--input"; "a.png"; "--out"; "o" ] (fun c ->
+                        c.Action = expected))
+
+            testCase "inspect takes a path" (fun () ->
+                gives<InspectCommand> [ "inspect"; "--json"; "runs/a" ] (fun c -> c.Path = "runs/a" && c.Json))
+
+            testCase "doctor takes nothing" (fun () -> gives<DoctorCommand> [ "doctor" ] (fun c -> not c.Json))
+
+            testCase "--key=value is --key value, whatever the value holds" (fun () ->
+                gives<InspectCommand> [ "inspect"; "a=b" ] (fun c -> c.Path = "a=b")
+
+                gives<CompleteCommand> [ "complete"; "--model=a=b"; "--prompt=--two\nlines" ] (fun c ->
+                    c.Model.Path = "a=b" && c.Prompt = "--two\nlines"))
+        ]
+
+/// Command lines that are wrong, and what the answer must say.
+let private wrong =
+    [
+        [ "stduy" ], [ "There is no command stduy. Did you mean study?"; "See: hybrid --help" ]
+        [ "align" ], [ "There is no command align." ]
+        [ "--vresion" ], [ "There is no option --vresion. Did you mean --version?" ]
+        [ "evaluate" ],
+        [ "hybrid evaluate needs --model PATH"; "hybrid evaluate needs --tokens PATH"; "See: hybrid evaluate --help" ]
+        [ "complete"; "--modle"; "m"; "--prompt"; "a" ], [ "There is no option --modle. Did you mean --model?" ]
+        [ "complete"; "--max_tokens=3"; "--model"; "m"; "--prompt"; "a" ],
+        [ "There is no option --max_tokens. Did you mean --max-tokens?" ]
+        [ "study"; "--preset"; "tny" ], [ "--preset needs one of smoke, tiny, paper, but was given 'tny'. Did you mean tiny?" ]
+        [ "study"; "--resume"; "must" ], [ "--resume needs auto, but was given 'must'." ]
+        [ "study"; "--seed"; "1.5" ], [ "--seed needs a whole number, but was given '1.5'." ]
+        [ "study"; "--seed"; "1"; "--seed"; "2" ], [ "--seed is given more than once." ]
+        [ "study"; "--json=true" ], [ "--json takes no value." ]
+        [ "study"; "--out"; "" ], [ "--out needs DIR, but was given nothing." ]
+        [ "study"; "tiny" ], [ "'tiny' belongs to no option." ]
+        [ "study"; "--out" ], [ "--out needs DIR." ]
+        [ "study"; "--out"; "--json" ],
+        [ "--out needs DIR, but --json follows. A value that begins with - is written --out=VALUE." ]
+        [ "train"; "--config"; "c"; "--out"; "o"; "--set"; "a" ], [ "--set needs KEY VALUE." ]
+        [ "prepare"; "--input"; "--out"; "o" ], [ "--input needs PATH..., but --out follows." ]
+        [ "generate"; "--model"; "m"; "--prompt"; "a"; "--out"; "o"; "--top-p"; "0" ],
+        [ "--top-p needs a number above 0 and at most 1, but was given '0'." ]
+        [ "generate"; "--model"; "m"; "--prompt"; "a"; "--out"; "o"; "--count"; "0"; "--cfg"; "NaN" ],
+        [
+            "--count needs a whole number of at least 1, but was given '0'."
+            "--cfg needs a number of at least 0, but was given 'NaN'."
+        ]
+        [ "generate"; "--model"; "m"; "--prompt"; "a"; "--out"; "o"; "--count"; "9999999999" ], [ "--count needs a whole number" ]
+        [ "complete"; "--model"; "m" ], [ "hybrid complete needs one of --prompt, --prompt-ids." ]
+        [ "complete"; "--model"; "m"; "--prompt"; "a"; "--prompt-ids"; "1" ], [ "--prompt and --prompt-ids exclude each other" ]
+        [ "complete"; "--model"; "m"; "--prompt-ids"; "1 -2" ], [ "--prompt-ids needs token ids such as \"1 2 3\"" ]
+        [ "complete"; "--model"; "m"; "--prompt-ids"; " " ], [ "--prompt-ids needs token ids" ]
+        [ "evaluate"; "--model"; "m"; "--tokens"; "t"; "--text-rows"; "3" ],
+        [ "--text-rows is given without --image-codes: they go together." ]
+        [ "image"; "encod"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ],
+        [ "The first word must be one of encode, decode, reconstruct, but was given 'encod'. Did you mean encode?" ]
+        [ "image"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ], [ "hybrid image needs encode|decode|reconstruct" ]
+        [ "inspect" ], [ "hybrid inspect needs PATH" ]
+        [ "inspect"; "a"; "b" ], [ "'b' belongs to no option." ]
+        [ "tokenize"; "--tokenizer"; "t"; "--text=--json" ], [ "--text"; "See: hybrid tokenize --help" ]
+    ]
+
+let private flagOf (option: string) = (option.Split ' ')[0]
+
+let tests =
+    testList
+        "CommandLine"
+        [
+            parsing
+
+            testList
+                "wrong use"
+                [
+                    for line, sentences in wrong do
+                        testCase ("hybrid " + String.Join(' ', line)) (fun () ->
+                            let text = usage line
+
+                            for sentence in sentences do
+                                Expect.stringContains text sentence "the answer says it")
+                ]
+
+            testCase "one mistake gives one sentence" (fun () ->
+                for line in [ [ "complete"; "--modle"; "m"; "--prompt"; "a" ]; [ "study"; "--out" ]; [ "inspect" ] ] do
+                    Expect.hasLength ((usage line).Split '\n') 2 $"{line}: a sentence and where to look")
+
+            testCase "the commands and their options are frozen" (fun () ->
+                Expect.equal (List.ofSeq CommandLine.commands) (List.map fst frozen) "commands"
+
+                for command, options in frozen do
+                    Expect.equal (List.ofSeq (CommandLine.options command)) options command)
+
+            testCase "hybrid alone says what to do first and lists every command" (fun () ->
+                let text = help []
+                Expect.stringContains text "hybrid study" "the main job"
+
+                for command in CommandLine.commands do
+                    Expect.stringContains text $"\n  {command} " command
+
+                for line in [ [ "--help" ]; [ "-h" ]; [ "help" ] ] do
+                    Expect.equal (help line) text $"{line}")
+
+            testCase "the help of a command names its options and gives an example" (fun () ->
+                for command, options in frozen do
+                    let text = help [ command; "--help" ]
+                    Expect.equal (help [ "help"; command ]) text "both ways"
+                    let example = text.Substring(text.IndexOf "Example:")
+                    Expect.stringContains example $"  hybrid {command}" "example"
+
+                    for option in options do
+                        Expect.stringContains text $"\n  {option}" command)
+
+            testCase "the examples parse" (fun () ->
+                for command in CommandLine.commands do
+                    let text = help [ command; "--help" ]
+                    let example = text.Substring(text.IndexOf "Example:" + 8).Replace("\\\n", " ")
+
+                    let words =
+                        example.Split '"'
+                        |> Array.mapi (fun i part ->
+                            if i % 2 = 1 then
+                                [| part |]
+                            else
+                                part.Split([| ' '; '\n' |], StringSplitOptions.RemoveEmptyEntries))
+                        |> Array.concat
+                        |> List.ofArray
+
+                    run (List.tail words) |> ignore)
+
+            testCase "help fits 80 columns" (fun () ->
+                for text in help [] :: [ for command in CommandLine.commands -> help [ command; "--help" ] ] do
+                    for line in text.Split '\n' do
+                        Expect.isLessThanOrEqual line.Length 80 line)
+
+            testCase "help wins over mistakes" (fun () ->
+                Expect.stringContains (help [ "train"; "--nonsense"; "--help" ]) "hybrid train" "help")
+
+            testCase "--version is one line" (fun () ->
+                Expect.equal (help [ "--version" ]) $"hybrid {CommandLine.version}" "version"
+                Expect.isTrue (Char.IsDigit CommandLine.version[0]) CommandLine.version)
+
+            testCase "every option is spelled in one way only" (fun () ->
+                for command, options in frozen do
+                    let flags = options |> List.map flagOf
+                    Expect.equal (List.distinct flags) flags command
+                    Expect.contains flags "--json" command)
+
+            testProperty "no words make the parser fail" (fun (seed: int) ->
+                let vocabulary =
+                    [|
+                        for command, options in frozen do
+                            command
+                            yield! options |> List.map flagOf
+                        "--"
+                        "-"
+                        "="
+                        ""
+                        "--="
+                        "1 2"
+                        "-1"
+                        "nan"
+                        "--out=x"
+                        "--set=a"
+                        "a=b"
+                        "--help="
+                        "-h=1"
+                        "ü"
+                    |]
+
+                let stream = Random.ofSeed (int64 seed)
+                let count = Random.below 8 stream 0L
+
+                let words = [ for i in 1..count -> vocabulary[Random.below vocabulary.Length stream (int64 i)] ]
+
+                match parse words with
+                | :? UsageOutcome as outcome -> outcome.Text.Contains "See: hybrid"
+                | :? HelpOutcome as outcome -> outcome.Text <> ""
+                | :? RunOutcome as outcome -> not (isNull (box outcome.Command))
+                | _ -> false)
+        ]
