@@ -66,13 +66,13 @@ module Vocabulary =
         let result = result.masked_fill_ (ids.lt ((0).ToScalar()), int(Kind.Ignored).ToScalar())
         result.MoveToOuterDisposeScope()
 
-    /// The columns [first, first + count) of a kind's ids.
+    /// The columns [first, first + count) of a kind's ids; none where the table has no such ids.
     let columns (vocabulary: Vocabulary) (kind: Kind) : struct (int64 * int64) =
         match kind with
         | Kind.Text -> struct (0L, int64 vocabulary.TextRows)
-        | Kind.Structure -> struct (int64 vocabulary.TextRows, 6L)
+        | Kind.Structure -> struct (int64 vocabulary.TextRows, (if vocabulary.ImageCodes = 0 then 0L else 6L))
         | Kind.Image -> struct (int64 vocabulary.FirstCode, int64 vocabulary.ImageCodes)
-        | _ -> struct (int64 vocabulary.Pad, 1L)
+        | _ -> struct (int64 vocabulary.Pad, (if vocabulary.ImageCodes = 0 then 0L else 1L))
 
     /// Checks that every id lies in the table. Errors: InputException naming the first bad one and its place.
     let check (vocabulary: Vocabulary) (source: string) (ids: int64[]) : unit =

@@ -8,10 +8,14 @@ internal static class Jobs
     {
         if (command is DoctorCommand doctor)
         {
-            throw new InputException(doctor.ToString());
+            return DoctorJob.Run(doctor);
         }
 
-        TorchLibrary.Load();
+        if (command is not TokenizeCommand)
+        {
+            TorchLibrary.Load();
+        }
+
         switch (command)
         {
             case TrainCommand train:
@@ -19,6 +23,18 @@ internal static class Jobs
                 break;
             case EvaluateCommand evaluate:
                 EvaluateJob.Run(evaluate, stop);
+                break;
+            case CompleteCommand complete:
+                CompleteJob.Run(complete, stop);
+                break;
+            case ProbeCommand probe:
+                ProbeJob.Run(probe, stop);
+                break;
+            case TokenizeCommand tokenize:
+                TokenizeJob.Run(tokenize);
+                break;
+            case InspectCommand inspect:
+                InspectJob.Run(inspect);
                 break;
             default:
                 throw new InputException($"{command.GetType().Name} is not carried out by this build.");

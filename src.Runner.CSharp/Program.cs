@@ -51,8 +51,11 @@ public static class Program
         }
         catch (Exception error)
         {
-            Terminal.Fail($"something went wrong inside the program ({error.GetType().Name}): {error.Message.TrimEnd()}\n{Trace.Keep(error)}");
+            Terminal.Fail($"something went wrong inside the program ({error.GetType().Name}): {FirstLine(error.Message)}\n{Trace.Keep(error)}");
             return Failed;
         }
     }
+
+    // torch puts a trace of its own behind the first line.
+    private static string FirstLine(string message) => message.TrimStart().Split('\n', 2)[0].TrimEnd();
 }

@@ -7,12 +7,11 @@ namespace Hybrid.Runner;
 /// <summary>A model on disk: what it is, and its weights by open_lm's names. Dispose it when the weights are loaded.</summary>
 public sealed class ModelFile : IDisposable
 {
-    private readonly IReadOnlyList<ITensorFile> files;
-    private readonly Dictionary<string, (ITensorFile File, string Name)[]> sources;
+    private readonly ITensorFile file;
+    private readonly Dictionary<string, string[]> sources;
 
-    private ModelFile(
-        string path, ModelConfig config, Vocabulary vocabulary, IReadOnlyList<ITensorFile> files, Dictionary<string, (ITensorFile, string)[]> sources) =>
-        (Path, Config, Vocabulary, this.files, this.sources) = (path, config, vocabulary, files, sources);
+    private ModelFile(string path, ModelConfig config, Vocabulary vocabulary, ITensorFile file, Dictionary<string, string[]> sources) =>
+        (Path, Config, Vocabulary, this.file, this.sources) = (path, config, vocabulary, file, sources);
 
     public string Path { get; }
 
@@ -30,21 +29,17 @@ public sealed class ModelFile : IDisposable
     public int EndOfText { get; init; } = -1;
 
     /// <summary>
-    /// Fits the tensors of some files to a description. Errors: InputException with every missing, unexpected and mis-shaped tensor.
+    /// Fits the tensors of a file to a description. Errors: InputException with every missing, unexpected and mis-shaped tensor.
     /// </summary>
     internal static ModelFile Fit(
-        string path, ModelConfig config, Vocabulary? vocabulary, IReadOnlyList<ITensorFile> files, string kind, string? tokenizer, int endOfText)
+        string path, ModelConfig config, Vocabulary? vocabulary, ITensorFile file, string kind, string? tokenizer, int endOfText)
     {
-        Dictionary<string, (ITensorFile File, string Name, long[] Shape)> there = [];
-        bool nested = files.Any(file => file.Entries.Keys.Any(name => name.StartsWith("state_dict.", StringComparison.Ordinal)));
-        foreach (ITensorFile file in files)
+        Dictionary<string, TensorEntry> there = [];
+        foreach (TensorEntry entry in file.Entries.Values)
         {
-            foreach (var (name, entry) in file.Entries)
+            if (!there.TryAdd(TensorNames.Bare(entry.Name), entry))
             {
-                if (!nested || name.StartsWith("state_dict.", StringComparison.Ordinal))
-                {
-                    there[TensorNames.Bare(name)] = (file, name, entry.Shape);
-                }
+                throw new InputException($"{path} holds two tensors that are both {TensorNames.Bare(entry.Name)}, the second as {entry.Name}.");
             }
         }
 
@@ -62,7 +57,7 @@ public sealed class ModelFile : IDisposable
                 $"{path} has a table of {config.Rows} rows; {layout.TextRows} text rows, 7 marks and {layout.ImageCodes} image codes need {layout.Rows}.");
         }
 
-        Dictionary<string, (ITensorFile, string)[]> sources = [];
+        Dictionary<string, string[]> sources = [];
         HashSet<string> used = [];
         List<string> missing = [], misshapen = [];
         foreach (ParameterShape parameter in Architecture.Parameters(config))
@@ -75,7 +70,7 @@ public sealed class ModelFile : IDisposable
             }
 
             used.UnionWith(names);
-            sources[parameter.Name] = [.. names.Select(name => (there[name].File, there[name].Name))];
+            sources[parameter.Name] = [.. names.Select(name => there[name].Name)];
             long[][] shapes = [.. names.Select(name => there[name].Shape)];
             long[] whole = [.. shapes[0]];
             bool joins = shapes.All(shape => shape.Length == whole.Length && shape.Skip(1).SequenceEqual(whole.Skip(1))) && whole.Length > 0;
@@ -104,10 +99,10 @@ public sealed class ModelFile : IDisposable
                 $"the weights in {path} do not fit the model's description ({Architecture.Describe(config)}):\n  {string.Join("\n  ", lines)}");
         }
 
-        ModelFile model = new(path, config, layout, files, sources) { Kind = kind, TokenizerPath = tokenizer, EndOfText = endOfText };
+        ModelFile model = new(path, config, layout, file, sources) { Kind = kind, TokenizerPath = tokenizer, EndOfText = endOfText };
         foreach (string head in there.Keys.Where(name => config.Tied && TensorNames.IsHead(name) && !used.Contains(name)))
         {
-            model.RequireTied(there[head].File, there[head].Name);
+            model.RequireTied(there[head].Name);
         }
 
         return model;
@@ -116,28 +111,22 @@ public sealed class ModelFile : IDisposable
     /// <summary>A parameter's values; the caller owns them. Errors: InputException.</summary>
     public torch.Tensor Load(string parameter)
     {
-        (ITensorFile File, string Name)[] parts = sources[parameter];
+        string[] parts = sources[parameter];
         if (parts.Length == 1)
         {
-            return parts[0].File.Load(parts[0].Name);
+            return file.Load(parts[0]);
         }
 
         using DisposeScope scope = torch.NewDisposeScope();
-        return torch.cat([.. parts.Select(part => part.File.Load(part.Name))]).MoveToOuterDisposeScope();
+        return torch.cat([.. parts.Select(file.Load)]).MoveToOuterDisposeScope();
     }
 
     /// <summary>The model in memory.</summary>
     public Model Open(Layout layout) => Model.Load(Config, Vocabulary, layout, Load);
 
-    public void Dispose()
-    {
-        foreach (ITensorFile file in files)
-        {
-            file.Dispose();
-        }
-    }
+    public void Dispose() => file.Dispose();
 
-    private void RequireTied(ITensorFile file, string name)
+    private void RequireTied(string name)
     {
         using DisposeScope scope = torch.NewDisposeScope();
         torch.Tensor table = Load("tok_embeddings.weight"), head = file.Load(name);

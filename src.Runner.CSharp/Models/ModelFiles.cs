@@ -1,4 +1,3 @@
-using System.Text.Json;
 using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner;
@@ -6,7 +5,7 @@ namespace Hybrid.Runner;
 /// <summary>From the path that a person gives to a model: whatever kind of model it is.</summary>
 public static class ModelFiles
 {
-    private const string Weights = "model.safetensors", Index = "model.safetensors.index.json", Description = "config.json";
+    private const string Description = "config.json";
 
     /// <summary>
     /// Opens a checkpoint or run of Hybrid, a Hugging Face directory, or a file of weights with a description beside it.
@@ -31,7 +30,7 @@ public static class ModelFiles
                 $"{path} is a file of weights, which does not say what model it is; give its description with --model-config, or the directory that holds its config.json.");
         }
 
-        return Open(path, ModelDescription.Read(description), layout, [OpenWeights(path)], "a file of weights", Path.GetDirectoryName(Path.GetFullPath(path)));
+        return Open(path, ModelDescription.Read(description), layout, "a file of weights", Path.GetDirectoryName(Path.GetFullPath(path)));
     }
 
     /// <inheritdoc cref="Open(string, string?, int?, int?)"/>
@@ -49,24 +48,13 @@ public static class ModelFiles
         }
 
         ModelDescription model = ModelDescription.Read(description);
-        List<string> parts = [.. Parts(directory)];
-        List<ITensorFile> files = [];
-        try
-        {
-            files.AddRange(parts.Select(OpenWeights));
-        }
-        catch
-        {
-            files.ForEach(file => file.Dispose());
-            throw;
-        }
-
         string kind = model.Form == DescriptionForm.Hybrid ? "a checkpoint of hybrid" : "a Hugging Face directory";
-        return Open(directory, model, layout, files, kind, directory);
+        return Open(directory, model, layout, kind, directory);
     }
 
-    private static ModelFile Open(string path, ModelDescription model, Vocabulary? layout, List<ITensorFile> files, string kind, string? beside)
+    private static ModelFile Open(string path, ModelDescription model, Vocabulary? layout, string kind, string? beside)
     {
+        ITensorFile file = TensorFiles.Open(path);
         try
         {
             if (layout is not null && model.Vocabulary is not null && !layout.Equals(model.Vocabulary))
@@ -76,52 +64,12 @@ public static class ModelFiles
             }
 
             string? tokenizer = beside is null ? null : Path.Combine(beside, "tokenizer.json");
-            return ModelFile.Fit(path, model.Config, layout ?? model.Vocabulary, files, kind, File.Exists(tokenizer) ? tokenizer : null, model.EndOfText);
+            return ModelFile.Fit(path, model.Config, layout ?? model.Vocabulary, file, kind, File.Exists(tokenizer) ? tokenizer : null, model.EndOfText);
         }
         catch
         {
-            files.ForEach(file => file.Dispose());
+            file.Dispose();
             throw;
-        }
-    }
-
-    private static ITensorFile OpenWeights(string path) =>
-        path.EndsWith(".safetensors", StringComparison.OrdinalIgnoreCase) ? SafeTensorsFile.Open(path) : TorchFile.Open(path);
-
-    /// <summary>The files of weights in a directory: one, or those that an index names.</summary>
-    private static IEnumerable<string> Parts(string directory)
-    {
-        string single = Path.Combine(directory, Weights), index = Path.Combine(directory, Index);
-        if (File.Exists(single))
-        {
-            return [single];
-        }
-
-        if (!File.Exists(index))
-        {
-            throw new InputException($"{directory} has a {Description}, but neither {Weights} nor {Index}.");
-        }
-
-        try
-        {
-            using JsonDocument document = JsonDocument.Parse(Files.Text(index, "the index of the weights"));
-            SortedSet<string> names = new(StringComparer.Ordinal);
-            foreach (JsonProperty entry in document.RootElement.GetProperty("weight_map").EnumerateObject())
-            {
-                string name = entry.Value.GetString() ?? "";
-                if (name != Path.GetFileName(name) || name.Length == 0)
-                {
-                    throw new InputException($"{index}: {entry.Name} names '{name}', which is no file beside the index.");
-                }
-
-                names.Add(Path.Combine(directory, name));
-            }
-
-            return names;
-        }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException)
-        {
-            throw new InputException($"{index} is not an index of weights (an object weight_map of tensor and file names): {error.Message}", error);
         }
     }
 }

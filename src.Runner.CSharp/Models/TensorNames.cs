@@ -8,7 +8,7 @@ namespace Hybrid.Runner;
 /// </summary>
 internal static class TensorNames
 {
-    private static readonly string[] prefixes = ["state_dict.", "module.", "_orig_mod.", "model."];
+    private static readonly string[] prefixes = ["module.", "_orig_mod.", "model."];
 
     /// <summary>A tensor's name without what wrappers put before it.</summary>
     public static string Bare(string name)
