@@ -70,6 +70,8 @@ type Layout() =
     member val Trainable = "all" with get, set
     /// Decay on every parameter instead of on matrices only
     member val DecayAll = false with get, set
+    /// Rows of the pre-trained table, for the preset that moves only new rows; 0: what the description says
+    member val OldRows = 0 with get, set
     member val Device: torch.Device = torch.CPU with get, set
 
 /// Losses of one sequence: sums in nats and counts of text, image and structure targets.
@@ -120,7 +122,7 @@ type Model private (config: ModelConfig, vocabulary: Vocabulary, store: Paramete
             (if layout.HalfPrecision then Bf16 else Fp32)
             layout.Device
             (if layout.DecayAll then Parameters.All else Parameters.Matrices)
-            (Trainable.movement config oldRows preset)
+            (Trainable.movement config (if layout.OldRows > 0 then layout.OldRows else oldRows) preset)
             (Decoder.parameters config)
 
     member _.Config = config

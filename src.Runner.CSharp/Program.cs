@@ -1,11 +1,61 @@
-using Hybrid;
-using Hybrid.Runner;
-switch (CommandLine.parse(args))
+namespace Hybrid.Runner;
+
+/// <summary>From the words of the command line to an exit code: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.</summary>
+public static class Program
 {
-    case RunOutcome { Command: StudyCommand study }:
-        try { Hybrid.Runner.Study.StudyJob.Run(study, CancellationToken.None); return 0; }
-        catch (InputException e) { Terminal.Fail(e.Message); return 1; }
-    case HelpOutcome help: System.Console.WriteLine(help.Text); return 0;
-    case UsageOutcome usage: System.Console.Error.WriteLine(usage.Text); return 2;
+    private const int Done = 0, Failed = 1, Usage = 2, Interrupted = 130;
+
+    public static int Main(string[] arguments)
+    {
+        switch (CommandLine.parse(arguments))
+        {
+            case HelpOutcome help:
+                Console.Out.WriteLine(help.Text);
+                return Done;
+            case UsageOutcome usage:
+                Console.Error.WriteLine(usage.Text);
+                return Usage;
+            case RunOutcome run:
+                return Run(run.Command);
+            default:
+                throw new InvalidOperationException("The command line came to nothing that is known here.");
+        }
+    }
+
+    /// <summary>Carries out a command and says in a sentence what went wrong.</summary>
+    internal static int Run(ICommand command)
+    {
+        using Interruption interruption = new();
+        try
+        {
+            return Jobs.Run(command, interruption.Token) ? Done : Failed;
+        }
+        catch (OperationCanceledException) when (interruption.Token.IsCancellationRequested)
+        {
+            return Interrupted;
+        }
+        catch (ConfigurationException error)
+        {
+            Terminal.Fail(error.Message);
+            return Usage;
+        }
+        catch (Exception error) when (error is InputException or ShapeException)
+        {
+            Terminal.Fail(error.Message);
+            return Failed;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            Terminal.Fail($"a file could not be read or written: {error.Message}");
+            return Failed;
+        }
+        catch (Exception error)
+        {
+            Terminal.Fail($"something went wrong inside the program ({error.GetType().Name}): {FirstLine(error.Message)}\n{Trace.Keep(error)}");
+            return Failed;
+        }
+    }
+
+    // torch puts a trace of its own behind the first line.
+    private static string FirstLine(string message) => message.TrimStart().Split('\n', 2)[0].TrimEnd();
 }
-return 1;

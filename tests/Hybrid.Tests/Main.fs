@@ -43,7 +43,7 @@ let main arguments =
 
     let handler = CLIArguments.Append_Summary_Handler(SummaryHandler.SummaryHandler(fun s -> summary.Value <- Some s))
 
-    let code = runTestsWithCLIArgs [ handler ] arguments all
+    let code = runTestsWithCLIArgs [ handler; CLIArguments.No_Spinner ] arguments all
 
     match summary.Value with
     | Some s ->

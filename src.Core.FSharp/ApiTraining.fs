@@ -1,0 +1,123 @@
+/// The C# door's second half: what the host reads of a training configuration and of a model's description.
+namespace Hybrid.Api
+
+open System
+open System.Collections.Generic
+open TorchSharp
+open Hybrid
+
+/// A parameter's name and shape.
+[<Sealed>]
+type ParameterShape(name: string, shape: int64[]) =
+    member _.Name = name
+    member _.Shape = shape
+
+/// What follows from a model's description.
+[<AbstractClass; Sealed>]
+type Architecture private () =
+
+    /// Every parameter of a model.
+    static member Parameters(config: ModelConfig) : IReadOnlyList<ParameterShape> =
+        Decoder.parameters config
+        |> List.map (fun spec -> ParameterShape(spec.Name, List.toArray spec.Shape))
+        |> List.toArray
+        :> IReadOnlyList<ParameterShape>
+
+    /// The description with a table of `rows` rows.
+    static member WithRows(config: ModelConfig, rows: int) : ModelConfig = { config with Rows = rows }
+
+    /// Floating-point operations per token of a forward and backward pass over sequences of `positions` positions.
+    static member FlopsPerToken(config: ModelConfig, positions: int) : float = ModelConfig.flopsPerToken config positions
+
+    /// Words for the kinds of norm, positions and feed-forward layer of a model.
+    static member Describe(config: ModelConfig) : string =
+        let groups =
+            if config.KeyValueHeads = config.Heads then
+                ""
+            else
+                $" ({config.KeyValueHeads} for keys and values)"
+
+        let tied = if config.Tied then "tied" else "separate"
+
+        $"width {config.Width}, {config.Layers} layers, {config.Heads} heads{groups} of width {config.HeadWidth}, feed-forward {config.FeedForward} of width {config.FeedForwardWidth}, {config.Norm}, {config.Position}, {tied} head, table of {config.Rows} rows, {config.Positions} positions"
+
+/// A training configuration as the host reads it.
+[<Sealed>]
+type TrainPlan(config: TrainConfig) =
+    let text, image, structure, z = config.LossWeights
+
+    let list (values: string list) = List.toArray values :> IReadOnlyList<string>
+
+    member _.Config = config
+
+    /// The path of the model to start from, or null.
+    member _.Checkpoint: string | null = Option.toObj config.Checkpoint
+
+    /// The path of the model's description, or null.
+    member _.Description: string | null = Option.toObj config.ModelConfigFile
+
+    /// Whether the weights of the checkpoint are the start; otherwise the start is random.
+    member _.Pretrained = (config.Initialisation = Pretrained)
+
+    member _.Train = list config.Train
+    member _.HeldOut = list config.HeldOut
+    member _.Shuffled = (config.Order = Shuffled)
+    member _.Optimizer = config.Optimizer
+    member _.Objective: Objective = Trainer.Objective(text, image, structure, z)
+
+    /// How the model of this run is laid out in memory: its pre-trained rows are the vocabulary's text rows.
+    member _.Layout(device: torch.Device) : Layout =
+        Layout(
+            HalfPrecision = (config.Precision = Bf16),
+            Trainable = Trainable.name config.Trainable,
+            DecayAll = (config.Optimizer.Decay = Parameters.All),
+            OldRows = config.Vocabulary.TextRows,
+            Device = device
+        )
+
+    /// What moves, for a person.
+    member _.Movement(model: ModelConfig) : string = Trainable.describe model config.Vocabulary.TextRows config.Trainable
+
+    /// The configuration with every path put through a function.
+    member _.WithPaths(path: Func<string, string>) : TrainPlan =
+        TrainPlan
+            { config with
+                Checkpoint = Option.map path.Invoke config.Checkpoint
+                ModelConfigFile = Option.map path.Invoke config.ModelConfigFile
+                Train = List.map path.Invoke config.Train
+                HeldOut = List.map path.Invoke config.HeldOut
+            }
+
+    /// The configuration for measuring: captions are not dropped.
+    member _.WithoutDrops = TrainPlan { config with CaptionDrop = 0.0 }
+
+    /// The longest caption that fits beside `codes` codes; captions do not bound the other forms.
+    member _.CaptionLimit(codes: int) : int =
+        match config.Form with
+        | Captioned -> max 0 (Sequence.captionLimit config.Length codes)
+        | TextOnly -> max 0 (config.Length - Sequence.marks TextOnly)
+        | ImageOnly
+        | CaptionDropped -> Int32.MaxValue
+
+    /// The resolved configuration, every key written out.
+    member _.Json = TrainConfig.toJson config
+
+/// Intervals over independent units.
+[<AbstractClass; Sealed>]
+type Intervals private () =
+
+    /// Σ numerators ÷ Σ denominators with its 95 % percentile interval over resampled units.
+    static member Ratio(seed: int64, resamples: int, numerators: float[], denominators: float[]) : Statistics.Interval =
+        Statistics.bootstrapRatio (Random.ofSeed seed) resamples numerators denominators
+
+    /// The two-sided p-value of McNemar's exact test: of `b + c` discordant pairs, `b` on one side.
+    static member McNemar(b: int, c: int) : float =
+        // P(X ≤ min) of a Binomial(b + c, ½), by the ratio of successive terms, in logarithms.
+        let n, low = b + c, min b c
+        let mutable term, sum = -(float n) * Math.Log 2.0, 0.0
+
+        for k = 0 to low do
+            sum <- sum + Math.Exp term
+            term <- term + Math.Log(float (n - k) / float (k + 1))
+
+        Math.Min(1.0, 2.0 * sum)

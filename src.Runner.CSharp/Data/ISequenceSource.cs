@@ -1,0 +1,20 @@
+namespace Hybrid.Runner;
+
+/// <summary>Sequences of one length, by their place. Any thread may read.</summary>
+public interface ISequenceSource : IDisposable
+{
+    /// <summary>How many there are.</summary>
+    long Count { get; }
+
+    /// <summary>Tokens of each.</summary>
+    int Length { get; }
+
+    /// <summary>What this is, for messages: a path.</summary>
+    string Name { get; }
+
+    /// <summary>
+    /// The tokens at a place. <paramref name="position"/> is where the sequence stands in the run: what is drawn anew each time
+    /// (a dropped caption) is a function of it. Errors: InputException naming file and entry.
+    /// </summary>
+    long[] Row(long place, long position);
+}

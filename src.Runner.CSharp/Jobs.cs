@@ -1,0 +1,48 @@
+namespace Hybrid.Runner;
+
+/// <summary>Which job carries out which command.</summary>
+internal static class Jobs
+{
+    /// <summary>Carries out a command; false when it found that something failed and has said so.</summary>
+    public static bool Run(ICommand command, CancellationToken stop)
+    {
+        if (command is DoctorCommand doctor)
+        {
+            return DoctorJob.Run(doctor);
+        }
+
+        if (command is not TokenizeCommand)
+        {
+            TorchLibrary.Load();
+        }
+
+        switch (command)
+        {
+            case StudyCommand study:
+                Study.StudyJob.Run(study, stop);
+                break;
+            case TrainCommand train:
+                TrainJob.Run(train, stop);
+                break;
+            case EvaluateCommand evaluate:
+                EvaluateJob.Run(evaluate, stop);
+                break;
+            case CompleteCommand complete:
+                CompleteJob.Run(complete, stop);
+                break;
+            case ProbeCommand probe:
+                ProbeJob.Run(probe, stop);
+                break;
+            case TokenizeCommand tokenize:
+                TokenizeJob.Run(tokenize);
+                break;
+            case InspectCommand inspect:
+                InspectJob.Run(inspect);
+                break;
+            default:
+                throw new InputException($"{command.GetType().Name} is not carried out by this build.");
+        }
+
+        return true;
+    }
+}

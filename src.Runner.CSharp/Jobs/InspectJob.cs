@@ -1,0 +1,187 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Hybrid.Api;
+using Hybrid.Runner.Formats;
+
+namespace Hybrid.Runner;
+
+/// <summary>What a path is: a model, a run, a checkpoint, tensors, tokens, or a description of a model or a run.</summary>
+internal static class InspectJob
+{
+    public static void Run(InspectCommand command)
+    {
+        JsonObject found = Inspect(command.Path);
+        if (command.Json)
+        {
+            Console.Out.WriteLine(found.ToJsonString(Json.Options));
+        }
+        else
+        {
+            Print(found, "");
+        }
+    }
+
+    /// <summary>What there is to say about a path. Errors: InputException where it is nothing known.</summary>
+    internal static JsonObject Inspect(string path)
+    {
+        if (Directory.Exists(path))
+        {
+            return File.Exists(Path.Combine(path, "run.json")) ? Run(path)
+                : File.Exists(Path.Combine(path, Checkpoint.Description)) ? Model(path)
+                : File.Exists(Path.Combine(path, "model.safetensors")) ? Tensors(path)
+                : Tokens(path);
+        }
+
+        if (!File.Exists(path))
+        {
+            throw new InputException($"there is nothing at {path}.");
+        }
+
+        return Path.GetExtension(path).ToLowerInvariant() switch
+        {
+            ".json" => Description(path),
+            ".npy" => Array(path),
+            ".tar" => Tokens(path),
+            _ => Tensors(path),
+        };
+    }
+
+    private static JsonObject Run(string path)
+    {
+        JsonObject found = new() { ["kind"] = "a run", ["path"] = path };
+        Checkpoint? newest = new Checkpoints(path).Newest();
+        if (newest is not null)
+        {
+            found["step"] = newest.State.Step;
+            found["checkpoint"] = newest.Directory;
+            found["model"] = Model(newest.Directory);
+        }
+
+        string metrics = Path.Combine(path, "metrics.jsonl");
+        if (File.Exists(metrics) && File.ReadLines(metrics).LastOrDefault() is { Length: > 0 } last)
+        {
+            found["metrics"] = Parse(metrics, last);
+        }
+
+        found["configuration"] = Parse(path, Files.Text(Path.Combine(path, "run.json"), "the configuration of the run"));
+        return found;
+    }
+
+    private static JsonObject Model(string path)
+    {
+        using ModelFile file = ModelFiles.Open(path);
+        JsonObject found = new() { ["kind"] = file.Kind, ["path"] = path };
+        Describe(found, file.Config, file.Vocabulary);
+        found["tokenizer"] = file.TokenizerPath;
+        found["shapes"] = Shapes(Architecture.Parameters(file.Config).Select(parameter => (parameter.Name, Shape.show(parameter.Shape))));
+        return found;
+    }
+
+    private static JsonObject Description(string path)
+    {
+        string text = Files.Text(path, "the description");
+        if (Parse(path, text) is JsonObject root && root.ContainsKey("schedule") && root.ContainsKey("data"))
+        {
+            TrainPlan plan = TrainJob.ReadPlan(path, []);
+            JsonObject run = new() { ["kind"] = "the configuration of a training run", ["path"] = path, ["configuration"] = Parse(path, plan.Json) };
+            return run;
+        }
+
+        ModelDescription model = ModelDescription.Read(path);
+        JsonObject found = new() { ["kind"] = "the description of a model", ["path"] = path };
+        Describe(found, model.Config, model.Vocabulary ?? new Vocabulary(model.Config.Rows, 0));
+        return found;
+    }
+
+    private static void Describe(JsonObject found, ModelConfig config, Vocabulary vocabulary)
+    {
+        long parameters = Architecture.Parameters(config).Sum(parameter => parameter.Shape.Aggregate(1L, (product, length) => product * length));
+        found["architecture"] = Architecture.Describe(config);
+        found["parameters"] = parameters;
+        found["vocabulary"] = new JsonObject { ["textRows"] = vocabulary.TextRows, ["imageCodes"] = vocabulary.ImageCodes, ["rows"] = config.Rows };
+        found["flops_per_token"] = new JsonObject { ["training"] = Architecture.FlopsPerToken(config, config.Positions), ["positions"] = config.Positions };
+
+        // Weights, gradient and two moments in fp32; with bf16 a second copy of the weights and of the gradient.
+        found["memory_bytes"] = new JsonObject { ["weights_fp32"] = 4 * parameters, ["training_fp32"] = 16 * parameters, ["training_bf16"] = 20 * parameters };
+    }
+
+    private static JsonObject Tensors(string path)
+    {
+        using ITensorFile file = TensorFiles.Open(path);
+        JsonObject metadata = [];
+        foreach (var (key, value) in file.Metadata)
+        {
+            metadata[key] = value;
+        }
+
+        return new()
+        {
+            ["kind"] = "named tensors",
+            ["path"] = path,
+            ["tensors"] = file.Entries.Count,
+            ["parameters"] = file.Entries.Values.Sum(entry => entry.Count),
+            ["metadata"] = metadata,
+            ["shapes"] = Shapes(file.Entries.Values.Select(entry => (entry.Name, $"{entry.Type} {Shape.show(entry.Shape)}"))),
+        };
+    }
+
+    private static JsonObject Array(string path)
+    {
+        using NpyFile file = NpyFile.Open(path);
+        return new() { ["kind"] = "an array", ["path"] = path, ["type"] = file.StoredType, ["shape"] = new JsonArray([.. file.Shape.Select(length => JsonValue.Create(length))]) };
+    }
+
+    private static JsonObject Tokens(string path)
+    {
+        // How the tokens will be used is not known here: any id is taken as it stands.
+        Vocabulary any = new(1 << 28, 1 << 16);
+        using ISequenceSource source = TokenData.Open([path], any, new PairComposer(null, any));
+        return new() { ["kind"] = "token sequences", ["path"] = path, ["sequences"] = source.Count, ["length"] = source.Length };
+    }
+
+    private static JsonObject Shapes(IEnumerable<(string Name, string Shape)> shapes)
+    {
+        JsonObject found = [];
+        foreach (var (name, shape) in shapes)
+        {
+            found[name] = shape;
+        }
+
+        return found;
+    }
+
+    private static JsonNode? Parse(string path, string text)
+    {
+        try
+        {
+            return JsonNode.Parse(text);
+        }
+        catch (JsonException error)
+        {
+            throw new InputException($"{path} is not valid JSON: {error.Message}", error);
+        }
+    }
+
+    private static void Print(JsonObject found, string indent)
+    {
+        foreach (var (name, value) in found)
+        {
+            if (value is JsonObject inner)
+            {
+                Console.Out.WriteLine($"{indent}{name}");
+                Print(inner, indent + "  ");
+            }
+            else
+            {
+                string text = value switch
+                {
+                    JsonValue number when number.TryGetValue(out long whole) => whole.ToString("N0", System.Globalization.CultureInfo.InvariantCulture),
+                    JsonValue word when word.TryGetValue(out string? said) => said,
+                    null => "none",
+                    _ => value.ToJsonString(),
+                };
+                Console.Out.WriteLine($"{indent}{name,-18}  {text}");
+            }
+        }
+    }
+}

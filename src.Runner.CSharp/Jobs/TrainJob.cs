@@ -1,0 +1,149 @@
+using System.Text.Json.Nodes;
+using Hybrid.Api;
+
+namespace Hybrid.Runner;
+
+/// <summary>One training run in a directory of its own.</summary>
+public static class TrainJob
+{
+    /// <summary>Carries out the command. Errors: ConfigurationException, InputException; OperationCanceledException after saving.</summary>
+    public static void Run(TrainCommand command, CancellationToken stop)
+    {
+        TrainPlan plan = ReadPlan(command.Config, command.Set);
+        TrainOutcome outcome = Run(plan, command.Out, command.Resume, stop);
+        if (command.Json)
+        {
+            Json.Write(outcome.ToJson());
+        }
+        else
+        {
+            Console.Out.WriteLine(outcome.ToText());
+        }
+    }
+
+    /// <summary>
+    /// Reads a configuration; its paths are relative to its file. Errors: ConfigurationException with every key that is wrong.
+    /// </summary>
+    public static TrainPlan ReadPlan(string path, IEnumerable<KeyValuePair<string, string>> values)
+    {
+        try
+        {
+            string text = Files.Text(path, "the configuration");
+            string folder = Path.GetDirectoryName(Path.GetFullPath(path)) ?? ".";
+            TrainPlan plan = new TrainPlan(Descriptions.Training(path, text, values)).WithPaths(given => Path.GetFullPath(given, folder));
+            (string Key, string? Path)[] named =
+            [
+                ("model.checkpoint", plan.Checkpoint), ("model.config", plan.Description),
+                .. plan.Train.Select(data => ("data.train", (string?)data)), .. plan.HeldOut.Select(data => ("data.heldOut", (string?)data)),
+            ];
+            string[] missing = [.. named.Where(entry => entry.Path is not null && !Path.Exists(entry.Path)).Select(entry => $"{entry.Key}: there is nothing at {entry.Path}.")];
+            return missing.Length == 0 ? plan : throw new ConfigurationException($"{path} cannot be used:\n  {string.Join("\n  ", missing)}");
+        }
+        catch (InputException error) when (error is not ConfigurationException)
+        {
+            throw new ConfigurationException(error.Message);
+        }
+    }
+
+    /// <summary>
+    /// Trains into a directory. <paramref name="resume"/>: null refuses a directory that is not empty; auto goes on where there is a
+    /// checkpoint; must goes on or fails; anything else is the checkpoint or run to go on from.
+    /// </summary>
+    public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop)
+    {
+        (RunDirectory run, Checkpoint? checkpoint) = Place(plan, directory, resume);
+        using (run)
+        {
+            Layout layout = plan.Layout(TorchLibrary.Device);
+            TrainStart start = checkpoint is null ? TrainStart.Fresh(plan, layout) : TrainStart.Resumed(plan, layout, checkpoint);
+            using Model model = start.Model;
+            using Trainer trainer = new(model, plan.Optimizer, plan.Objective);
+            checkpoint?.Restore(trainer);
+            using ISequenceSource source = TokenData.Open(plan.Train, model.Vocabulary, new PairComposer(plan, model.Vocabulary));
+            TrainPlan measuring = plan.WithoutDrops;
+            using ISequenceSource? heldOut = plan.HeldOut.Count == 0 ? null : TokenData.Open(plan.HeldOut, model.Vocabulary, new PairComposer(measuring, model.Vocabulary));
+            int first = checkpoint?.State.Step ?? 0;
+            run.Begin(plan, first);
+            run.Log($"starts at step {first} with {start.Words}");
+            run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
+            run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
+            return new TrainRun(plan, run, model, trainer, source, heldOut, start.Tokenizer, checkpoint).Carry(first, stop);
+        }
+    }
+
+    private static (RunDirectory Run, Checkpoint? Checkpoint) Place(TrainPlan plan, string directory, string? resume)
+    {
+        switch (resume)
+        {
+            case null:
+                return (RunDirectory.New(directory), null);
+            case "auto" or "must":
+                RunDirectory run = RunDirectory.Existing(directory);
+                Checkpoint? newest = run.Checkpoints.Newest();
+                if (newest is null && resume == "must")
+                {
+                    throw new InputException($"--resume must: {directory} has no whole checkpoint to go on from.");
+                }
+
+                if (newest is not null)
+                {
+                    RequireSame(plan, run);
+                }
+
+                return (run, newest);
+            default:
+                Checkpoint given = Checkpoint.Open(Checkpoints.Resolve(resume));
+                if (given.State.Position != (long)given.State.Step * plan.Config.Sequences)
+                {
+                    throw new ConfigurationException($"batch.sequences: the run of {given.Directory} saw another number of sequences a step; it must stay as it was.");
+                }
+
+                string own = Path.GetFullPath(directory) + Path.DirectorySeparatorChar;
+                if (!Path.GetFullPath(given.Directory).StartsWith(own, StringComparison.Ordinal))
+                {
+                    return (RunDirectory.New(directory), given);
+                }
+
+                RunDirectory same = RunDirectory.Existing(directory);
+                RequireSame(plan, same);
+                return (same, given);
+        }
+    }
+
+    private static void RequireSame(TrainPlan plan, RunDirectory run)
+    {
+        IReadOnlyList<string> differences = run.Differences(plan);
+        if (differences.Count > 0)
+        {
+            throw new ConfigurationException(
+                $"the run in {run.Root} was begun with another configuration and cannot go on with this one:\n  {string.Join("\n  ", differences)}\nA new run with another --out can take its checkpoint: --resume {run.Root}.");
+        }
+    }
+}
+
+/// <summary>How a run ended.</summary>
+public sealed record TrainOutcome(string Run, string Checkpoint, StepMetrics? Last, Evaluation? HeldOut)
+{
+    /// <summary>The object for machines.</summary>
+    public Dictionary<string, object?> ToJson() => new()
+    {
+        ["run"] = Run,
+        ["checkpoint"] = Checkpoint,
+        ["metrics_file"] = Path.Combine(Run, "metrics.jsonl"),
+        ["steps"] = Last is null ? null : Last.Step + 1,
+        ["metrics"] = Last?.ToJson() ?? (JsonNode?)null,
+        ["held_out"] = HeldOut?.ToJson(),
+    };
+
+    /// <summary>The same for a person.</summary>
+    public string ToText()
+    {
+        string text = $"run         {Run}\ncheckpoint  {Checkpoint}";
+        if (Last is not null)
+        {
+            text += $"\nlast step   {Last.Step}, loss {Report.number(4, Last.Loss)} nats (text {Report.number(4, Last.Text)}, image {Report.number(4, Last.Image)}, structure {Report.number(4, Last.Structure)})";
+        }
+
+        return HeldOut is null ? text : text + "\n\nheld out\n" + HeldOut.ToText();
+    }
+}

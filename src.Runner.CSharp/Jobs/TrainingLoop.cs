@@ -1,0 +1,129 @@
+using System.Diagnostics;
+using Hybrid.Api;
+using TorchSharp;
+
+namespace Hybrid.Runner;
+
+/// <summary>
+/// The steps of a run. What a step measures stays on the device until several are read together, so that no step waits for the
+/// host.
+/// </summary>
+public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSource source)
+{
+    private const int LargestSkippedRow = 20, MostPending = 64;
+    private static readonly TimeSpan readingInterval = TimeSpan.FromMilliseconds(500);
+
+    private readonly List<(int Step, double Rate, StepResult Result)> pending = [];
+    private int skippedInARow;
+
+    /// <summary>What each step measured, in order, some steps late.</summary>
+    public Action<StepMetrics> Measured { get; init; } = _ => { };
+
+    /// <summary>Called with the number of steps done when a checkpoint is due; everything before it has been measured.</summary>
+    public Action<int> CheckpointDue { get; init; } = _ => { };
+
+    /// <summary>The steps that are done.</summary>
+    public int Done { get; private set; }
+
+    /// <summary>
+    /// Runs from a step to the plan's last, or until asked to stop, and returns whether it came to the end. Errors: InputException
+    /// after 20 updates in a row without a finite gradient.
+    /// </summary>
+    public bool Run(int firstStep, CancellationToken stop)
+    {
+        int steps = plan.Config.Schedule.Steps;
+        Done = firstStep;
+        using BatchFeed feed = new(source, plan, trainer, firstStep, steps);
+        long clock = Stopwatch.GetTimestamp();
+        try
+        {
+            while (Done < steps && !stop.IsCancellationRequested)
+            {
+                Batch[] batches = feed.Next();
+                double rate = Compose.LearningRate(plan.Config.Schedule, Done);
+                try
+                {
+                    pending.Add((Done, rate, trainer.Step(batches, rate)));
+                }
+                finally
+                {
+                    BatchFeed.Release(batches);
+                }
+
+                Done++;
+                bool due = Done % plan.Config.CheckpointEvery == 0 && Done < steps;
+                if (due || pending.Count >= MostPending || Stopwatch.GetElapsedTime(clock) >= readingInterval)
+                {
+                    Read(ref clock);
+                }
+
+                if (due)
+                {
+                    CheckpointDue(Done);
+                    clock = Stopwatch.GetTimestamp();
+                }
+            }
+
+            Read(ref clock);
+            return Done >= steps;
+        }
+        finally
+        {
+            foreach (var (_, _, result) in pending)
+            {
+                ((IDisposable)result).Dispose();
+            }
+
+            pending.Clear();
+        }
+    }
+
+    private void Read(ref long clock)
+    {
+        if (pending.Count == 0)
+        {
+            return;
+        }
+
+        float[] values;
+        using (torch.no_grad())
+        using (torch.NewDisposeScope())
+        {
+            torch.Tensor[] rows = [.. pending.Select(step => torch.cat([step.Result.Parts, step.Result.Norm.reshape(1)]))];
+            values = [.. torch.stack(rows).cpu().data<float>()];
+        }
+
+        double seconds = Stopwatch.GetElapsedTime(clock).TotalSeconds;
+        clock = Stopwatch.GetTimestamp();
+        double rate = pending.Sum(step => step.Result.Counts.Sum()) / Math.Max(seconds, 1e-9);
+        foreach (var ((step, learningRate, result), i) in pending.Select((step, i) => (step, i)))
+        {
+            double[] sums = [values[4 * i], values[4 * i + 1], values[4 * i + 2]];
+            IReadOnlyList<long> counts = result.Counts;
+            StepMetrics metrics = new()
+            {
+                Step = step,
+                Loss = sums.Sum() / counts.Sum(),
+                Text = sums[0] / counts[0],
+                Image = sums[1] / counts[1],
+                Structure = sums[2] / counts[2],
+                Counts = counts,
+                LearningRate = learningRate,
+                GradientNorm = values[4 * i + 3],
+                TokensPerSecond = rate,
+            };
+            skippedInARow = metrics.Skipped ? skippedInARow + 1 : 0;
+            Measured(metrics);
+            ((IDisposable)result).Dispose();
+        }
+
+        pending.Clear();
+        if (skippedInARow >= LargestSkippedRow)
+        {
+            long last = (long)Done * plan.Config.Sequences;
+            string places = string.Join(", ", BatchFeed.Places(source, plan, Done - 1));
+            throw new InputException(
+                $"the gradient was not finite in {skippedInARow} steps in a row, up to step {Done - 1} (positions {last - plan.Config.Sequences} to {last - 1}, which are the sequences {places} of {source.Name}); lower optimizer.learningRate or look at these sequences. The weights are those of before these steps.");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+using System.Text.Json;
+using Hybrid.Api;
+
+namespace Hybrid.Runner;
+
+/// <summary>What a JSON file says a model is: open_lm's form, a Hugging Face config.json, or Hybrid's own config.json.</summary>
+public sealed record ModelDescription(ModelConfig Config, Vocabulary? Vocabulary, DescriptionForm Form, int EndOfText)
+{
+    /// <summary>Reads a description. Errors: InputException naming every key that is wrong.</summary>
+    public static ModelDescription Read(string path)
+    {
+        string text = Files.Text(path, "the model's description");
+        (DescriptionForm form, int endOfText) = Recognise(path, text);
+        switch (form)
+        {
+            case DescriptionForm.Hybrid:
+                var (config, vocabulary) = Descriptions.Hybrid(path, text);
+                return new(config, vocabulary, form, endOfText);
+            case DescriptionForm.HuggingFace:
+                return new(Descriptions.Llama(path, text), null, form, endOfText);
+            default:
+                return new(Descriptions.OpenLm(path, text), null, form, endOfText);
+        }
+    }
+
+    private static (DescriptionForm Form, int EndOfText) Recognise(string path, string text)
+    {
+        try
+        {
+            using JsonDocument document = JsonDocument.Parse(text);
+            JsonElement root = document.RootElement;
+            if (root.ValueKind != JsonValueKind.Object)
+            {
+                throw new InputException($"{path} must hold a JSON object that describes a model.");
+            }
+
+            if (root.TryGetProperty("model_type", out _))
+            {
+                bool has = root.TryGetProperty("eos_token_id", out JsonElement end) && end.ValueKind == JsonValueKind.Number;
+                return (DescriptionForm.HuggingFace, has && end.TryGetInt32(out int id) ? id : -1);
+            }
+
+            return (root.TryGetProperty("model", out _) ? DescriptionForm.Hybrid : DescriptionForm.OpenLm, -1);
+        }
+        catch (JsonException error)
+        {
+            throw new InputException($"{path} is not valid JSON: {error.Message}", error);
+        }
+    }
+}
+
+/// <summary>Whose way of describing a model it is.</summary>
+public enum DescriptionForm
+{
+    OpenLm,
+    HuggingFace,
+    Hybrid,
+}

@@ -1,0 +1,146 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+using TorchSharp;
+
+namespace Hybrid.Runner;
+
+/// <summary>
+/// Which libtorch this process computes with: the build's own, or the one in the folder that HYBRID_LIBTORCH names (a Python
+/// wheel's torch/lib or the lib folder of a libtorch zip), loaded where it lies because its libraries find each other there.
+/// </summary>
+public static class TorchLibrary
+{
+    public const string FolderVariable = "HYBRID_LIBTORCH", ThreadsVariable = "HYBRID_THREADS", DeviceVariable = "HYBRID_DEVICE";
+
+    private static readonly Lock gate = new();
+    private static bool loaded;
+
+    /// <summary>The folder that libtorch was loaded from, once it is.</summary>
+    public static string? Folder { get; private set; }
+
+    /// <summary>The device that models live on: a GPU where libtorch reaches one, unless HYBRID_DEVICE says cpu.</summary>
+    public static torch.Device Device { get; private set; } = torch.CPU;
+
+    /// <summary>The folder of the libtorch that belongs to this build, or null.</summary>
+    internal static string? BuiltIn
+    {
+        get
+        {
+            string searched = AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string ?? "";
+            return searched.Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries).Prepend(AppContext.BaseDirectory)
+                .FirstOrDefault(folder => File.Exists(Path.Combine(folder, FileName("torch_cpu"))));
+        }
+    }
+
+    /// <summary>
+    /// Loads libtorch, before anything touches it. Errors: InputException where there is none, or HYBRID_LIBTORCH,
+    /// HYBRID_THREADS or HYBRID_DEVICE will not do.
+    /// </summary>
+    public static void Load()
+    {
+        lock (gate)
+        {
+            if (loaded)
+            {
+                return;
+            }
+
+            string? given = Environment.GetEnvironmentVariable(FolderVariable);
+            bool cuda = false;
+            if (string.IsNullOrEmpty(given))
+            {
+                Folder = BuiltIn ?? throw new InputException(
+                    $"there is no libtorch: this build has none of its own (-p:Torch=external). Set {FolderVariable} to a folder that holds {FileName("torch")}, such as torch/lib of a Python wheel or lib of a libtorch zip.");
+            }
+            else
+            {
+                Folder = Path.GetFullPath(given);
+                LoadFrom(Folder);
+                cuda = File.Exists(Path.Combine(Folder, FileName("torch_cuda")));
+            }
+
+            if (cuda)
+            {
+                cuda = StartCuda();
+            }
+
+            torch.set_num_threads(Threads());
+            Device = Choose(cuda);
+            loaded = true;
+        }
+    }
+
+    /// <summary>A library's file name on this system.</summary>
+    internal static string FileName(string library) =>
+        OperatingSystem.IsWindows() ? library + ".dll" : OperatingSystem.IsMacOS() ? $"lib{library}.dylib" : $"lib{library}.so";
+
+    private static void LoadFrom(string folder)
+    {
+        if (!Directory.Exists(folder))
+        {
+            throw new InputException($"{FolderVariable} names {folder}, which is not a folder.");
+        }
+
+        string library = Path.Combine(folder, FileName("torch"));
+        if (!File.Exists(library))
+        {
+            throw new InputException(
+                $"{FolderVariable} names {folder}, which holds no {FileName("torch")}; it must be torch/lib of a Python wheel or lib of a libtorch zip.");
+        }
+
+        if (BuiltIn is { } own && Path.GetFullPath(own).TrimEnd(Path.DirectorySeparatorChar) != folder.TrimEnd(Path.DirectorySeparatorChar))
+        {
+            throw new InputException(
+                $"{FolderVariable} names {folder}, but this build has a libtorch of its own in {own}, and two do not go into one process. Build with -p:Torch=external, or unset {FolderVariable}.");
+        }
+
+        try
+        {
+            NativeLibrary.Load(library);
+        }
+        catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
+        {
+            throw new InputException($"{library} cannot be loaded: {error.Message}", error);
+        }
+    }
+
+    private static bool StartCuda()
+    {
+        try
+        {
+            torch.InitializeDeviceType(DeviceType.CUDA);
+            return torch.cuda.is_available();
+        }
+        catch (Exception error) when (error is not OutOfMemoryException)
+        {
+            Terminal.Warn($"this libtorch is made for CUDA, but no GPU can be used ({error.Message.TrimEnd()}); computing on the CPU");
+            return false;
+        }
+    }
+
+    private static int Threads()
+    {
+        string? given = Environment.GetEnvironmentVariable(ThreadsVariable);
+        if (string.IsNullOrEmpty(given))
+        {
+            return Environment.ProcessorCount;
+        }
+
+        return int.TryParse(given, NumberStyles.None, CultureInfo.InvariantCulture, out int threads) && threads is > 0 and <= 4096
+            ? threads
+            : throw new InputException($"{ThreadsVariable} is '{given}'; it must be a number of threads from 1 to 4096.");
+    }
+
+    private static torch.Device Choose(bool cuda)
+    {
+        string? given = Environment.GetEnvironmentVariable(DeviceVariable);
+        return given switch
+        {
+            null or "" => cuda ? torch.CUDA : torch.CPU,
+            "cpu" => torch.CPU,
+            "cuda" when cuda => torch.CUDA,
+            "cuda" => throw new InputException($"{DeviceVariable} is cuda, but the libtorch in {Folder} reaches no GPU; hybrid doctor says why."),
+            _ => throw new InputException($"{DeviceVariable} is '{given}'; it must be cpu or cuda."),
+        };
+    }
+}
