@@ -159,7 +159,8 @@ let tests =
                 let whole = images config v store.Weights sampling 5 captions
                 Expect.equal (images config v store.Weights sampling 5 captions[..1]) whole[..1] "the first two alone"
                 let others = Array.append captions[..1] [| [| 0; 1 |]; [| 1 |]; [||] |]
-                Expect.equal (images config v store.Weights sampling 5 others)[..1] whole[..1] "among others")
+                let among = images config v store.Weights sampling 5 others
+                Expect.equal among[..1] whole[..1] "among others")
 
             case "another seed, and another number, give another picture" (fun () ->
                 let _, v, config, store = painter 11L
