@@ -111,7 +111,9 @@ let private imagesOfOneLength
         let logits =
             match free with
             | None -> own conditional
-            | Some(u, _) -> (own u).lerp(own conditional, sampling.Guidance.ToScalar())
+            | Some(u, _) ->
+                let free = own u
+                free.add ((own conditional).sub(free).mul (sampling.Guidance.ToScalar()))
 
         let code = draw sampling (uniforms sampling numbers position) logits
         drawn.Add(code.MoveToOuterDisposeScope())
