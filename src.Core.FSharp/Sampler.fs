@@ -33,9 +33,9 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
     let top =
         match sampling.TopK with
         | Some k when int64 k < scaled.shape[1] ->
-            let struct (values, _) = scaled.topk (k)
-            let least = values.narrow (1, int64 k - 1L, 1L)
-            scaled.masked_fill (scaled.lt least, out)
+            // By index, not by value: of equal logits (frequent in bf16) no more than k stay.
+            let struct (values, indices) = scaled.topk (k)
+            scaled.full_like(out).scatter (1L, indices, values)
         | _ -> scaled
 
     let nucleus =
