@@ -43,8 +43,9 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
         | Some p when p < 1.0 ->
             let struct (sorted, order) = top.sort (1L, true)
             let probability = sorted.softmax 1L
-            // A token stays when the tokens before it hold less than p; so the first always stays.
+            // A token stays when the tokens before it hold less than p; the first stays even where p is 0.
             let beyond = probability.cumsum(1L).sub(probability).ge(p.ToScalar())
+            beyond.narrow(1, 0L, 1L).zero_ () |> ignore
             top.masked_fill (beyond.scatter (1L, order, beyond), out)
         | _ -> top
 
