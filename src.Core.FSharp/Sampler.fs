@@ -137,8 +137,8 @@ let private imagesOfOneLength
     let all = torch.stack(drawn.ToArray(), 1L).cpu().data<int64>().ToArray()
     all |> Array.map int |> Array.chunkBySize count
 
-/// Pictures for captions: exactly `count` codes each, drawn among the image codes only. Errors: InputException when a caption is
-/// longer than fits with the codes in the model's positions.
+/// Pictures for captions: exactly `count` codes each, drawn among the image codes only. Errors: InputException for a caption that is
+/// longer than fits with the codes in the model's positions, or that holds an id outside the text rows.
 let images
     (config: ModelConfig)
     (vocabulary: Vocabulary)
@@ -147,6 +147,20 @@ let images
     (count: int)
     (captions: int[][])
     : int[][] =
+    // The last code is drawn but not read.
+    let longest = config.Positions - (Sequence.prompt vocabulary [||]).Length - (count - 1)
+
+    for caption in captions do
+        if caption.Length > longest then
+            raise (
+                InputException
+                    $"a caption of {caption.Length} tokens does not fit with {count} image codes in the model's {config.Positions} positions; the longest has {max 0 longest}."
+            )
+
+        for id in caption do
+            if id < 0 || id >= vocabulary.TextRows then
+                raise (InputException $"caption token {id} is outside the {vocabulary.TextRows} text rows.")
+
     let unconditional = Sequence.prompt vocabulary [||]
     let results = Array.zeroCreate captions.Length
 
