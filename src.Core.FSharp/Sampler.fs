@@ -33,9 +33,9 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
     let top =
         match sampling.TopK with
         | Some k when int64 k < scaled.shape[1] ->
-            let struct (values, _) = scaled.topk (k)
-            let least = values.narrow (1, int64 k - 1L, 1L)
-            scaled.masked_fill (scaled.lt least, out)
+            // By index, not by value: of equal logits (frequent in bf16) no more than k stay.
+            let struct (values, indices) = scaled.topk (k)
+            scaled.full_like(out).scatter (1L, indices, values)
         | _ -> scaled
 
     let nucleus =
@@ -43,8 +43,9 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
         | Some p when p < 1.0 ->
             let struct (sorted, order) = top.sort (1L, true)
             let probability = sorted.softmax 1L
-            // A token stays when the tokens before it hold less than p; so the first always stays.
+            // A token stays when the tokens before it hold less than p; the first stays even where p is 0.
             let beyond = probability.cumsum(1L).sub(probability).ge(p.ToScalar())
+            beyond.narrow(1, 0L, 1L).zero_ () |> ignore
             top.masked_fill (beyond.scatter (1L, order, beyond), out)
         | _ -> top
 
@@ -111,7 +112,9 @@ let private imagesOfOneLength
         let logits =
             match free with
             | None -> own conditional
-            | Some(u, _) -> (own u).lerp(own conditional, sampling.Guidance.ToScalar())
+            | Some(u, _) ->
+                let free = own u
+                free.add ((own conditional).sub(free).mul (sampling.Guidance.ToScalar()))
 
         let code = draw sampling (uniforms sampling numbers position) logits
         drawn.Add(code.MoveToOuterDisposeScope())
@@ -134,8 +137,8 @@ let private imagesOfOneLength
     let all = torch.stack(drawn.ToArray(), 1L).cpu().data<int64>().ToArray()
     all |> Array.map int |> Array.chunkBySize count
 
-/// Pictures for captions: exactly `count` codes each, drawn among the image codes only. Errors: InputException when a caption is
-/// longer than fits with the codes in the model's positions.
+/// Pictures for captions: exactly `count` codes each, drawn among the image codes only. Errors: InputException for a caption that is
+/// longer than fits with the codes in the model's positions, or that holds an id outside the text rows.
 let images
     (config: ModelConfig)
     (vocabulary: Vocabulary)
@@ -144,6 +147,20 @@ let images
     (count: int)
     (captions: int[][])
     : int[][] =
+    // The last code is drawn but not read.
+    let longest = config.Positions - (Sequence.prompt vocabulary [||]).Length - (count - 1)
+
+    for caption in captions do
+        if caption.Length > longest then
+            raise (
+                InputException
+                    $"a caption of {caption.Length} tokens does not fit with {count} image codes in the model's {config.Positions} positions; the longest has {max 0 longest}."
+            )
+
+        for id in caption do
+            if id < 0 || id >= vocabulary.TextRows then
+                raise (InputException $"caption token {id} is outside the {vocabulary.TextRows} text rows.")
+
     let unconditional = Sequence.prompt vocabulary [||]
     let results = Array.zeroCreate captions.Length
 
