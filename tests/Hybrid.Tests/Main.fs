@@ -4,4 +4,4 @@ open Expecto
 
 [<EntryPoint>]
 let main arguments =
-    runTestsWithCLIArgs [] arguments (testList "all" [ SafeTensorsTests.tests; TorchFileTests.tests; NpyTests.tests ])
+    runTestsWithCLIArgs [] arguments (testList "all" [ SafeTensorsTests.tests; TorchFileTests.tests; NpyTests.tests; TokenizerTests.tests ])
