@@ -29,6 +29,7 @@ let private all =
             SequenceTests.tests
             StatisticsTests.tests
             StepTests.tests
+            TokenizerTests.tests
             TorchFileTests.tests
             TrainConfigTests.tests
             TrainableTests.tests
