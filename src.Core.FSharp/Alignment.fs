@@ -59,7 +59,7 @@ let contrast (logScale: torch.Tensor) (pictures_ND: torch.Tensor) (texts_ND: tor
     let accuracy = logits.detach().argmax(1L).eq(own).``to``(torch.float32).mean()
 
     {
-        Loss = rows.add(columns).mul((0.5).ToScalar()).MoveToOuterDisposeScope()
+        Loss = rows.add(columns).mul(Scalars.Of(0.5)).MoveToOuterDisposeScope()
         Accuracy = accuracy.MoveToOuterDisposeScope()
     }
 
@@ -96,7 +96,7 @@ let step
     Step.update optimizer learningRate store state |> ignore
     use _ = torch.no_grad ()
     let scale = store.MasterOf "log_scale"
-    scale.clamp_ ((0.0).ToScalar(), largestLogScale.ToScalar()) |> ignore
+    scale.clamp_ (Scalars.Of(0.0), Scalars.Of(largestLogScale)) |> ignore
     scale.Dispose()
 
     {

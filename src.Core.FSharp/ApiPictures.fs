@@ -26,7 +26,7 @@ module internal Pixels =
             .reshape(int64 pictures.Count, int64 height, int64 width, 3L)
             .permute(0L, 3L, 1L, 2L)
             .``to``(torch.float32)
-            .div((255.0).ToScalar())
+            .div(Scalars.Of(255.0))
             .MoveToOuterDisposeScope()
 
     /// The pictures of a tensor [B, 3, H, W] in [0, 1], rounded to bytes.
@@ -36,9 +36,9 @@ module internal Pixels =
 
         let bytes =
             images_BCHW
-                .mul((255.0).ToScalar())
+                .mul(Scalars.Of(255.0))
                 .round()
-                .clamp((0.0).ToScalar(), (255.0).ToScalar())
+                .clamp(Scalars.Of(0.0), Scalars.Of(255.0))
                 .permute(0L, 2L, 3L, 1L)
                 .``to``(torch.uint8)
                 .contiguous()

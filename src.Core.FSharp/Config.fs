@@ -116,7 +116,12 @@ module ModelConfig =
         [
             if config.Heads > config.Width then
                 $"{config.Heads} heads do not fit in width {config.Width}."
-            if config.ExtendedAt |> List.append [ 0 ] |> List.pairwise |> List.exists (fun (a, b) -> a >= b || b >= config.Rows) then
+            if
+                config.ExtendedAt
+                |> List.append [ 0 ]
+                |> List.pairwise
+                |> List.exists (fun (a, b) -> a >= b || b >= config.Rows)
+            then
                 let sizes = System.String.Join(", ", config.ExtendedAt)
                 $"the table of {config.Rows} rows cannot have been extended at {sizes}: the sizes must grow and stay below it."
             if config.KeyValueHeads < 1 || config.Heads % config.KeyValueHeads <> 0 then

@@ -51,8 +51,7 @@ let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tens
     let table = headTable config weights
     let borders = config.ExtendedAt |> List.filter (fun border -> border < rows)
 
-    let part (first: int, last: int) =
-        Layers.linear (table.narrow (0L, int64 first, int64 (last - first))) x_BTD
+    let part (first: int, last: int) = Layers.linear (table.narrow (0L, int64 first, int64 (last - first))) x_BTD
 
     match List.pairwise (0 :: borders @ [ rows ]) |> List.map part with
     | [ whole ] -> whole

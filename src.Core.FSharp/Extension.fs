@@ -34,10 +34,7 @@ let grow (rows: int) (config: ModelConfig) : ModelConfig =
     if rows = config.Rows then
         config
     else
-        { config with
-            Rows = rows
-            ExtendedAt = config.ExtendedAt @ [ config.Rows ]
-        }
+        { config with Rows = rows; ExtendedAt = config.ExtendedAt @ [ config.Rows ] }
 
 /// Fills a store laid out for the grown configuration with the weights of the old one: old rows and all other parameters are
 /// copied bit for bit, new rows start as told. The stream is the one that a random twin would be initialised with, so that the

@@ -81,7 +81,7 @@ module Codebook =
                     use inner = torch.NewDisposeScope()
                     let z_nC = vectors_NC.narrow (0L, start, min chunk (rows - start))
                     let norms_n1 = (z_nC * z_nC).sum(1L, true)
-                    let distances_nK = (norms_n1 + codeNorms_K).sub_(z_nC.mm(codebook_CK).mul_((2.0).ToScalar()))
+                    let distances_nK = (norms_n1 + codeNorms_K).sub_(z_nC.mm(codebook_CK).mul_(Scalars.Of(2.0)))
                     inner.MoveToOuter(distances_nK.argmin 1L)
             |]
 
@@ -173,9 +173,9 @@ module Codebook =
         use _ = torch.no_grad ()
         let vectors_NC = vectors_NC.detach().``to`` torch.float32
         let rows = vectors_NC.shape[0]
-        let kept, taken = learning.Decay.ToScalar(), (1.0 - learning.Decay).ToScalar()
+        let kept, taken = Scalars.Of(learning.Decay), Scalars.Of(1.0 - learning.Decay)
         let weight_N = torch.full ([| rows |], taken, dtype = torch.float32, device = vectors_NC.device)
-        state.Counts.mul_(kept).index_add_(0L, codes_N, weight_N, (1.0).ToScalar()) |> ignore
+        state.Counts.mul_(kept).index_add_(0L, codes_N, weight_N, Scalars.Of(1.0)) |> ignore
         state.Sums.mul_(kept).index_add_(0L, codes_N, vectors_NC, taken) |> ignore
 
         let evenShare = float rows / float codes
@@ -185,15 +185,15 @@ module Codebook =
 
         let drawn_K = torch.tensor (drawn, dtype = torch.int64, device = vectors_NC.device)
         let candidates_KC = vectors_NC.index_select (0L, drawn_K)
-        let dead_K = state.Counts.lt ((learning.Revival * evenShare).ToScalar())
+        let dead_K = state.Counts.lt (Scalars.Of(learning.Revival * evenShare))
         let dead_K1 = dead_K.unsqueeze 1L
         // A revived code starts with a quarter of an even share: it has time to be used before it counts as dead again.
         let start = 0.25 * evenShare
-        let counts_K = torch.where (dead_K, torch.full_like (state.Counts, start.ToScalar()), state.Counts)
-        let sums_KC = torch.where (dead_K1, candidates_KC * start, state.Sums)
+        let counts_K = torch.where (dead_K, torch.full_like (state.Counts, Scalars.Of(start)), state.Counts)
+        let sums_KC = torch.where (dead_K1, candidates_KC.mul (Scalars.Of(start)), state.Sums)
         state.Counts.copy_ counts_K |> ignore
         state.Sums.copy_ sums_KC |> ignore
-        state.Vectors.copy_ (sums_KC / counts_K.unsqueeze(1L).clamp_min((1e-12).ToScalar())) |> ignore
+        state.Vectors.copy_ (sums_KC / counts_K.unsqueeze(1L).clamp_min(Scalars.Of(1e-12))) |> ignore
 
     /// How often each code occurs. codes: int64 of any shape, each in [0, count). Returns int64 array of `count` numbers.
     let histogram (count: int) (codes: torch.Tensor) : int64[] =

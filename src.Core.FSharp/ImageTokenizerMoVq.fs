@@ -255,7 +255,7 @@ module MoVq =
             else
                 x
 
-        let x = (images_BCHW * 2.0 - 1.0) |> next (conv3 weights "encoder.conv_in")
+        let x = images_BCHW.mul(Scalars.Of(2.0)).sub(Scalars.Of(1.0)) |> next (conv3 weights "encoder.conv_in")
 
         List.fold stage x (encoderBlocks config)
         |> middle groupNorm weights "encoder"
@@ -287,4 +287,4 @@ module MoVq =
             List.fold stage x (decoderBlocks config)
             |> next (fun x -> (norm weights "decoder.norm_out" x).silu() |> conv3 weights "decoder.conv_out")
 
-        ((y + 1.0) * 0.5).clamp((0.0).ToScalar(), (1.0).ToScalar()) |> scope.MoveToOuter
+        y.add(Scalars.Of(1.0)).mul(Scalars.Of(0.5)).clamp(Scalars.Of(0.0), Scalars.Of(1.0)) |> scope.MoveToOuter

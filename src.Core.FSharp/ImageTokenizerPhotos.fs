@@ -161,7 +161,7 @@ module VqVae =
             let y = conv (if layer.Kernel = 4L then 2L else 1L) 1L weights $"encoder._blocks.conv_{index + 1}" x
             if index = last then y else y.relu ()
 
-        Seq.fold step (images_BCHW - 0.5) (Seq.indexed config.Encoder)
+        Seq.fold step (images_BCHW.sub (Scalars.Of(0.5))) (Seq.indexed config.Encoder)
         |> residual weights "encoder" config.EncoderStack
         |> conv 1L 0L weights "pre_vq_conv"
 
@@ -199,5 +199,5 @@ module VqVae =
             |> conv 1L 1L weights "decoder._blocks.conv_1"
             |> residual weights "decoder" config.DecoderStack
 
-        (Seq.fold double x (seq { 1..doublings }) + 0.5).clamp((0.0).ToScalar(), (1.0).ToScalar())
+        (Seq.fold double x (seq { 1..doublings })).add(Scalars.Of(0.5)).clamp(Scalars.Of(0.0), Scalars.Of(1.0))
         |> scope.MoveToOuter

@@ -195,7 +195,7 @@ module SceneVqVae =
     let private vectors (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) =
         let precision = (weights "encoder.patch.weight").dtype
 
-        torch.nn.functional.pixel_unshuffle ((images_BCHW - 0.5).``to`` precision, config.Patch)
+        torch.nn.functional.pixel_unshuffle ((images_BCHW.sub (Scalars.Of(0.5))).``to`` precision, config.Patch)
         |> channelsLast
         |> conv weights "encoder.patch"
         |> stack weights encoderBlock config.EncoderBlocks
@@ -212,7 +212,7 @@ module SceneVqVae =
             |> stack weights decoderBlock config.DecoderBlocks
             |> conv weights "decoder.patch"
 
-        torch.nn.functional.pixel_shuffle(patches, config.Patch).``to``(torch.float32) + 0.5
+        torch.nn.functional.pixel_shuffle(patches, config.Patch).``to``(torch.float32).add(Scalars.Of(0.5))
 
     /// Pictures -> codes. images_BCHW: float32 [B, C, H, W] in [0, 1], H and W multiples of the patch.
     /// Returns int64 [B, h, w]. Errors: ShapeException.
@@ -231,7 +231,7 @@ module SceneVqVae =
 
         Codebook.lookup (weights (codebookName + ".weight")) codes_Bhw
         |> pictures config weights
-        |> _.clamp((0.0).ToScalar(), (1.0).ToScalar())
+        |> _.clamp(Scalars.Of(0.0), Scalars.Of(1.0))
         |> scope.MoveToOuter
 
     /// The loss of a batch: mean squared error of the reconstruction + weight · mean squared distance of the vectors to
@@ -255,7 +255,7 @@ module SceneVqVae =
 
         let training =
             {
-                Loss = reconstruction + distance * commitment
+                Loss = reconstruction + distance.mul (Scalars.Of(commitment))
                 Reconstruction = reconstruction.detach ()
                 Commitment = distance.detach ()
                 Codes = codes_Bhw

@@ -98,7 +98,7 @@ module Layers =
         else
             // Position i of the queries is position s − t + i of the keys and sees those up to itself.
             let mask =
-                torch.full([| t; s |], (-infinity).ToScalar(), dtype = q_BHTC.dtype, device = q_BHTC.device).triu_(s - t + 1L)
+                torch.full([| t; s |], Scalars.Of(-infinity), dtype = q_BHTC.dtype, device = q_BHTC.device).triu_(s - t + 1L)
 
             // mask + q kᵀ / √C. TorchSharp 0.107 hands the arguments on as (batch1, batch2, input).
             let scores =

@@ -53,7 +53,7 @@ type LossValue =
 module Loss =
 
     let private masked (kind: Kind) (scored: Scored) (values_N: torch.Tensor) =
-        values_N.mul (scored.Kinds.eq(int64(int kind).ToScalar()).``to`` values_N.dtype)
+        values_N.mul (scored.Kinds.eq(Scalars.Of(int64 (int kind))).``to`` values_N.dtype)
 
     /// The cross-entropy of one kind of target.
     let ofKind (kind: Kind) : Objective =
@@ -91,7 +91,7 @@ module Loss =
                         PerTarget =
                             fun scored ->
                                 let z = scored.Logits.logsumexp(-1L).square()
-                                let valid = scored.Kinds.ne(int64(int Kind.Ignored).ToScalar()).``to`` z.dtype
+                                let valid = scored.Kinds.ne(Scalars.Of(int64 (int Kind.Ignored))).``to`` z.dtype
                                 z.mul valid
                     }
                 ]
@@ -109,7 +109,7 @@ module Loss =
         let kinds = batch.Kinds.reshape (b * t)
         let targets = batch.Targets.reshape (b * t)
 
-        let ignoring = targets.masked_fill (kinds.eq (int64(int Kind.Ignored).ToScalar()), (-100L).ToScalar())
+        let ignoring = targets.masked_fill (kinds.eq (Scalars.Of(int64 (int Kind.Ignored))), Scalars.Of(-100L))
 
         {
             Vocabulary = vocabulary
@@ -136,7 +136,7 @@ module Loss =
             objective.Terms
             |> List.map (fun term ->
                 let sum = (term.PerTarget scored).sum()
-                if term.Weight = 1.0 then sum else sum.mul (term.Weight.ToScalar()))
+                if term.Weight = 1.0 then sum else sum.mul (Scalars.Of(term.Weight)))
 
         let zero () = torch.zeros (Array.empty<int64>, device = scored.Logits.device)
 

@@ -171,10 +171,7 @@ module Parameters =
             match merged with
             | last :: rest when aligned (last.Start + last.Length) = piece.Start && last.Decays = piece.Decays ->
                 // The zeros between them have no gradient and stay zero.
-                { last with
-                    Length = piece.Start + piece.Length - last.Start
-                }
-                :: rest
+                { last with Length = piece.Start + piece.Length - last.Start } :: rest
             | _ -> piece :: merged
 
         pieces |> List.fold join [] |> List.rev
@@ -263,8 +260,7 @@ module Parameters =
             missing
 
     /// Parameters in all.
-    let count (store: ParameterStore) : int64 =
-        store.Slots |> List.sumBy (fun slot -> slot.Spec.Count)
+    let count (store: ParameterStore) : int64 = store.Slots |> List.sumBy (fun slot -> slot.Spec.Count)
 
     /// Parameters that move, counting only the moving rows.
     let moving (store: ParameterStore) : int64 =

@@ -27,15 +27,15 @@ let greedy: Sampling = { ancestral 0L with Temperature = 0.0 }
 /// Restricts logits [B, V] as the sampling says: what is left out becomes −∞.
 let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
     use scope = torch.NewDisposeScope()
-    let out = (-infinity).ToScalar()
-    let scaled = logits_BV.``to``(torch.float32).div(sampling.Temperature.ToScalar())
+    let out = Scalars.Of(-infinity)
+    let scaled = logits_BV.``to``(torch.float32).div(Scalars.Of(sampling.Temperature))
 
     let top =
         match sampling.TopK with
         | Some k when int64 k < scaled.shape[1] ->
             // By index, not by value: of equal logits (frequent in bf16) no more than k stay.
             let struct (values, indices) = scaled.topk (k)
-            scaled.full_like(out).scatter (1L, indices, values)
+            scaled.full_like(out).scatter(1L, indices, values)
         | _ -> scaled
 
     let nucleus =
@@ -44,8 +44,8 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
             let struct (sorted, order) = top.sort (1L, true)
             let probability = sorted.softmax 1L
             // A token stays when the tokens before it hold less than p; the first stays even where p is 0.
-            let beyond = probability.cumsum(1L).sub(probability).ge(p.ToScalar())
-            beyond.narrow(1, 0L, 1L).zero_ () |> ignore
+            let beyond = probability.cumsum(1L).sub(probability).ge(Scalars.Of(p))
+            beyond.narrow(1, 0L, 1L).zero_() |> ignore
             top.masked_fill (beyond.scatter (1L, order, beyond), out)
         | _ -> top
 
@@ -67,7 +67,7 @@ let draw (sampling: Sampling) (uniforms: float[]) (logits_BV: torch.Tensor) : to
             let total = cumulative.narrow (1, cumulative.shape[1] - 1L, 1L)
             cumulative.le(threshold.mul total).sum(1L)
 
-    let chosen = chosen.clamp_max ((logits_BV.shape[1] - 1L).ToScalar())
+    let chosen = chosen.clamp_max (Scalars.Of(logits_BV.shape[1] - 1L))
     chosen.MoveToOuterDisposeScope()
 
 let private uniforms (sampling: Sampling) (numbers: int64[]) (position: int) =
@@ -114,13 +114,13 @@ let private imagesOfOneLength
             | None -> own conditional
             | Some(u, _) ->
                 let free = own u
-                free.add ((own conditional).sub(free).mul (sampling.Guidance.ToScalar()))
+                free.add ((own conditional).sub(free).mul(Scalars.Of(sampling.Guidance)))
 
         let code = draw sampling (uniforms sampling numbers position) logits
         drawn.Add(code.MoveToOuterDisposeScope())
 
         if position < count - 1 then
-            let token = code.add(first.ToScalar()).unsqueeze 1L
+            let token = code.add(Scalars.Of(first)).unsqueeze 1L
             let keep (logits: torch.Tensor, caches) = logits.MoveToOuterDisposeScope(), caches
             let logits, grown = keep (Decoder.next config vocabulary.Rows weights caches token)
             conditional.Dispose()

@@ -49,3 +49,37 @@ module Host =
     /// An fp32 tensor with these values.
     let floats (shape: int64 list) (values: float32[]) : torch.Tensor =
         torch.tensor(values, dtype = torch.float32).reshape(List.toArray shape)
+
+/// Scalars as arguments of torch. TorchSharp passes a scalar's address without keeping the object alive, so one that nothing else
+/// refers to can be collected while torch reads it. Here each thread keeps its last ones, far more than one call takes.
+[<AbstractClass; Sealed>]
+type Scalars private () =
+    static let kept = 256
+
+    [<ThreadStatic; DefaultValue>]
+    static val mutable private ring: Scalar[] | null
+
+    [<ThreadStatic; DefaultValue>]
+    static val mutable private next: int
+
+    static let keep (scalar: Scalar) : Scalar =
+        let ring =
+            match Scalars.ring with
+            | null ->
+                let made = Array.zeroCreate kept
+                Scalars.ring <- made
+                made
+            | ring -> ring
+
+        ring[Scalars.next] <- scalar
+        Scalars.next <- (Scalars.next + 1) % kept
+        scalar
+
+    /// A double as a scalar.
+    static member Of(value: float) : Scalar = keep (value.ToScalar())
+
+    /// An integer as a scalar.
+    static member Of(value: int64) : Scalar = keep (value.ToScalar())
+
+    /// An integer as a scalar.
+    static member Of(value: int) : Scalar = keep (int64(value).ToScalar())

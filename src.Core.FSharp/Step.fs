@@ -98,7 +98,7 @@ module Step =
         : torch.Tensor =
         use scope = torch.NewDisposeScope()
         let value = loss store.Weights
-        value.Objective.mul((1.0 / float (max 1L globalCount)).ToScalar()).backward()
+        value.Objective.mul(Scalars.Of(1.0 / float (max 1L globalCount))).backward()
 
         if store.Precision = Bf16 then
             use _ = torch.no_grad ()
@@ -110,7 +110,7 @@ module Step =
     /// The global norm of the gradient of what moves, a scalar fp32 tensor.
     let gradientNorm (state: OptimizerState) : torch.Tensor =
         match state.Pieces with
-        | [] -> state.Steps.squeeze().mul ((0.0).ToScalar())
+        | [] -> state.Steps.squeeze().mul(Scalars.Of(0.0))
         | [ _, _, gradient, _, _ ] -> gradient.norm ()
         | pieces -> torch.stack([| for _, _, gradient, _, _ in pieces -> gradient.norm () |]).norm()
 
@@ -124,13 +124,13 @@ module Step =
 
         match config.ClipNorm with
         | Some limit ->
-            let scale = norm.add((1e-6).ToScalar()).reciprocal().mul(limit.ToScalar()).clamp_max((1.0).ToScalar())
+            let scale = norm.add(Scalars.Of(1e-6)).reciprocal().mul(Scalars.Of(limit)).clamp_max(Scalars.Of(1.0))
 
             for _, _, gradient, _, _ in state.Pieces do
                 gradient.mul_ scale |> ignore
         | None -> ()
 
-        state.Steps.add_ ((1.0).ToScalar()) |> ignore
+        state.Steps.add_ (Scalars.Of(1.0)) |> ignore
 
         for decays, pieces in state.Pieces |> List.groupBy (fun (segment, _, _, _, _) -> segment.Decays) do
             let column f = pieces |> List.map f

@@ -54,17 +54,17 @@ module Vocabulary =
     let kinds (vocabulary: Vocabulary) (ids: torch.Tensor) : torch.Tensor =
         Shape.requireType "ids" torch.int64 ids
         use scope = torch.NewDisposeScope()
-        let boundary (id: int) = ids.ge(id.ToScalar()).``to``(torch.int64)
+        let boundary (id: int) = ids.ge(Scalars.Of(id)).``to``(torch.int64)
 
         // Text 0 -> Structure +2 -> Ignored +1 -> Image −2, along the layout of the table.
         let result =
             boundary(vocabulary.TextRows)
-                .mul_((2).ToScalar())
+                .mul_(Scalars.Of(2))
                 .add_(boundary vocabulary.Pad)
-                .sub_(boundary(vocabulary.FirstCode).mul_((2).ToScalar()))
+                .sub_(boundary(vocabulary.FirstCode).mul_(Scalars.Of(2)))
 
-        let outside = ids.lt((0).ToScalar()).logical_or_(ids.ge (vocabulary.Rows.ToScalar()))
-        let result = result.masked_fill_ (outside, int(Kind.Ignored).ToScalar())
+        let outside = ids.lt(Scalars.Of(0)).logical_or_(ids.ge (Scalars.Of(vocabulary.Rows)))
+        let result = result.masked_fill_ (outside, Scalars.Of(int (Kind.Ignored)))
         result.MoveToOuterDisposeScope()
 
     /// The columns [first, first + count) of a kind's ids; none of the marks and codes in a plain text table.

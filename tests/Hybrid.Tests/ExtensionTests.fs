@@ -69,32 +69,27 @@ let tests =
     testList
         "Extension"
         [
-            property3 "the old model's logits are the same bits before and after" (1, 90) (0, 140) (1, 12) (fun seed oldRows added t ->
-                let _, old, extended = beforeAndAfter seed oldRows added t
+            property3
+                "the old model's logits are the same bits before and after"
+                (1, 90)
+                (0, 140)
+                (1, 12)
+                (fun seed oldRows added t ->
+                    let _, old, extended = beforeAndAfter seed oldRows added t
 
-                for what, config, target, tokens in extended do
-                    let before = Decoder.logits config oldRows (fst old) tokens
-                    // Its ids alone: the same product over the same rows, so the same bits on any machine.
-                    let after = Decoder.logits config oldRows target tokens
-                    Expect.equal (bits after) (bits before) what)
+                    for what, config, target, tokens in extended do
+                        let before = Decoder.logits config oldRows (fst old) tokens
+                        // Its ids alone: the same product over the same rows, so the same bits on any machine.
+                        let after = Decoder.logits config oldRows target tokens
+                        Expect.equal (bits after) (bits before) what)
 
-            property3 "old tokens' logits among the new are the same bits" (16, 90) (0, 140) (4, 12) (fun seed oldRows added t ->
-                // Below 16 rows or 4 positions the matrix product takes other kernels for other table sizes.
+            property3 "old tokens' logits among the new are the same bits" (1, 90) (0, 140) (1, 12) (fun seed oldRows added t ->
                 let rows, old, extended = beforeAndAfter seed oldRows added t
 
                 for what, config, target, tokens in extended do
                     let before = Decoder.logits config oldRows (fst old) tokens
                     let after = Decoder.logits config rows target tokens
                     Expect.equal (bits (after.narrow (2, 0L, int64 oldRows))) (bits before) what)
-
-            property3 "old tokens' logits among the new are the same up to rounding, whatever the size" (1, 90) (0, 140) (1, 3) (fun seed oldRows added t ->
-                let rows, old, extended = beforeAndAfter seed oldRows added t
-
-                for what, config, target, tokens in extended do
-                    let before = Decoder.logits config oldRows (fst old) tokens
-                    let after = Decoder.logits config rows target tokens
-                    let limit = if before.dtype = torch.bfloat16 then 1e-2 else 1e-6
-                    closeAsVectors limit what (values before) (values (after.narrow (2, 0L, int64 oldRows))))
 
             property2 "everything old is copied bit for bit" (1, 20) (0, 20) (fun seed oldRows added ->
                 let chooser = Chooser seed
@@ -119,11 +114,15 @@ let tests =
                 let grown, extended = extend seed OpenLmNormal Fp32 config old (oldRows + added)
                 use extended = extended
 
-                use twin =
-                    Parameters.allocate Bf16 torch.CPU Parameters.All (fun _ -> Moves) (Decoder.parameters grown)
+                use twin = Parameters.allocate Bf16 torch.CPU Parameters.All (fun _ -> Moves) (Decoder.parameters grown)
 
                 Parameters.initialise (Random.ofSeed seed) twin
-                let tables = if config.Tied then [ "tok_embeddings.weight" ] else [ "tok_embeddings.weight"; "output.weight" ]
+
+                let tables =
+                    if config.Tied then
+                        [ "tok_embeddings.weight" ]
+                    else
+                        [ "tok_embeddings.weight"; "output.weight" ]
 
                 for name in tables do
                     Expect.equal (rowsOf extended name oldRows) (rowsOf twin name oldRows) name
@@ -135,7 +134,12 @@ let tests =
                 use old = store Fp32 config seed
                 let _, target = extend seed MeanOfOld Fp32 config old (oldRows + added)
                 use target = target
-                let tables = if config.Tied then [ "tok_embeddings.weight" ] else [ "tok_embeddings.weight"; "output.weight" ]
+
+                let tables =
+                    if config.Tied then
+                        [ "tok_embeddings.weight" ]
+                    else
+                        [ "tok_embeddings.weight"; "output.weight" ]
 
                 for name in tables do
                     let oldRowsOf = rowsOf old name 0
@@ -197,5 +201,6 @@ let tests =
                 misshapen "given rows of another width" (fun () ->
                     extend 1L (Given(torch.zeros [| 3L; 7L |])) Fp32 config old 12 |> ignore)
 
-                misshapen "another model's weights" (fun () -> extend 1L OpenLmNormal Fp32 { config with Width = 6 } old 12 |> ignore))
+                misshapen "another model's weights" (fun () ->
+                    extend 1L OpenLmNormal Fp32 { config with Width = 6 } old 12 |> ignore))
         ]

@@ -109,7 +109,7 @@ let private agrees (load: string -> (string * int64[]) list * Weights) (golden: 
 
             if File.Exists(file "decoded.npy") then
                 let floats = torch.tensor(readNpy<float32>(file "decoded.npy")).view decoded.shape
-                let inside = ((floats + 1.0) * 0.5).clamp((0.0).ToScalar(), (1.0).ToScalar())
+                let inside = ((floats + 1.0) * 0.5).clamp(Scalars.Of(0.0), Scalars.Of(1.0))
                 let difference = (decoded - inside).abs().max().item<float32>()
                 Expect.isLessThan difference 1e-4f "pictures agree before rounding")
 

@@ -156,7 +156,7 @@ let private codebookTests =
                     )
 
                 let chosen = codebook.index_select (0L, whole)
-                let distance (rows: torch.Tensor) = (rows - vectors).pow((2.0).ToScalar()).sum 1L
+                let distance (rows: torch.Tensor) = (rows - vectors).pow(Scalars.Of(2.0)).sum 1L
                 let other = distance (codebook.index_select (0L, halves))
                 Expect.equal (whole.shape: int64[]) [| 2500L |] "one code a vector"
                 Expect.isTrue ((distance chosen - other).abs().max().item<float32>() < 1e-5f) "the same distances")
@@ -203,7 +203,7 @@ let private codebookTests =
                     && state.Vectors.shape = [| int64 k; 4L |]
                     && torch.isfinite(state.Vectors).all().item<bool>()
                     && torch.isfinite(state.Sums).all().item<bool>()
-                    && state.Counts.gt((0.0).ToScalar()).all().item<bool>()
+                    && state.Counts.gt(Scalars.Of(0.0)).all().item<bool>()
                     && state.Vectors.abs().max().item<float32>() < 3.1f)
 
             testCase "an update moves used codes by the averages and draws the same for the same step" (fun () ->
@@ -306,7 +306,7 @@ let private graphTests =
                     let weight = torch.zeros (Array.ofList shape)
 
                     for index, value in taps do
-                        weight.index_put_ (value.ToScalar(), [| for i in index -> torch.TensorIndex.Single i |]) |> ignore
+                        weight.index_put_ (Scalars.Of(value), [| for i in index -> torch.TensorIndex.Single i |]) |> ignore
 
                     weight
 
@@ -347,7 +347,7 @@ let private graphTests =
                 refused "Float32" (fun () -> ImageTokenizer.decode config weights (zeros [ 1L; 2L; 2L ]))
 
                 refused "0 to 22" (fun () ->
-                    ImageTokenizer.decode config weights (torch.full ([| 1L; 2L; 2L |], (23L).ToScalar(), dtype = torch.int64))))
+                    ImageTokenizer.decode config weights (torch.full ([| 1L; 2L; 2L |], Scalars.Of(23L), dtype = torch.int64))))
 
             property "calls leave no tensor behind but their result" (fun (seed: int) ->
                 let seed = abs (seed % 10000)
@@ -368,7 +368,7 @@ let private graphTests =
                 use _ = torch.NewDisposeScope()
                 let zero = torch.zeros [| 2L; 3L; 4L; 4L |]
                 let other = zero.clone ()
-                other.narrow(0L, 1L, 1L).fill_((0.1).ToScalar()) |> ignore
+                other.narrow(0L, 1L, 1L).fill_(Scalars.Of(0.1)) |> ignore
                 let values = ImageTokenizer.psnr zero other
                 Expect.equal values[0] Double.PositiveInfinity "equal pictures"
                 Expect.floatClose Accuracy.medium values[1] 20.0 "an error of a tenth is 20 dB")

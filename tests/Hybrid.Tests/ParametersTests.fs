@@ -50,7 +50,7 @@ let tests =
                     use master = store.MasterOf spec.Name
                     Expect.equal (List.ofArray (store.Weights spec.Name).shape) spec.Shape "shape"
                     let value = chooser.Float(-9.0, 9.0)
-                    master.fill_ (value.ToScalar()) |> ignore
+                    master.fill_ (Scalars.Of(value)) |> ignore
                     use part = store.Master.narrow (0, slot.Offset, spec.Count)
                     Expect.all (values part) (fun v -> v = float (float32 value)) "written through to flat memory"
                     Expect.all (values (store.Weights spec.Name)) (fun v -> v = float (float32 value)) "and to the weights"
@@ -66,23 +66,23 @@ let tests =
                 let loss (weights: Weights) =
                     specs
                     |> List.mapi (fun i spec ->
-                        (weights spec.Name).sin().mul((weights spec.Name).mul((float i + 0.5).ToScalar()).exp()).sum ())
+                        (weights spec.Name).sin().mul((weights spec.Name).mul(Scalars.Of(float i + 0.5)).exp()).sum())
                     |> List.reduce (fun a b -> a.add b)
 
                 if specs |> List.exists (fun spec -> movement spec <> Stays) then
-                    (loss store.Weights).backward ()
-                    (loss store.Weights).backward ()
+                    (loss store.Weights).backward()
+                    (loss store.Weights).backward()
 
                 let separate =
                     dict
                         [
                             for spec in specs do
-                                let leaf = (store.Weights spec.Name).detach().clone ()
+                                let leaf = (store.Weights spec.Name).detach().clone()
                                 leaf.requires_grad <- true
                                 spec.Name, leaf
                         ]
 
-                (loss (lookup separate)).backward ()
+                (loss (lookup separate)).backward()
 
                 for slot in store.Slots do
                     if slot.Movement <> Stays then
@@ -180,7 +180,7 @@ let tests =
                 Expect.equal store.Compute.dtype torch.bfloat16 "type"
                 Expect.equal (bits store.Compute) (bits (store.Master.``to`` torch.bfloat16)) "after initialisation"
                 use one = torch.no_grad ()
-                store.Master.mul_ ((1.37).ToScalar()) |> ignore
+                store.Master.mul_ (Scalars.Of(1.37)) |> ignore
                 store.Refresh()
                 Expect.equal (bits store.Compute) (bits (store.Master.``to`` torch.bfloat16)) "after a change"
 
@@ -232,9 +232,7 @@ let tests =
 
                 use store = Parameters.allocate Fp32 torch.CPU Parameters.All (fun _ -> Moves) [ spec ]
 
-                Expect.throwsT<System.Collections.Generic.KeyNotFoundException>
-                    (fun () -> store.Weights "v" |> ignore)
-                    "unknown")
+                Expect.throwsT<System.Collections.Generic.KeyNotFoundException> (fun () -> store.Weights "v" |> ignore) "unknown")
 
             case "a store takes all its tensors with it" (fun () ->
                 let chooser = Chooser 5L

@@ -42,7 +42,7 @@ let tests =
                 let kinds = Vocabulary.kinds v ids
                 Expect.equal kinds.shape [| int64 b; int64 t |] "shape"
                 Expect.equal kinds.dtype torch.int64 "type"
-                Expect.isFalse (ids.ne((0).ToScalar()).any().item<bool>()) "the ids are left alone")
+                Expect.isFalse (ids.ne(Scalars.Of(0)).any().item<bool>()) "the ids are left alone")
 
             property2 "the columns of a kind are exactly its ids" (1, 30) (0, 20) (fun _ text codes ->
                 let v = { TextRows = text; ImageCodes = codes }
