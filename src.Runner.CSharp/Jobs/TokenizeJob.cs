@@ -7,10 +7,10 @@ internal static class TokenizeJob
 {
     public static void Run(TokenizeCommand command)
     {
-        using TextTokenizer tokenizer = TextTokenizer.Open(command.Tokenizer);
+        using HuggingFaceTokenizer tokenizer = HuggingFaceTokenizer.Open(command.Tokenizer);
         if (command.Decode is { } given)
         {
-            string text = tokenizer.Decode([.. given], command.Special);
+            string text = tokenizer.Decode(given);
             if (command.Json)
             {
                 Json.Write(new { Text = text });

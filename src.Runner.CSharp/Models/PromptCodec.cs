@@ -5,24 +5,24 @@ namespace Hybrid.Runner;
 /// <summary>A model's tokenizer as prompts use it: what the tokenizer puts before a text (such as &lt;s&gt;) comes first, nothing comes after it.</summary>
 public sealed class PromptCodec : IDisposable
 {
-    private readonly TextTokenizer tokenizer;
+    private readonly HuggingFaceTokenizer tokenizer;
     private readonly int[] beginning;
 
-    private PromptCodec(TextTokenizer tokenizer)
+    private PromptCodec(HuggingFaceTokenizer tokenizer)
     {
         this.tokenizer = tokenizer;
         beginning = Beginning(tokenizer);
     }
 
     /// <summary>The tokenizer beside a model. Errors: InputException where there is none.</summary>
-    public static PromptCodec Beside(ModelFile model) => new(TextTokenizer.Open(
+    public static PromptCodec Beside(ModelFile model) => new(HuggingFaceTokenizer.Open(
         model.TokenizerPath ?? throw new InputException($"{model.Path} has no tokenizer.json beside its weights; put it there, or give token ids instead of text.")));
 
     /// <summary>The ids of a prompt.</summary>
     public int[] Encode(string text) => [.. beginning, .. tokenizer.Encode(text, special: false)];
 
-    /// <summary>The text of ids, special tokens left out.</summary>
-    public string Decode(int[] ids) => tokenizer.Decode(ids, special: false);
+    /// <summary>The text of ids; special tokens, and ids of a model that the tokenizer does not know, are left out.</summary>
+    public string Decode(int[] ids) => tokenizer.Decode([.. ids.Where(id => tokenizer.TokenOf(id) is not null)]);
 
     /// <summary>The text that ids add after others: what lies between the two texts, so that a leading space is kept.</summary>
     public string DecodeAfter(int[] before, int[] ids)
@@ -33,7 +33,7 @@ public sealed class PromptCodec : IDisposable
 
     public void Dispose() => tokenizer.Dispose();
 
-    private static int[] Beginning(TextTokenizer tokenizer)
+    private static int[] Beginning(HuggingFaceTokenizer tokenizer)
     {
         int[] plain = tokenizer.Encode("a", special: false), full = tokenizer.Encode("a", special: true);
         for (int start = 0; start + plain.Length <= full.Length; start++)

@@ -21,7 +21,8 @@ let private shared: string option =
         | folder -> root folder.Parent
 
     let beside =
-        root (DirectoryInfo AppContext.BaseDirectory) |> Option.map (fun root -> Path.Combine(root.FullName, "..", "shared"))
+        root (DirectoryInfo AppContext.BaseDirectory)
+        |> Option.map (fun root -> Path.Combine(root.FullName, "..", "shared"))
 
     Option.ofObj (Environment.GetEnvironmentVariable "HYBRID_TEST_DATA")
     |> Option.orElse beside
@@ -55,6 +56,7 @@ let private mixed (name: string) =
     testCase $"{name}: losses within 1e-4 nats, logits within 1e-3, gradient norms within 1e-3 of themselves" (fun () ->
         let expected = json (material [ "golden"; name; "expected.json" ])
         let sequences = tokens (material [ "golden"; name; "tokens.npy" ])
+
         use file =
             ModelFiles.Open(
                 material [ "golden"; name; "epoch_1.pt" ],

@@ -112,7 +112,10 @@ let private finishedRun =
         Expect.isLessThan (losses outcome |> Array.last |> snd) (losses outcome |> Array.head |> snd) "the loss falls")
 
 let private stopped (microBatch: string) (cancelAfter: TimeSpan option) =
-    let name = match cancelAfter with Some time -> $"after {time.TotalMilliseconds} ms" | None -> "before its first step"
+    let name =
+        match cancelAfter with
+        | Some time -> $"after {time.TotalMilliseconds} ms"
+        | None -> "before its first step"
 
     testCase $"a run that is stopped {name} saves, and goes on bit for bit ({microBatch})" (fun () ->
         use folder = new Folder()
@@ -216,7 +219,9 @@ let private starts =
             Expect.equal after[before.Length ..] other[before.Length ..] "the twins share their new rows"
             Expect.notEqual other[.. before.Length - 1] before "the twin's old rows are random"
 
-        Expect.isTrue (bytes again "model.safetensors" = bytes grown "model.safetensors") "a table that holds all rows is taken as it is")
+        Expect.isTrue
+            (bytes again "model.safetensors" = bytes grown "model.safetensors")
+            "a table that holds all rows is taken as it is")
 
 let private configurations =
     testCase "every error of a configuration is named at once, with exit code 2 and nothing written" (fun () ->
@@ -238,7 +243,10 @@ let private configurations =
             Expect.stringContains errors key "every key is named"
 
         Expect.isFalse (Directory.Exists(folder.At "run")) "nothing is written"
-        let absent = folder.Write("absent.json", File.ReadAllText(folder.At "run-config.json").Replace("train.npy", "gone.npy"))
+
+        let absent =
+            folder.Write("absent.json", File.ReadAllText(folder.At "run-config.json").Replace("train.npy", "gone.npy"))
+
         let code, _, errors = program [ "train"; "--config"; absent; "--out"; folder.At "run" ]
         Expect.equal code 2 "exit code"
         Expect.stringContains errors "gone.npy" "the missing file is named"
@@ -261,17 +269,22 @@ let private machines =
         let count = evaluated.GetProperty "count"
         let value (from: JsonElement) (key: string) = (from.GetProperty key).GetDouble()
 
-        let weighted =
-            [ "text"; "image"; "structure" ] |> List.sumBy (fun kind -> value loss kind * value count kind)
+        let weighted = [ "text"; "image"; "structure" ] |> List.sumBy (fun kind -> value loss kind * value count kind)
 
         Expect.floatClose Accuracy.high (value loss "total" * value count "total") weighted "the parts add up to the whole"
-        let completed = result [ "complete"; "--model"; folder.At "run"; "--prompt-ids"; "1 2 3"; "--greedy"; "--max-tokens"; "5" ]
+
+        let completed =
+            result [ "complete"; "--model"; folder.At "run"; "--prompt-ids"; "1 2 3"; "--greedy"; "--max-tokens"; "5" ]
+
         Expect.equal ((completed.GetProperty "ids").GetArrayLength()) 5 "ids"
         let inspected = result [ "inspect"; folder.At "run" ]
         Expect.equal ((inspected.GetProperty "step").GetInt32()) 3 "step"
         let doctor = result [ "doctor" ]
         Expect.isTrue ((doctor.GetProperty "ok").GetBoolean()) "the machine is well"
-        let code, output, errors = program [ "evaluate"; "--model"; folder.At "run"; "--tokens"; folder.At "gone.npy"; "--json" ]
+
+        let code, output, errors =
+            program [ "evaluate"; "--model"; folder.At "run"; "--tokens"; folder.At "gone.npy"; "--json" ]
+
         Expect.equal (code, output) (1, "") "a failure leaves stdout empty"
         Expect.stringContains errors "gone.npy" "what is missing is named")
 
@@ -280,7 +293,12 @@ let private misfits =
         use folder = new Folder()
         let outcome = run (prepare folder "") (folder.At "run") null
         let other = (description vocabulary.Rows).Replace("\"n_layers\": 2", "\"n_layers\": 3")
-        let wrong = folder.Write("wrong.json", other.Replace("\"hidden_dim\": 16", "\"hidden_dim\": 20").Replace("\"post", "\"qk_norm\": true, \"post"))
+
+        let wrong =
+            folder.Write(
+                "wrong.json",
+                other.Replace("\"hidden_dim\": 16", "\"hidden_dim\": 20").Replace("\"post", "\"qk_norm\": true, \"post")
+            )
 
         fails
             [
@@ -290,7 +308,8 @@ let private misfits =
             ]
             (fun () -> (ModelFiles.Open(Path.Combine(outcome.Checkpoint, "model.safetensors"), wrong)).Dispose())
 
-        let short = folder.Write("short.json", (description vocabulary.Rows).Replace("\"n_layers\": 2", "\"n_layers\": 1"))
+        let short =
+            folder.Write("short.json", (description vocabulary.Rows).Replace("\"n_layers\": 2", "\"n_layers\": 1"))
 
         fails [ "unexpected: layers.1.ffn_norm.weight" ] (fun () ->
             (ModelFiles.Open(Path.Combine(outcome.Checkpoint, "model.safetensors"), short)).Dispose()))
@@ -346,7 +365,12 @@ let private openLmTars =
             add "000000000002.json.gz" (packed.ToArray())
 
         use source = new TarSequences(path, 50)
-        Expect.equal [ for i in 0L .. source.Count - 1L -> source.Row(i, i) ] [ [| 5L; 6L; 0L; 7L |]; [| 1L; 2L; 49L; 48L |]; [| 9L; 8L; 7L; 6L |] ] "tokens"
+
+        Expect.equal
+            [ for i in 0L .. source.Count - 1L -> source.Row(i, i) ]
+            [ [| 5L; 6L; 0L; 7L |]; [| 1L; 2L; 49L; 48L |]; [| 9L; 8L; 7L; 6L |] ]
+            "tokens"
+
         let whole = File.ReadAllBytes path
         File.WriteAllBytes(path, whole[..700])
         fails [ path ] (fun () -> (new TarSequences(path, 50)).Row(0L, 0L) |> ignore))

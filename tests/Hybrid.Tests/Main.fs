@@ -4,4 +4,19 @@ open Expecto
 
 [<EntryPoint>]
 let main arguments =
-    runTestsWithCLIArgs [] arguments (testList "all" [ CommandLineTests.tests; ReportTests.tests; ProgressTests.tests; HostTests.tests; GoldenTests.tests ])
+    let all =
+        testList
+            "all"
+            [
+                CommandLineTests.tests
+                ReportTests.tests
+                ProgressTests.tests
+                SafeTensorsTests.tests
+                TorchFileTests.tests
+                NpyTests.tests
+                TokenizerTests.tests
+                HostTests.tests
+                GoldenTests.tests
+            ]
+
+    runTestsWithCLIArgs [] arguments all

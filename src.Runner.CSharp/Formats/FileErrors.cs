@@ -1,0 +1,29 @@
+namespace Hybrid.Runner.Formats;
+
+/// <summary>Turns what the operating system says about a file into a sentence for the person who named it.</summary>
+internal static class FileErrors
+{
+    /// <summary>The refusal for an exception of opening or reading a file; null for any other exception.</summary>
+    public static InputException? Explain(Exception error, string path) => error switch
+    {
+        FileNotFoundException or DirectoryNotFoundException => new($"{path} does not exist.", error),
+        UnauthorizedAccessException => new($"{path} may not be read: {error.Message}", error),
+        IOException or NotSupportedException => new($"{path} cannot be read: {error.Message}", error),
+        ArgumentException when error is not ArgumentOutOfRangeException => new($"\"{path}\" is not a path: {error.Message}", error),
+        _ => null,
+    };
+
+    /// <summary>Text from a file made fit to stand in a message: short, control characters shown as dots.</summary>
+    public static string Show(string text)
+    {
+        const int most = 80;
+        string shown = text.Length > most ? text[..most] + "…" : text;
+        return string.Create(shown.Length, shown, static (span, source) =>
+        {
+            for (int i = 0; i < span.Length; i++)
+            {
+                span[i] = char.IsControl(source[i]) || char.IsSurrogate(source[i]) ? '.' : source[i];
+            }
+        });
+    }
+}

@@ -1,0 +1,403 @@
+using System.Runtime.InteropServices;
+using System.Text;
+using TorchSharp;
+
+namespace Hybrid.Runner.Formats;
+
+/// <summary>An array in NumPy's .npy format (versions 1 to 3), memory-mapped.</summary>
+/// <remarks>Element types &lt;f8 &lt;f4 &lt;f2 &lt;i8 &lt;i4 &lt;i2 |i1 |u1 |b1, and &lt;u2, which is loaded as int32. C and Fortran order.</remarks>
+public sealed class NpyFile : IDisposable
+{
+    private const int MaximumRank = 32;
+    private readonly MappedFile file;
+    private readonly long dataStart;
+    private readonly int elementSize;
+
+    private NpyFile(MappedFile file, NpyHeader header, long dataStart)
+    {
+        this.file = file;
+        this.dataStart = dataStart;
+        StoredType = header.Type;
+        FortranOrder = header.FortranOrder;
+        Shape = header.Shape;
+        (ElementType, elementSize) = Types(header.Type) ?? throw new InputException(
+            $"{file.Path}: its element type '{FileErrors.Show(header.Type)}' is not one of <f8 <f4 <f2 <i8 <i4 <i2 <u2 |i1 |u1 |b1.");
+        if (Shape.Length > MaximumRank)
+        {
+            throw new InputException($"{file.Path}: the array has {Shape.Length} axes; {MaximumRank} are the most.");
+        }
+
+        long bytes = TensorMemory.SizeInBytes(Shape, elementSize)
+            ?? throw new InputException($"{file.Path}: the shape {Hybrid.Shape.show(Shape)} is too large for any file.");
+        long present = file.Length - dataStart;
+        if (bytes != present)
+        {
+            throw new InputException(
+                $"{file.Path}: the shape {Hybrid.Shape.show(Shape)} of {header.Type} takes {bytes} bytes and {present} follow the header (offset {dataStart}).");
+        }
+    }
+
+    /// <summary>The file's path.</summary>
+    public string Path => file.Path;
+
+    /// <summary>The lengths of the axes.</summary>
+    public long[] Shape { get; }
+
+    /// <summary>The element type that <see cref="Load"/> gives.</summary>
+    public torch.ScalarType ElementType { get; }
+
+    /// <summary>The element type as NumPy names it, such as &lt;i8.</summary>
+    public string StoredType { get; }
+
+    /// <summary>Whether the first axis changes fastest in the file.</summary>
+    public bool FortranOrder { get; }
+
+    /// <summary>Opens a file and checks its header. Errors: <see cref="InputException"/>.</summary>
+    public static NpyFile Open(string path)
+    {
+        MappedFile file = MappedFile.Open(path);
+        try
+        {
+            NpyHeader header = NpyHeader.Read(file, out long dataStart);
+            return new NpyFile(file, header, dataStart);
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>A contiguous CPU tensor, which the caller owns, with the array's values.</summary>
+    public torch.Tensor Load()
+    {
+        long[] stored = FortranOrder ? [.. Shape.Reverse()] : Shape;
+        torch.Tensor tensor = TensorMemory.Empty(ElementType, stored);
+        try
+        {
+            long bytes = file.Length - dataStart;
+            if (StoredType == "<u2")
+            {
+                if (bytes > 0)
+                {
+                    TensorMemory.FillWidened(tensor, file, dataStart, bytes / sizeof(ushort));
+                }
+            }
+            else
+            {
+                TensorMemory.Fill(tensor, file, dataStart, bytes, "the array");
+            }
+
+            if (!FortranOrder || Shape.Length < 2)
+            {
+                return tensor;
+            }
+
+            using torch.Tensor reversed = tensor.permute([.. Enumerable.Range(0, Shape.Length).Reverse().Select(axis => (long)axis)]);
+            torch.Tensor ordered = reversed.contiguous();
+            tensor.Dispose();
+            return ordered;
+        }
+        catch
+        {
+            tensor.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// Copies row <paramref name="row"/> of an array of whole numbers [N, L] into <paramref name="target"/> of length L, from
+    /// the mapped file. Errors: <see cref="InputException"/> when the array is not one of whole numbers in C order with two
+    /// axes, or when a number does not fit into 32 bits; ArgumentOutOfRangeException outside it.
+    /// </summary>
+    public void ReadRow(long row, Span<int> target)
+    {
+        if (Shape.Length != 2 || FortranOrder || StoredType is not ("<i8" or "<i4" or "<u2"))
+        {
+            throw new InputException(
+                $"{Path} holds {StoredType} {Hybrid.Shape.show(Shape)}{(FortranOrder ? " in Fortran order" : "")}; rows of ids are <i8, <i4 or <u2 [N, L] in C order.");
+        }
+
+        ArgumentOutOfRangeException.ThrowIfNegative(row);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(row, Shape[0]);
+        int length = checked((int)Shape[1]);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(target.Length, length);
+        long offset = dataStart + (row * length * elementSize);
+        switch (StoredType)
+        {
+            case "<i4":
+                file.Values<int>(offset, length).CopyTo(target);
+                break;
+            case "<u2":
+                ReadOnlySpan<ushort> narrow = file.Values<ushort>(offset, length);
+                for (int i = 0; i < length; i++)
+                {
+                    target[i] = narrow[i];
+                }
+
+                break;
+            default:
+                ReadOnlySpan<long> wide = file.Values<long>(offset, length);
+                for (int i = 0; i < length; i++)
+                {
+                    target[i] = wide[i] is >= int.MinValue and <= int.MaxValue
+                        ? (int)wide[i]
+                        : throw new InputException($"{Path}: row {row}, column {i} holds {wide[i]}, which is no id (offset {offset + (8L * i)}).");
+                }
+
+                break;
+        }
+    }
+
+    /// <summary>Writes a tensor of any device and strides. Types as for reading, but for &lt;u2.</summary>
+    public static unsafe void Write(string path, torch.Tensor tensor)
+    {
+        string type = tensor.dtype switch
+        {
+            torch.ScalarType.Float64 => "<f8",
+            torch.ScalarType.Float32 => "<f4",
+            torch.ScalarType.Float16 => "<f2",
+            torch.ScalarType.Int64 => "<i8",
+            torch.ScalarType.Int32 => "<i4",
+            torch.ScalarType.Int16 => "<i2",
+            torch.ScalarType.Int8 => "|i1",
+            torch.ScalarType.Byte => "|u1",
+            torch.ScalarType.Bool => "|b1",
+            _ => throw new NotSupportedException($"NumPy has no {tensor.dtype}; convert the tensor first."),
+        };
+        torch.Tensor ready = TensorMemory.OnCpu(tensor);
+        try
+        {
+            AtomicFile.Write(path, stream =>
+            {
+                stream.Write(NpyHeader.Format(type, ready.shape));
+                long bytes = ready.numel() * TensorMemory.ElementSize(ready.dtype);
+                byte* source = bytes == 0 ? null : TensorMemory.Pointer(ready);
+                const int chunk = 1 << 26;
+                for (long done = 0; done < bytes; done += chunk)
+                {
+                    stream.Write(new ReadOnlySpan<byte>(source + done, (int)Math.Min(chunk, bytes - done)));
+                }
+            });
+        }
+        finally
+        {
+            if (!ReferenceEquals(ready, tensor))
+            {
+                ready.Dispose();
+            }
+        }
+    }
+
+    /// <summary>Writes values in row-major order; T is double, float, long, int, ushort or byte.</summary>
+    /// <exception cref="ArgumentException">The shape has another number of elements.</exception>
+    public static void Write<T>(string path, ReadOnlyMemory<T> values, params long[] shape)
+        where T : unmanaged
+    {
+        string type = default(T) switch
+        {
+            double => "<f8",
+            float => "<f4",
+            long => "<i8",
+            int => "<i4",
+            ushort => "<u2",
+            byte => "|u1",
+            _ => throw new NotSupportedException($"Arrays of {typeof(T).Name} are not written to .npy."),
+        };
+        if (TensorMemory.SizeInBytes(shape, 1) != values.Length)
+        {
+            throw new ArgumentException($"{values.Length} values do not fill the shape {Hybrid.Shape.show(shape)}.", nameof(shape));
+        }
+
+        AtomicFile.Write(path, stream =>
+        {
+            stream.Write(NpyHeader.Format(type, shape));
+            stream.Write(MemoryMarshal.AsBytes(values.Span));
+        });
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => file.Dispose();
+
+    private static (torch.ScalarType Type, int Size)? Types(string type) => type switch
+    {
+        "<f8" => (torch.ScalarType.Float64, 8),
+        "<f4" => (torch.ScalarType.Float32, 4),
+        "<f2" => (torch.ScalarType.Float16, 2),
+        "<i8" => (torch.ScalarType.Int64, 8),
+        "<i4" => (torch.ScalarType.Int32, 4),
+        "<i2" => (torch.ScalarType.Int16, 2),
+        "<u2" => (torch.ScalarType.Int32, 2),
+        "|i1" => (torch.ScalarType.Int8, 1),
+        "|u1" => (torch.ScalarType.Byte, 1),
+        "|b1" => (torch.ScalarType.Bool, 1),
+        _ => null,
+    };
+}
+
+/// <summary>The header of a .npy file: a Python dict of descr, fortran_order and shape, written as text.</summary>
+internal sealed record NpyHeader(string Type, bool FortranOrder, long[] Shape)
+{
+    private static ReadOnlySpan<byte> Mark => [0x93, (byte)'N', (byte)'U', (byte)'M', (byte)'P', (byte)'Y'];
+
+    public static NpyHeader Read(MappedFile file, out long dataStart)
+    {
+        if (file.Length < 10 || !file.Bytes(0, 6).SequenceEqual(Mark))
+        {
+            throw new InputException($"{file.Path} is not a .npy file: it does not begin with NumPy's mark.");
+        }
+
+        byte version = file.Bytes(6, 1)[0];
+        if (version is < 1 or > 3 || (version > 1 && file.Length < 12))
+        {
+            throw new InputException($"{file.Path}: the .npy version {version} is not 1, 2 or 3, or the file is cut short (offset 6).");
+        }
+
+        long start = version == 1 ? 10 : 12;
+        long length = version == 1 ? file.Values<ushort>(8, 1)[0] : file.Values<uint>(8, 1)[0];
+        if (length > file.Length - start || length > 1 << 20)
+        {
+            throw new InputException($"{file.Path}: the .npy header claims {length} bytes and {file.Length - start} follow (offset 8).");
+        }
+
+        dataStart = start + length;
+        string text = (version == 3 ? Encoding.UTF8 : Encoding.Latin1).GetString(file.Bytes(start, (int)length));
+        return new Parser(file.Path, text, start).Header();
+    }
+
+    /// <summary>A version 1 header, padded so that the data begins at a multiple of 64, as NumPy writes it.</summary>
+    public static byte[] Format(string type, ReadOnlySpan<long> shape)
+    {
+        string axes = shape.Length == 1 ? $"{shape[0]}," : string.Join(", ", shape.ToArray());
+        string dict = $"{{'descr': '{type}', 'fortran_order': False, 'shape': ({axes}), }}";
+        int total = (10 + dict.Length + 1 + 63) / 64 * 64;
+        string text = dict.PadRight(total - 11) + "\n";
+        return [.. Mark, 1, 0, (byte)text.Length, (byte)(text.Length >> 8), .. Encoding.ASCII.GetBytes(text)];
+    }
+
+    private sealed class Parser(string path, string text, long origin)
+    {
+        private int at;
+
+        public NpyHeader Header()
+        {
+            string? type = null;
+            bool? fortran = null;
+            long[]? shape = null;
+            Expect('{');
+            while (!Accept('}'))
+            {
+                string key = Quoted();
+                Expect(':');
+                switch (key)
+                {
+                    case "descr" when type is null:
+                        type = Quoted();
+                        break;
+                    case "fortran_order" when fortran is null:
+                        fortran = AcceptWord("True") || (AcceptWord("False") ? false : throw Wrong("fortran_order is neither True nor False"));
+                        break;
+                    case "shape" when shape is null:
+                        shape = Tuple();
+                        break;
+                    default:
+                        throw Wrong($"the key '{FileErrors.Show(key)}' is unknown or repeated");
+                }
+
+                if (!Accept(','))
+                {
+                    Expect('}');
+                    break;
+                }
+            }
+
+            Blank();
+            if (at != text.Length || type is null || fortran is null || shape is null)
+            {
+                throw Wrong("it is not a dict of descr, fortran_order and shape alone");
+            }
+
+            return new NpyHeader(type, fortran.Value, shape);
+        }
+
+        private long[] Tuple()
+        {
+            List<long> lengths = [];
+            Expect('(');
+            while (!Accept(')'))
+            {
+                Blank();
+                int start = at;
+                while (at < text.Length && char.IsAsciiDigit(text[at]))
+                {
+                    at++;
+                }
+
+                lengths.Add(long.TryParse(text.AsSpan(start, at - start), System.Globalization.NumberStyles.None, null, out long length)
+                    ? length
+                    : throw Wrong("an axis of its shape is not a whole number below 2^63"));
+                if (at < text.Length && text[at] == 'L')
+                {
+                    at++; // Python 2's long
+                }
+
+                if (!Accept(','))
+                {
+                    Expect(')');
+                    break;
+                }
+            }
+
+            return [.. lengths];
+        }
+
+        private string Quoted()
+        {
+            Blank();
+            char quote = at < text.Length && text[at] is '\'' or '"' ? text[at++] : throw Wrong("a text in quotes is missing");
+            int end = text.IndexOf(quote, at);
+            if (end < 0)
+            {
+                throw Wrong("a text has no end");
+            }
+
+            string value = text[at..end];
+            at = end + 1;
+            return value;
+        }
+
+        private bool AcceptWord(string word)
+        {
+            Blank();
+            bool found = string.CompareOrdinal(text, at, word, 0, word.Length) == 0;
+            at += found ? word.Length : 0;
+            return found;
+        }
+
+        private bool Accept(char wanted)
+        {
+            Blank();
+            bool found = at < text.Length && text[at] == wanted;
+            at += found ? 1 : 0;
+            return found;
+        }
+
+        private void Expect(char wanted)
+        {
+            if (!Accept(wanted))
+            {
+                throw Wrong($"'{wanted}' is missing");
+            }
+        }
+
+        private void Blank()
+        {
+            while (at < text.Length && text[at] is ' ' or '\n' or '\t')
+            {
+                at++;
+            }
+        }
+
+        private InputException Wrong(string what) => new($"{path}: the .npy header is damaged: {what} (offset {origin + at}).");
+    }
+}

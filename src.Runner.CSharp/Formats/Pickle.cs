@@ -1,0 +1,498 @@
+using System.Buffers.Binary;
+using System.Text;
+
+namespace Hybrid.Runner.Formats;
+
+/// <summary>
+/// A pickle machine for files of tensors. It executes nothing: it knows the opcodes that torch.save writes (protocols 2 to 5)
+/// and the few names that tensors need, and builds plain values; anything else ends the reading with a sentence.
+/// </summary>
+/// <remarks>
+/// Values: null, bool, long, double, string, byte[], object?[] (tuple), List&lt;object?&gt;, <see cref="PickleDict"/>,
+/// <see cref="PickleTensor"/>, <see cref="PickleStorage"/>, <see cref="PickleName"/>, <see cref="PickleDevice"/>.
+/// Work and memory are bounded by a multiple of the pickle's length.
+/// </remarks>
+internal ref struct Pickle
+{
+    private const int MaximumRank = 64;
+    private static readonly UTF8Encoding Utf8 = new(false, throwOnInvalidBytes: true);
+
+    private readonly string path;
+    private readonly long origin;
+    private readonly ReadOnlySpan<byte> bytes;
+    private readonly List<object?> stack = [];
+    private readonly List<int> marks = [];
+    private readonly Dictionary<uint, object?> memo = [];
+    private readonly Action<PickleStorage>? storageSeen;
+    private long budget;
+    private int position;
+    private int opcodeAt;
+
+    private Pickle(ReadOnlySpan<byte> bytes, string path, long origin, Action<PickleStorage>? storageSeen)
+    {
+        this.bytes = bytes;
+        this.path = path;
+        this.origin = origin;
+        this.storageSeen = storageSeen;
+        budget = (4L * bytes.Length) + 4096;
+    }
+
+    /// <summary>Reads one pickle from the start of <paramref name="bytes"/>.</summary>
+    /// <param name="bytes">The pickle, and what may follow it.</param>
+    /// <param name="path">The file, for messages.</param>
+    /// <param name="origin">The offset of <paramref name="bytes"/> within the file, for messages.</param>
+    /// <param name="length">The pickle's own length.</param>
+    /// <param name="storageSeen">Called for every storage that is named.</param>
+    /// <returns>The value. Errors: <see cref="InputException"/>.</returns>
+    public static object? Read(ReadOnlySpan<byte> bytes, string path, long origin, out int length, Action<PickleStorage>? storageSeen = null)
+    {
+        Pickle machine = new(bytes, path, origin, storageSeen);
+        object? value = machine.Run();
+        length = machine.position;
+        return value;
+    }
+
+    private object? Run()
+    {
+        if (bytes.Length < 2 || bytes[0] != 0x80 || bytes[1] is < 2 or > 5)
+        {
+            throw Wrong("this is not a pickle of protocol 2 to 5");
+        }
+
+        while (true)
+        {
+            opcodeAt = position;
+            byte opcode = Byte();
+            switch (opcode)
+            {
+                case 0x80:
+                    if (Byte() is < 2 or > 5)
+                    {
+                        throw Wrong("the pickle's protocol is not one of 2 to 5");
+                    }
+
+                    break;
+                case 0x95:
+                    Take(8); // a frame's length says nothing that is needed
+                    break;
+                case (byte)'.':
+                    object? result = Pop();
+                    return stack.Count == 0 && marks.Count == 0 ? result : throw Wrong("values are left over at the pickle's end");
+                case (byte)'(':
+                    marks.Add(stack.Count);
+                    break;
+                case (byte)'0':
+                    Pop();
+                    break;
+                case (byte)'1':
+                    PopToMark();
+                    break;
+                case (byte)'N':
+                    stack.Add(null);
+                    break;
+                case 0x88:
+                    stack.Add(true);
+                    break;
+                case 0x89:
+                    stack.Add(false);
+                    break;
+                case (byte)'J':
+                    stack.Add((long)BinaryPrimitives.ReadInt32LittleEndian(Take(4)));
+                    break;
+                case (byte)'K':
+                    stack.Add((long)Byte());
+                    break;
+                case (byte)'M':
+                    stack.Add((long)BinaryPrimitives.ReadUInt16LittleEndian(Take(2)));
+                    break;
+                case 0x8A:
+                    stack.Add(Long(Take(Byte())));
+                    break;
+                case (byte)'G':
+                    stack.Add(BinaryPrimitives.ReadDoubleBigEndian(Take(8)));
+                    break;
+                case (byte)'X':
+                    stack.Add(Text(Take(BinaryPrimitives.ReadUInt32LittleEndian(Take(4)))));
+                    break;
+                case 0x8C:
+                    stack.Add(Text(Take(Byte())));
+                    break;
+                case 0x8D:
+                    stack.Add(Text(Take(BinaryPrimitives.ReadUInt64LittleEndian(Take(8)))));
+                    break;
+                case (byte)'U':
+                    stack.Add(Encoding.Latin1.GetString(Take(Byte()))); // Python 2's str
+                    break;
+                case (byte)'T':
+                    stack.Add(Encoding.Latin1.GetString(Take(BinaryPrimitives.ReadUInt32LittleEndian(Take(4)))));
+                    break;
+                case (byte)'C':
+                    stack.Add(Take(Byte()).ToArray());
+                    break;
+                case (byte)'B':
+                    stack.Add(Take(BinaryPrimitives.ReadUInt32LittleEndian(Take(4))).ToArray());
+                    break;
+                case 0x8E or 0x96:
+                    stack.Add(Take(BinaryPrimitives.ReadUInt64LittleEndian(Take(8))).ToArray());
+                    break;
+                case (byte)']':
+                    stack.Add(new List<object?>());
+                    break;
+                case (byte)'a':
+                    object? element = Pop();
+                    Top<List<object?>>("a list to append to").Add(element);
+                    break;
+                case (byte)'e':
+                    object?[] elements = PopToMark();
+                    Top<List<object?>>("a list to append to").AddRange(elements);
+                    break;
+                case (byte)')':
+                    stack.Add(Array.Empty<object?>());
+                    break;
+                case 0x85:
+                    stack.Add(PopLast(1));
+                    break;
+                case 0x86:
+                    stack.Add(PopLast(2));
+                    break;
+                case 0x87:
+                    stack.Add(PopLast(3));
+                    break;
+                case (byte)'t':
+                    stack.Add(PopToMark());
+                    break;
+                case (byte)'}':
+                    stack.Add(new PickleDict());
+                    break;
+                case (byte)'s':
+                    object?[] pair = PopLast(2);
+                    Top<PickleDict>("a dict to set an item of").Set(pair[0], pair[1]);
+                    break;
+                case (byte)'u':
+                    SetItems(PopToMark());
+                    break;
+                case (byte)'q':
+                    memo[Byte()] = Peek();
+                    break;
+                case (byte)'r':
+                    memo[BinaryPrimitives.ReadUInt32LittleEndian(Take(4))] = Peek();
+                    break;
+                case 0x94:
+                    memo[(uint)memo.Count] = Peek();
+                    break;
+                case (byte)'h':
+                    stack.Add(Remembered(Byte()));
+                    break;
+                case (byte)'j':
+                    stack.Add(Remembered(BinaryPrimitives.ReadUInt32LittleEndian(Take(4))));
+                    break;
+                case (byte)'c':
+                    string module = Line();
+                    stack.Add(Name(module, Line()));
+                    break;
+                case 0x93:
+                    object?[] parts = PopLast(2);
+                    stack.Add(parts is [string m, string n] ? Name(m, n) : throw Wrong("a name is not made of two texts"));
+                    break;
+                case (byte)'Q':
+                    stack.Add(Storage(Pop()));
+                    break;
+                case (byte)'R':
+                    object? arguments = Pop();
+                    stack.Add(Rebuild(Pop(), arguments as object?[] ?? throw Wrong("arguments are not a tuple")));
+                    break;
+                case (byte)'b':
+                    Build(Pop());
+                    break;
+                default:
+                    throw Wrong($"opcode 0x{opcode:X2} is not one that torch.save writes for tensors; nothing of the file is executed");
+            }
+        }
+    }
+
+    private object? Rebuild(object? callable, object?[] arguments)
+    {
+        if (callable is not PickleName name)
+        {
+            throw Wrong("something that is no name is called");
+        }
+
+        if (name == PickleNames.RebuildTensor)
+        {
+            return Tensor(arguments);
+        }
+
+        if (name == PickleNames.RebuildParameter)
+        {
+            return arguments is [PickleTensor data, ..] ? data : throw Wrong("a parameter is not made of a tensor");
+        }
+
+        if (name == PickleNames.OrderedDict)
+        {
+            return OrderedDict(arguments);
+        }
+
+        if (name == PickleNames.Size)
+        {
+            return arguments is [object?[] lengths] ? lengths : throw Wrong("torch.Size is not made of a tuple");
+        }
+
+        if (name == PickleNames.Device)
+        {
+            return arguments switch
+            {
+                [string type] => new PickleDevice(type),
+                [string type, long index] => new PickleDevice($"{type}:{index}"),
+                _ => throw Wrong("torch.device is not made of a name and a number"),
+            };
+        }
+
+        throw Wrong($"{FileErrors.Show(name.ToString())} is called, which no tensor needs");
+    }
+
+    private PickleTensor Tensor(object?[] arguments)
+    {
+        if (arguments is not [PickleStorage storage, long offset, object?[] sizes, object?[] steps, ..] || sizes.Length != steps.Length)
+        {
+            throw Wrong("a tensor is not made of a storage, an offset, a shape and strides");
+        }
+
+        if (sizes.Length > MaximumRank)
+        {
+            throw Wrong($"a tensor has {sizes.Length} axes; {MaximumRank} are the most");
+        }
+
+        Spend(sizes.Length);
+        long[] shape = Lengths(sizes);
+        long[] strides = Lengths(steps);
+        if (TensorMemory.SizeInBytes(shape, TensorMemory.ElementSize(storage.Type)) is null)
+        {
+            throw Wrong($"a tensor's shape {Shape.show(shape)} is too large for any file");
+        }
+
+        UInt128 end = (UInt128)(ulong)Math.Max(offset, 0);
+        for (int axis = 0; axis < shape.Length; axis++)
+        {
+            end += shape[axis] == 0 ? 0 : (UInt128)(ulong)(shape[axis] - 1) * (ulong)strides[axis];
+        }
+
+        if (offset < 0 || (!shape.Contains(0) && end >= (UInt128)(ulong)storage.Count))
+        {
+            throw Wrong(
+                $"a tensor of shape {Shape.show(shape)}, strides {Shape.show(strides)} and offset {offset} leaves its storage \"{FileErrors.Show(storage.Key)}\" of {storage.Count} elements");
+        }
+
+        return new PickleTensor(storage, offset, shape, strides);
+    }
+
+    private readonly long[] Lengths(object?[] values)
+    {
+        long[] lengths = new long[values.Length];
+        for (int i = 0; i < values.Length; i++)
+        {
+            lengths[i] = values[i] is long and >= 0 and var length ? length : throw Wrong("a tensor's shape or strides are not whole numbers from 0");
+        }
+
+        return lengths;
+    }
+
+    private PickleDict OrderedDict(object?[] arguments)
+    {
+        PickleDict dict = new();
+        if (arguments.Length == 0)
+        {
+            return dict;
+        }
+
+        // Python 2 writes the items as a list of pairs.
+        if (arguments is not [List<object?> pairs])
+        {
+            throw Wrong("an OrderedDict is not made of a list of pairs");
+        }
+
+        Spend(pairs.Count);
+        foreach (object? pair in pairs)
+        {
+            switch (pair)
+            {
+                case object?[] { Length: 2 } tuple:
+                    dict.Set(tuple[0], tuple[1]);
+                    break;
+                case List<object?> { Count: 2 } list:
+                    dict.Set(list[0], list[1]);
+                    break;
+                default:
+                    throw Wrong("an OrderedDict is not made of a list of pairs");
+            }
+        }
+
+        return dict;
+    }
+
+    private readonly PickleStorage Storage(object? identity)
+    {
+        if (identity is not object?[] parts || parts.Length is < 5 or > 6
+            || parts is not ["storage", PickleName type, string key, string, long count, ..])
+        {
+            throw Wrong("a storage is not made of its class, key, device and length");
+        }
+
+        if (parts is [.., not null] and { Length: 6 })
+        {
+            throw Wrong($"storage \"{FileErrors.Show(key)}\" is a view of another; save the checkpoint again with a torch of this decade");
+        }
+
+        if (PickleNames.StorageType(type) is not { } element || count < 0
+            || TensorMemory.SizeInBytes([count], TensorMemory.ElementSize(element)) is null)
+        {
+            throw Wrong($"storage \"{FileErrors.Show(key)}\" has the class {FileErrors.Show(type.ToString())} and length {count}");
+        }
+
+        PickleStorage storage = new(element, key, count);
+        storageSeen?.Invoke(storage);
+        return storage;
+    }
+
+    private readonly PickleName Name(string module, string name)
+    {
+        PickleName full = new(module, name);
+        return PickleNames.Allows(full)
+            ? full
+            : throw Wrong(
+                $"the file names {FileErrors.Show(full.ToString())}, which no tensor needs; nothing of it is executed. Save the state dict alone: torch.save(model.state_dict(), path)");
+    }
+
+    /// <summary>An object's state: state dicts carry a version table as an attribute, which nothing here needs.</summary>
+    private readonly void Build(object? state)
+    {
+        _ = Top<PickleDict>("an OrderedDict to give attributes to");
+        if (state is not PickleDict)
+        {
+            throw Wrong("attributes are not a dict");
+        }
+    }
+
+    private readonly void SetItems(object?[] items)
+    {
+        PickleDict dict = Top<PickleDict>("a dict to set items of");
+        if (items.Length % 2 != 0)
+        {
+            throw Wrong("a key of a dict has no value");
+        }
+
+        for (int i = 0; i < items.Length; i += 2)
+        {
+            dict.Set(items[i], items[i + 1]);
+        }
+    }
+
+    private readonly long Long(ReadOnlySpan<byte> digits)
+    {
+        if (digits.Length > 8)
+        {
+            // torch's own magic number has ten bytes; no other value this long means anything here.
+            return digits.SequenceEqual(TorchLegacyFile.MagicNumber) ? TorchLegacyFile.MagicValue : throw Wrong("a number does not fit into 64 bits");
+        }
+
+        long value = 0;
+        for (int i = 0; i < digits.Length; i++)
+        {
+            value |= (long)digits[i] << (8 * i);
+        }
+
+        int unused = 64 - (8 * digits.Length);
+        return digits.Length == 0 ? 0 : value << unused >> unused;
+    }
+
+    private readonly string Text(ReadOnlySpan<byte> text)
+    {
+        try
+        {
+            return Utf8.GetString(text);
+        }
+        catch (DecoderFallbackException e)
+        {
+            throw Wrong("a text is not UTF-8", e);
+        }
+    }
+
+    private string Line()
+    {
+        int length = bytes[position..].IndexOf((byte)'\n');
+        if (length < 0)
+        {
+            throw Wrong("a name has no end");
+        }
+
+        string line = Text(bytes.Slice(position, length));
+        position += length + 1;
+        return line;
+    }
+
+    private byte Byte() => Take(1)[0];
+
+    private ReadOnlySpan<byte> Take(ulong count)
+    {
+        if (count > (ulong)(bytes.Length - position))
+        {
+            throw Wrong($"the pickle is cut short: {count} bytes are needed and {bytes.Length - position} are left");
+        }
+
+        ReadOnlySpan<byte> taken = bytes.Slice(position, (int)count);
+        position += (int)count;
+        return taken;
+    }
+
+    private readonly object? Remembered(uint index) =>
+        memo.TryGetValue(index, out object? value) ? value : throw Wrong($"nothing was remembered under {index}");
+
+    private readonly int Floor() => marks.Count == 0 ? 0 : marks[^1];
+
+    private readonly object? Peek() => stack.Count > Floor() ? stack[^1] : throw Wrong("the stack is empty");
+
+    private readonly T Top<T>(string wanted)
+        where T : class => Peek() as T ?? throw Wrong($"there is not {wanted}");
+
+    private readonly object? Pop()
+    {
+        object? value = Peek();
+        stack.RemoveAt(stack.Count - 1);
+        return value;
+    }
+
+    private readonly object?[] PopLast(int count)
+    {
+        if (stack.Count - Floor() < count)
+        {
+            throw Wrong("the stack is empty");
+        }
+
+        object?[] values = stack.GetRange(stack.Count - count, count).ToArray();
+        stack.RemoveRange(stack.Count - count, count);
+        return values;
+    }
+
+    private readonly object?[] PopToMark()
+    {
+        if (marks.Count == 0)
+        {
+            throw Wrong("there is no mark");
+        }
+
+        object?[] values = PopLast(stack.Count - marks[^1]);
+        marks.RemoveAt(marks.Count - 1);
+        return values;
+    }
+
+    /// <summary>Copying what was remembered costs no bytes of the pickle, so it is paid for here.</summary>
+    private void Spend(long work)
+    {
+        budget -= work;
+        if (budget < 0)
+        {
+            throw Wrong("the pickle repeats itself beyond all use");
+        }
+    }
+
+    private readonly InputException Wrong(string what, Exception? inner = null) => new($"{path}: {what} (offset {origin + opcodeAt}).", inner);
+}
