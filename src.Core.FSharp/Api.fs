@@ -72,6 +72,8 @@ type Layout() =
     member val DecayAll = false with get, set
     /// Rows of the pre-trained table, for the preset that moves only new rows; 0: what the description says
     member val OldRows = 0 with get, set
+    /// Only for computing: nothing moves, and no memory is set aside for gradients
+    member val Frozen = false with get, set
     member val Device: torch.Device = torch.CPU with get, set
 
 /// Losses of one sequence: sums in nats and counts of text, image and structure targets.
@@ -122,7 +124,10 @@ type Model private (config: ModelConfig, vocabulary: Vocabulary, store: Paramete
             (if layout.HalfPrecision then Bf16 else Fp32)
             layout.Device
             (if layout.DecayAll then Parameters.All else Parameters.Matrices)
-            (Trainable.movement config (if layout.OldRows > 0 then layout.OldRows else oldRows) preset)
+            (if layout.Frozen then
+                 (fun _ -> Stays)
+             else
+                 Trainable.movement config (if layout.OldRows > 0 then layout.OldRows else oldRows) preset)
             (Decoder.parameters config)
 
     member _.Config = config

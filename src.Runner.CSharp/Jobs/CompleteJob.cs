@@ -10,7 +10,7 @@ internal static class CompleteJob
         using ModelFile file = ModelFiles.Open(command.Model);
         using PromptCodec? codec = command.Prompt is null && file.TokenizerPath is null ? null : PromptCodec.Beside(file);
         int[] prompt = command.Prompt is null ? [.. command.PromptIds ?? []] : codec!.Encode(command.Prompt);
-        using Model model = file.Open(new Layout { Device = TorchLibrary.Device });
+        using Model model = file.Open(new Layout { Device = TorchLibrary.Device, Frozen = true });
         if (prompt.Length + command.MaxTokens > model.Config.Positions)
         {
             Terminal.Warn($"{prompt.Length} tokens and {command.MaxTokens} more are beyond the {model.Config.Positions} positions that the model was made for");

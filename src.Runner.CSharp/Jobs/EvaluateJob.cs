@@ -8,7 +8,7 @@ internal static class EvaluateJob
     public static void Run(EvaluateCommand command, CancellationToken stop)
     {
         using ModelFile file = ModelFiles.Open(command.Model);
-        using Model model = file.Open(new Layout { Device = TorchLibrary.Device });
+        using Model model = file.Open(new Layout { Device = TorchLibrary.Device, Frozen = true });
         using ISequenceSource source = TokenData.Open([command.Tokens], model.Vocabulary, new PairComposer(null, model.Vocabulary));
         Evaluation evaluation;
         using (Progress progress = new())

@@ -1,3 +1,4 @@
+using System.Formats.Tar;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
@@ -41,7 +42,7 @@ internal static class InspectJob
         {
             ".json" => Description(path),
             ".npy" => Array(path),
-            ".tar" => Tokens(path),
+            ".tar" => Tar(path),
             _ => Tensors(path),
         };
     }
@@ -85,6 +86,12 @@ internal static class InspectJob
             TrainPlan plan = TrainJob.ReadPlan(path, []);
             JsonObject run = new() { ["kind"] = "the configuration of a training run", ["path"] = path, ["configuration"] = Parse(path, plan.Json) };
             return run;
+        }
+
+        if (Parse(path, text) is JsonObject tokenizer && tokenizer.ContainsKey("added_tokens") && tokenizer["model"]?["vocab"] is { } vocabulary)
+        {
+            int entries = vocabulary is JsonObject pieces ? pieces.Count : vocabulary.AsArray().Count;
+            return new() { ["kind"] = "a text tokenizer", ["path"] = path, ["algorithm"] = tokenizer["model"]!["type"]?.ToString(), ["entries"] = entries };
         }
 
         ModelDescription model = ModelDescription.Read(path);
@@ -137,6 +144,45 @@ internal static class InspectJob
         Vocabulary any = new(1 << 28, 1 << 16);
         using ISequenceSource source = TokenData.Open([path], any, new PairComposer(null, any));
         return new() { ["kind"] = "token sequences", ["path"] = path, ["sequences"] = source.Count, ["length"] = source.Length };
+    }
+
+    /// <summary>Token sequences, or what kinds of files a tar of something else holds.</summary>
+    private static JsonObject Tar(string path)
+    {
+        SortedDictionary<string, int> kinds = new(StringComparer.Ordinal);
+        HashSet<string> samples = new(StringComparer.Ordinal);
+        try
+        {
+            using FileStream file = File.OpenRead(path);
+            using TarReader reader = new(file);
+            while (reader.GetNextEntry() is { } entry)
+            {
+                if (entry.EntryType is TarEntryType.RegularFile or TarEntryType.V7RegularFile)
+                {
+                    string name = Path.GetFileName(entry.Name);
+                    int dot = name.IndexOf('.');
+                    kinds[dot < 0 ? "" : name[dot..]] = kinds.GetValueOrDefault(dot < 0 ? "" : name[dot..]) + 1;
+                    samples.Add(entry.Name[..^(dot < 0 ? 0 : name.Length - dot)]);
+                }
+            }
+        }
+        catch (Exception error) when (error is InvalidDataException or EndOfStreamException or FormatException)
+        {
+            throw new InputException($"{path} is not a whole tar file: {error.Message}", error);
+        }
+
+        if (kinds.Keys.All(kind => kind is ".txt" or ".json" or ".json.gz"))
+        {
+            return Tokens(path);
+        }
+
+        JsonObject files = [];
+        foreach (var (kind, count) in kinds)
+        {
+            files[kind] = count;
+        }
+
+        return new() { ["kind"] = "a tar of samples", ["path"] = path, ["samples"] = samples.Count, ["files"] = files };
     }
 
     private static JsonObject Shapes(IEnumerable<(string Name, string Shape)> shapes)

@@ -34,7 +34,7 @@ internal static class ProbeJob
     {
         using ModelFile file = opened;
         using PromptCodec codec = PromptCodec.Beside(file);
-        using Model model = file.Open(new Layout { Device = TorchLibrary.Device });
+        using Model model = file.Open(new Layout { Device = TorchLibrary.Device, Frozen = true });
         List<ProbeResult> results = [];
         foreach (ProbeTask task in tasks)
         {

@@ -10,7 +10,7 @@ internal static class TokenizeJob
         using HuggingFaceTokenizer tokenizer = HuggingFaceTokenizer.Open(command.Tokenizer);
         if (command.Decode is { } given)
         {
-            string text = tokenizer.Decode([.. given]);
+            string text = tokenizer.Decode(given);
             if (command.Json)
             {
                 Json.Write(new { Text = text });

@@ -10,7 +10,12 @@ public static class TrainJob
     public static void Run(TrainCommand command, CancellationToken stop)
     {
         TrainPlan plan = ReadPlan(command.Config, command.Set);
-        TrainOutcome outcome = Run(plan, command.Out, command.Resume, stop);
+        TrainOutcome outcome;
+        using (Progress progress = new())
+        {
+            outcome = Run(plan, command.Out, command.Resume, stop, progress);
+        }
+
         if (command.Json)
         {
             Json.Write(outcome.ToJson());
@@ -49,7 +54,7 @@ public static class TrainJob
     /// Trains into a directory. <paramref name="resume"/>: null refuses a directory that is not empty; auto goes on where there is a
     /// checkpoint; must goes on or fails; anything else is the checkpoint or run to go on from.
     /// </summary>
-    public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop)
+    public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress)
     {
         (RunDirectory run, Checkpoint? checkpoint) = Place(plan, directory, resume);
         using (run)
@@ -67,7 +72,7 @@ public static class TrainJob
             run.Log($"starts at step {first} with {start.Words}");
             run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
             run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
-            return new TrainRun(plan, run, model, trainer, source, heldOut, start.Tokenizer, checkpoint).Carry(first, stop);
+            return new TrainRun(plan, run, model, trainer, source, heldOut, start.Tokenizer, checkpoint).Carry(first, progress, stop);
         }
     }
 

@@ -13,7 +13,7 @@ internal sealed class TrainRun(
     private StepMetrics? last;
 
     /// <summary>From a step to the end. Errors: OperationCanceledException when asked to stop, after saving.</summary>
-    public TrainOutcome Carry(int firstStep, CancellationToken stop)
+    public TrainOutcome Carry(int firstStep, Progress progress, CancellationToken stop)
     {
         if (resumed is not null && !InOwnFolder(resumed.Directory))
         {
@@ -22,7 +22,6 @@ internal sealed class TrainRun(
         }
 
         bool whole;
-        using (Progress progress = new())
         using (Stage stage = progress.Stage("train", plan.Config.Schedule.Steps, firstStep))
         {
             TrainingLoop loop = new(trainer, plan, source)

@@ -21,8 +21,8 @@ public sealed class PromptCodec : IDisposable
     /// <summary>The ids of a prompt.</summary>
     public int[] Encode(string text) => [.. beginning, .. tokenizer.Encode(text, special: false)];
 
-    /// <summary>The text of ids, special tokens left out.</summary>
-    public string Decode(int[] ids) => tokenizer.Decode(ids);
+    /// <summary>The text of ids; special tokens, and ids of a model that the tokenizer does not know, are left out.</summary>
+    public string Decode(int[] ids) => tokenizer.Decode([.. ids.Where(id => tokenizer.TokenOf(id) is not null)]);
 
     /// <summary>The text that ids add after others: what lies between the two texts, so that a leading space is kept.</summary>
     public string DecodeAfter(int[] before, int[] ids)

@@ -1,5 +1,7 @@
 module Hybrid.Tests.Main
 
+open System
+open System.IO
 open Expecto
 open TorchSharp
 
@@ -12,6 +14,8 @@ let private all =
             ConfigTests.tests
             DecoderTests.tests
             ExtensionTests.tests
+            GoldenTests.tests
+            HostTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
             JsonTests.tests
@@ -48,8 +52,10 @@ let main arguments =
 
     match summary.Value with
     | Some s ->
-        // The last line, for people and for scripts.
-        printfn $"{s.passed.Length} passed, {s.failed.Length + s.errored.Length} failed, {s.ignored.Length} skipped"
+        // The last line, for people and for scripts; written past Expecto's own writer, which ends with a colour code and pads lines.
+        use out = new StreamWriter(Console.OpenStandardOutput())
+        out.WriteLine()
+        out.WriteLine $"{s.passed.Length} passed, {s.failed.Length + s.errored.Length} failed, {s.ignored.Length} skipped"
     | None -> ()
 
     code
