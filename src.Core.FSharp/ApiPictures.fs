@@ -130,11 +130,18 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
             for store in stores do
                 (store :> IDisposable).Dispose()
 
-/// Training World's image tokenizer.
+/// Training World's image tokenizer: the usual one, or a smaller one that is there sooner.
 [<Sealed>]
-type PictureTokenizerTrainer(budget: Budget, halfPrecision: bool, seed: int64) =
-    let config = SceneVqVae.defaults
-    let recipe = SceneVqVae.recipe
+type PictureTokenizerTrainer(budget: Budget, small: bool, halfPrecision: bool, seed: int64) =
+    let config = if small then SceneVqVae.quickDefaults else SceneVqVae.defaults
+
+    let recipe =
+        { (if small then SceneVqVae.quickRecipe else SceneVqVae.recipe) with
+            Steps = budget.Steps
+            Batch = budget.Batch
+            LearningRate = budget.LearningRate
+            WarmupSteps = budget.WarmupSteps
+        }
     let stream = Random.ofSeed seed |> Random.named "image tokenizer"
 
     let store =
@@ -163,8 +170,6 @@ type PictureTokenizerTrainer(budget: Budget, halfPrecision: bool, seed: int64) =
             ClipNorm = None
         }
 
-    let schedule = Study.schedule budget
-
     do Parameters.initialise stream store
 
     /// One step on a batch of 3 × 64 × 64 pictures; returns the mean squared error of the reconstruction, a scalar tensor that the
@@ -184,7 +189,7 @@ type PictureTokenizerTrainer(budget: Budget, halfPrecision: bool, seed: int64) =
 
                 { Objective = training.Loss; Parts = training.Reconstruction })
 
-        Step.update optimizer (Schedule.rate schedule step) store state |> ignore
+        Step.update optimizer (SceneVqVae.learningRate recipe (int64 step)) store state |> ignore
         SceneVqVae.updateCodebook recipe.Codebook (Random.named "codebook" stream) (int64 step) weights training
         error.MoveToOuterDisposeScope()
 

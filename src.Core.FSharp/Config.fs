@@ -243,7 +243,8 @@ module ModelConfig =
         add "headWidth" config.HeadWidth
         add "feedForwardWidth" config.FeedForwardWidth
         add "rows" config.Rows
-        add "extendedAt" (List.toArray config.ExtendedAt)
+        let sizes = config.ExtendedAt |> List.map (fun size -> JsonValue.Create size :> (JsonNode | null))
+        json.Add("extendedAt", JsonArray(List.toArray sizes))
         add "positions" config.Positions
         add "norm" (normName config.Norm)
         add "normEpsilon" config.NormEpsilon

@@ -26,6 +26,8 @@ type Plan =
         /// Seeds of the image-only twins; the frozen configurations are run for the first
         ImageOnlySeeds: int64[]
         Tokenizer: Budget
+        /// The smaller image tokenizer, which is there sooner and keeps less
+        SmallTokenizer: bool
         Width: int
         Layers: int
         Heads: int
@@ -76,7 +78,8 @@ module Study =
             Seeds = [| 1L; 2L |]
             AlignedSeeds = 2
             ImageOnlySeeds = [| 1L |]
-            Tokenizer = { Steps = 150; Batch = 32; LearningRate = 2e-3; WarmupSteps = 20 }
+            Tokenizer = { Steps = 500; Batch = 16; LearningRate = SceneVqVae.recipe.LearningRate; WarmupSteps = 20 }
+            SmallTokenizer = true
             Width = 64
             Layers = 2
             Heads = 2
@@ -101,7 +104,8 @@ module Study =
             Seeds = [| 1L .. 5L |]
             AlignedSeeds = 3
             ImageOnlySeeds = [| 1L .. 3L |]
-            Tokenizer = { Steps = 2000; Batch = 32; LearningRate = 2e-3; WarmupSteps = 50 }
+            Tokenizer = { Steps = 3000; Batch = 16; LearningRate = SceneVqVae.recipe.LearningRate; WarmupSteps = 20 }
+            SmallTokenizer = false
             Width = 128
             Layers = 4
             Heads = 4

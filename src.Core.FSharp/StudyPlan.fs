@@ -39,6 +39,7 @@ let parse (text: string) : Result<Plan, string list> =
                 AlignedSeeds = json.Int("alignedSeeds", 1, 1000, preset.AlignedSeeds)
                 ImageOnlySeeds = seeds json "imageOnlySeeds" preset.ImageOnlySeeds
                 Tokenizer = budget json "tokenizer" preset.Tokenizer
+                SmallTokenizer = json.Bool("smallTokenizer", preset.SmallTokenizer)
                 Width = json.Int("width", 4, 1 <<< 16, preset.Width)
                 Layers = json.Int("layers", 1, 1024, preset.Layers)
                 Heads = json.Int("heads", 1, 1024, preset.Heads)
@@ -94,6 +95,7 @@ let toJson (plan: Plan) : JsonObject =
             "alignedSeeds", value plan.AlignedSeeds
             "imageOnlySeeds", value plan.ImageOnlySeeds.Length
             "tokenizer", budget plan.Tokenizer
+            "smallTokenizer", value plan.SmallTokenizer
             "width", value plan.Width
             "layers", value plan.Layers
             "heads", value plan.Heads

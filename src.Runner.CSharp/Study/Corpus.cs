@@ -31,10 +31,11 @@ public sealed class Corpus
     public static int TextRows => (WorldVocabulary.words.Length + 63) / 64 * 64;
 
     /// <summary>Captions and codes of both splits, and the held-out text.</summary>
-    public static Corpus Build(Plan plan, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
+    public static Corpus Build(
+        Plan plan, (string Caption, byte[] Picture)[] trainScenes, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
     {
-        Pair[] train = Encode(Split.Train, plan.TrainPairs, tokenizer, seed, done, stop);
-        Pair[] heldOut = Encode(Split.HeldOut, plan.HeldOutPairs, tokenizer, seed, n => done(plan.TrainPairs + n), stop);
+        Pair[] train = Encode(trainScenes, tokenizer, done, stop);
+        Pair[] heldOut = Encode(Scenes(Split.HeldOut, seed, 0, plan.HeldOutPairs), tokenizer, n => done(plan.TrainPairs + n), stop);
         long[][] texts = [.. Rows(Split.HeldOut, plan.TextPositions, seed).Take(plan.HeldOutTexts)];
         return new Corpus(train, heldOut, texts);
     }
@@ -69,17 +70,17 @@ public sealed class Corpus
     }
 
     private static Pair[] Encode(
-        Split split, int count, PictureTokenizer tokenizer, long seed, Action<long> done, CancellationToken stop)
+        (string Caption, byte[] Picture)[] scenes, PictureTokenizer tokenizer, Action<long> done, CancellationToken stop)
     {
-        var pairs = new Pair[count];
-        for (int first = 0; first < count; first += Batch)
+        var pairs = new Pair[scenes.Length];
+        for (int first = 0; first < scenes.Length; first += Batch)
         {
             stop.ThrowIfCancellationRequested();
-            (string Caption, byte[] Picture)[] scenes = Scenes(split, seed, first, Math.Min(Batch, count - first));
-            int[][] codes = tokenizer.Encode([.. scenes.Select(scene => scene.Picture)], Side, Side);
-            for (int i = 0; i < scenes.Length; i++)
-                pairs[first + i] = new Pair(WorldVocabulary.encode(scenes[i].Caption), codes[i]);
-            done(first + scenes.Length);
+            (string Caption, byte[] Picture)[] batch = scenes[first..Math.Min(first + Batch, scenes.Length)];
+            int[][] codes = tokenizer.Encode([.. batch.Select(scene => scene.Picture)], Side, Side);
+            for (int i = 0; i < batch.Length; i++)
+                pairs[first + i] = new Pair(WorldVocabulary.encode(batch[i].Caption), codes[i]);
+            done(first + batch.Length);
         }
 
         return pairs;

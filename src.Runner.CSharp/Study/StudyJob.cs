@@ -61,10 +61,11 @@ public sealed class StudyJob
     private void Run(bool json)
     {
         long began = Stopwatch.GetTimestamp();
-        using PictureTokenizer tokenizer = Tokenizer(out TokenizerResult tokenizerResult);
+        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(Split.Train, DataSeed, 0, plan.TrainPairs);
+        using PictureTokenizer tokenizer = Tokenizer(scenes, out TokenizerResult tokenizerResult);
         Corpus corpus;
         using (Stage stage = progress.Stage("pictures to codes", plan.TrainPairs + plan.HeldOutPairs))
-            corpus = Corpus.Build(plan, tokenizer, DataSeed, done => stage.Report(done), stop);
+            corpus = Corpus.Build(plan, scenes, tokenizer, DataSeed, done => stage.Report(done), stop);
         var probes = new WorldProbes(plan, corpus.HeldOutTexts);
 
         IReadOnlyDictionary<string, torch.Tensor> pretrained = Pretrained(corpus, probes, out PretrainResult pretraining);
@@ -86,12 +87,12 @@ public sealed class StudyJob
         Report(data, tokenizer, json);
     }
 
-    private PictureTokenizer Tokenizer(out TokenizerResult result)
+    private PictureTokenizer Tokenizer((string Caption, byte[] Picture)[] scenes, out TokenizerResult result)
     {
         PictureTokenizer? trained = null;
         result = stages.Get("tokenizer", () =>
         {
-            trained = TokenizerStage.Train(plan, halfPrecision, progress, stop, out TokenizerResult made);
+            trained = TokenizerStage.Train(plan, scenes, halfPrecision, progress, stop, out TokenizerResult made);
             files.SaveTokenizer(trained);
             return made;
         });

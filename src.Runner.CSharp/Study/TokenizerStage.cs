@@ -4,29 +4,33 @@ using TorchSharp;
 
 namespace Hybrid.Runner.Study;
 
-/// <summary>Trains World's image tokenizer on scenes that never repeat, and measures it on held-out ones.</summary>
+/// <summary>Trains World's image tokenizer on the training scenes, and measures it on held-out ones.</summary>
 public static class TokenizerStage
 {
+    // Scenes from here on were never looked at when the tokenizer's sizes were chosen.
+    private const long FirstHeldOut = 512;
     private const int HeldOut = 256;
     private const int ReadEvery = 20;
 
     public static PictureTokenizer Train(
-        Plan plan, bool halfPrecision, Progress progress, CancellationToken stop, out TokenizerResult result)
+        Plan plan, (string Caption, byte[] Picture)[] scenes, bool halfPrecision, Progress progress, CancellationToken stop,
+        out TokenizerResult result)
     {
         long began = Stopwatch.GetTimestamp();
         Budget budget = plan.Tokenizer;
         var curve = new double[budget.Steps];
         PictureTokenizer tokenizer;
         using (Stage stage = progress.Stage("image tokenizer", budget.Steps))
-        using (var trainer = new PictureTokenizerTrainer(budget, halfPrecision, StudyJob.DataSeed))
+        using (var trainer = new PictureTokenizerTrainer(budget, plan.SmallTokenizer, halfPrecision, StudyJob.DataSeed))
         {
             var pending = new List<torch.Tensor>();
             for (int step = 0; step < budget.Steps; step++)
             {
                 stop.ThrowIfCancellationRequested();
-                (string Caption, byte[] Picture)[] scenes =
-                    Corpus.Scenes(Split.Train, StudyJob.DataSeed, (long)step * budget.Batch, budget.Batch);
-                pending.Add(trainer.Step(step, [.. scenes.Select(scene => scene.Picture)]));
+                var pictures = new byte[budget.Batch][];
+                for (int i = 0; i < pictures.Length; i++)
+                    pictures[i] = scenes[Compose.Place(scenes.Length, StudyJob.DataSeed, true, (long)step * budget.Batch + i)].Picture;
+                pending.Add(trainer.Step(step, pictures));
                 if (pending.Count == ReadEvery || step + 1 == budget.Steps)
                 {
                     for (int i = 0; i < pending.Count; i++)
@@ -43,10 +47,10 @@ public static class TokenizerStage
             tokenizer = trainer.Finish();
         }
 
-        byte[][] pictures = [.. Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, 0, HeldOut).Select(scene => scene.Picture)];
-        int[][] codes = tokenizer.Encode(pictures, Corpus.Side, Corpus.Side);
+        byte[][] heldOut = [.. Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, FirstHeldOut, HeldOut).Select(scene => scene.Picture)];
+        int[][] codes = tokenizer.Encode(heldOut, Corpus.Side, Corpus.Side);
         int grid = Corpus.Side / tokenizer.Stride;
-        double[] psnr = PictureTokenizer.Psnr(pictures, tokenizer.Decode(codes, grid, grid), Corpus.Side, Corpus.Side);
+        double[] psnr = PictureTokenizer.Psnr(heldOut, tokenizer.Decode(codes, grid, grid), Corpus.Side, Corpus.Side);
         (double used, double entropy) = PictureTokenizer.Use(tokenizer.Codes, codes);
         result = new TokenizerResult(
             psnr.Average(), used, entropy, tokenizer.Codes, curve, Stopwatch.GetElapsedTime(began).TotalSeconds);
