@@ -43,7 +43,7 @@ module WorldFacts =
                 countries
                 "wheat rice corn apples grapes tea cotton potatoes"
                 [| "the crop of S is O ."; "question : what is the crop of S ? answer : O ." |]
-                [| "O is the crop of S ." |]
+                [| "they grow O in S ." |]
             relation
                 "job"
                 people
@@ -79,7 +79,7 @@ module WorldFacts =
                 creatures
                 "seeds worms leaves nuts honey berries roots moss"
                 [| "the S eats O ."; "question : what does the S eat ? answer : O ." |]
-                [| "O is food for the S ." |]
+                [| "they feed O to the S ." |]
             relation
                 "habitat"
                 creatures

@@ -1,5 +1,6 @@
 /// Questions with one right answer among several, that measure what a language model learnt from World's text: knowledge,
-/// learning from examples in the context, and the thread of a story.
+/// learning from
+/// examples in the context, and the thread of a story.
 namespace Hybrid
 
 open Hybrid.WorldDraw
@@ -27,6 +28,13 @@ module WorldProbe =
 
     let private streamOf (task: string) (seed: int64) = Random.ofSeed seed |> Random.named "probe" |> Random.named task
 
+    /// `count` probes with different prompts, each drawn from its own stream.
+    let private different (task: string) (seed: int64) (count: int) (draw: Random.Stream -> Probe) =
+        Seq.initInfinite (fun i -> draw (Random.numbered (int64 i) (streamOf task seed)))
+        |> Seq.distinctBy _.Prompt
+        |> Seq.truncate count
+        |> Array.ofSeq
+
     /// Facts that the text states, as sentences to be completed. Wrong choices are objects of the same relation. At most as many
     /// as there are facts.
     let knowledge (seed: int64) (count: int) : Probe[] =
@@ -52,8 +60,7 @@ module WorldProbe =
         let unseen (struct (rule: ListRule, examples: (string * string)[], (word, _))) =
             splitOf (WorldLists.combination rule (fst examples[3]) word) = Split.HeldOut
 
-        Array.init count (fun i ->
-            let stream = streamOf "in-context" seed |> Random.numbered (int64 i)
+        different "in-context" seed count (fun stream ->
             let struct (rule, examples, (word, partner)) = until unseen ask stream
             let style = pick "style" WorldLists.styles stream
             let struct (joint, _) = style
@@ -67,12 +74,10 @@ module WorldProbe =
 
             probe "in-context" $"{WorldLists.write style examples} {word} {joint}" partner (Array.map snd wrong) stream)
 
-    /// Stories of the held-out split without their last word. Wrong choices are of the same sort; the first of them occurs in the
-    /// story where it has two of the sort.
+    /// Stories of the held-out split without their last word. Wrong choices are of the same sort; where the story names
+    /// two of the sort, the other one is among them.
     let narrative (seed: int64) (count: int) : Probe[] =
-        Array.init count (fun i ->
-            let stream = streamOf "narrative" seed |> Random.numbered (int64 i)
-
+        different "narrative" seed count (fun stream ->
             let story = until (fun (s: WorldStories.Story) -> splitOf s.Combination = Split.HeldOut) WorldStories.story stream
 
             probe "narrative" story.Opening story.Last story.Rivals stream)

@@ -4,46 +4,87 @@ module Hybrid.WorldStories
 open Hybrid.WorldDraw
 open Hybrid.WorldVocabulary
 
-let private objects = "ball hat cup book key boat lamp coat spoon drum bag pen bell".Split ' '
-
-let private places = "garden kitchen park school shop barn market station".Split ' '
-
 /// What a capital letter of a plot stands for: two people, two things, two places, two colours, all different.
-let private roles = [| 'A', 'B', characters; 'O', 'U', objects; 'P', 'Q', places; 'C', 'D', colours |]
+let private roles = [| "A", "B", characters; "O", "U", objects; "P", "Q", places; "C", "D", colours |]
 
-/// The stories; the last word but the full stop has been named before.
+/// What happens, and what can be concluded from it; the last word of each conclusion has been named before.
+type private Plot = { Setting: string; Conclusions: string[] }
+
+// The first three name one thing, one place and one colour; the others take keeping two of a sort apart.
 let private plots =
     [|
-        "A has a C O . B has a D U . A goes to the P . A gives the O to B . now the O is with B ."
-        "A has a C O . B has a D U . they meet in the P . B gives the U to A . now the U is with A ."
-        "A has a O . B has a U . A gives the O to B . now A has no O but B has the U and the O ."
-        "A goes to the P with a C O . B goes to the Q with a D U . the O is in the P ."
-        "A goes to the P with a C O . B goes to the Q with a D U . the U is in the Q ."
-        "A is in the P . B is in the Q . then A goes to the Q and meets B there . now A and B are in the Q ."
-        "A and B are in the P . then B goes to the Q . A is still in the P ."
-        "A and B are in the P . then B goes to the Q . now B is in the Q ."
-        "A has a C O . B has a D U . they meet in the P . the O of A is C ."
-        "A has a C O . B has a D U . they meet in the P . the U of B is D ."
-        "A looks for the O . it is not in the P . it is in the Q . A finds the O in the Q ."
-        "A puts a C O in the P . B puts a D U in the Q . in the P there is the O ."
-        "A puts a C O in the P . B puts a D U in the Q . in the Q there is the U ."
-        "A wants the O but B wants the U . they go to the P . B takes the U and A takes the O ."
+        {
+            Setting = "A goes to the P and finds a C O ."
+            Conclusions = [| "A is in the P ."; "A keeps the O ."; "now the O is with A ."; "the colour of the O is C ." |]
+        }
+        {
+            Setting = "B is in the P with A . A gives a C O to B ."
+            Conclusions = [| "they are still in the P ."; "now B keeps the O ."; "the colour of the O is C ." |]
+        }
+        {
+            Setting = "A looks for the O . they say it is in the P ."
+            Conclusions = [| "A finds the O in the P ."; "then A takes the O ." |]
+        }
+        {
+            Setting = "A looks for the O . it is not in the P . it is in the Q ."
+            Conclusions = [| "A finds the O in the Q ." |]
+        }
+        {
+            Setting = "A has a C O . B has a D U ."
+            Conclusions =
+                [|
+                    "the O is with A ."
+                    "the U is with B ."
+                    "the colour of the O is C ."
+                    "the colour of the U is D ."
+                    "A keeps the C O ."
+                    "B keeps the D U ."
+                |]
+        }
+        {
+            Setting = "A goes to the P with a C O . B goes to the Q with a D U ."
+            Conclusions =
+                [|
+                    "A is in the P ."
+                    "B is in the Q ."
+                    "the O is in the P ."
+                    "the U is in the Q ."
+                    "the colour of the O is C ."
+                    "the colour of the U is D ."
+                |]
+        }
+        {
+            Setting = "A has a C O . B has a D U . A gives the O to B and takes the U ."
+            Conclusions = [| "now the O is with B ."; "now the U is with A ."; "now B has the C O ."; "now A has the D U ." |]
+        }
+        {
+            Setting = "A is in the P . B is in the Q . then A goes to the Q and B goes to the P ."
+            Conclusions = [| "now A is in the Q ."; "now B is in the P ." |]
+        }
+        {
+            Setting = "A and B are in the P . then B goes to the Q ."
+            Conclusions = [| "A is still in the P ."; "now B is in the Q ." |]
+        }
     |]
 
-/// A story: the text up to its last word, that word, and the words of the same sort that could stand there, those of the story
-/// first. `Combination` names everybody and everything in it.
+/// A story: the text up to its last word, that word, and the words of the same sort that could stand there, the other one of the
+/// story first. `Combination` names everybody and everything in it.
 type Story = { Opening: string; Last: string; Rivals: string[]; Combination: string }
 
-/// Draws a story.
+/// Draws a story with one to three conclusions.
 let story (stream: Random.Stream) : Story =
-    let plot = (pick "plot" plots stream).Split ' '
+    let plot = pick "plot" plots stream
+
+    let conclusions = sample "conclusions" (between "how many" 1 3 stream) plot.Conclusions stream
+
+    let words = (sentence [ plot.Setting; yield! conclusions ]).Split ' '
 
     let cast =
         [
             for one, two, sort in roles do
-                let drawn = sample (string one) sort.Length sort stream
-                yield string one, (drawn[0], drawn)
-                yield string two, (drawn[1], drawn)
+                let drawn = sample one sort.Length sort stream
+                yield one, (drawn[0], drawn)
+                yield two, (drawn[1], drawn)
         ]
         |> Map.ofList
 
@@ -52,18 +93,13 @@ let story (stream: Random.Stream) : Story =
         | Some(chosen, _) -> chosen
         | None -> word
 
-    let answer = plot[plot.Length - 2]
+    let last = words[words.Length - 2]
 
     {
-        Opening = plot[.. plot.Length - 3] |> Array.map say |> sentence |> withArticles
-        Last = say answer
-        Rivals = snd cast[answer] |> Array.except [ say answer ]
-        Combination =
-            cast
-            |> Map.toSeq
-            |> Seq.filter (fun (role, _) -> Array.contains role plot)
-            |> Seq.map (fun (_, (chosen, _)) -> chosen)
-            |> String.concat " "
+        Opening = words[.. words.Length - 3] |> Array.map say |> sentence |> withArticles
+        Last = say last
+        Rivals = snd cast[last] |> Array.except [ say last ]
+        Combination = words |> Array.filter cast.ContainsKey |> Array.distinct |> Array.sort |> Array.map say |> sentence
     }
 
 /// A story as text.

@@ -86,7 +86,7 @@ let private plainSentences count stream = Array.init count (fun i -> plain (Rand
 
 /// The kinds of documents: how often, the least and the greatest number of parts, and how one is drawn.
 let private mixture =
-    [| 0.40, (5, 9, facts); 0.30, (4, 12, list); 0.20, (1, 2, stories); 0.10, (3, 5, plainSentences) |]
+    [| 0.35, (5, 9, facts); 0.20, (4, 12, list); 0.35, (1, 3, stories); 0.10, (3, 5, plainSentences) |]
 
 /// A document of a split, at most 80 words. A document of the train split holds no held-out combination, and one of the
 /// held-out split holds at least one: two statements side by side, two examples of a list side by side, the cast of a story.

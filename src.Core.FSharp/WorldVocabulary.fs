@@ -40,6 +40,12 @@ let creatures: string[] =
 /// Names of the people of the stories; no fact is stated about them.
 let characters: string[] = split "tom ana ben eva leo nina max rosa sam ida paul ruth"
 
+/// Things that the people of the stories have.
+let objects: string[] = split "ball hat cup book key boat lamp coat spoon drum bag pen bell"
+
+/// Places of the stories.
+let places: string[] = split "garden kitchen park school shop barn market station"
+
 /// The invented words of each language, in the order of `translated`.
 let languages: string[][] =
     [|
@@ -61,17 +67,15 @@ let private captionWords =
 
 let private textWords =
     [|
-        split
-            ". : ; = ? question answer what which where is does has with no not but then now still if and it its they them for from by than every both same other"
-        split "capital flag crop wheat rice corn apples grapes tea cotton potatoes"
+        split ". : ; = ? question answer what which where is does has with not then now still if and it its they for by than"
+        split "capital flag crop grow wheat rice corn apples grapes tea cotton potatoes"
         split
             "job works as called baker doctor teacher farmer painter singer sailor tailor home lives play plays played piano flute harp violin horn guitar trumpet cello pet keeps rabbit duck goat mouse"
         split
-            "eat eats food seeds worms leaves nuts honey berries roots moss found forest river desert cave lake hills swamp valley"
+            "eat eats feed seeds worms leaves nuts honey berries roots moss found forest river desert cave lake hills swamp valley"
         split
             "colour number animal plant thing opposite hot cold day big old young fast slow up down open closed wet dry rich poor happy sad coal carrot plum pig bear coin"
-        split
-            "goes go gives puts takes finds looks meets meet wants lamp coat spoon drum bag pen bell garden kitchen park school shop barn market station"
+        split "goes gives takes finds looks say"
         split "draws paints shape paper bigger four three five sides points arms hole round"
     |]
     |> Array.concat
@@ -84,6 +88,8 @@ let words: string[] =
         captionWords
         translated
         textWords
+        objects
+        places
         countries
         towns
         people

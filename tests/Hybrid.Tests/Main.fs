@@ -38,6 +38,8 @@ let private all =
             TrainConfigTests.tests
             TrainableTests.tests
             VocabularyTests.tests
+            WorldSceneTests.tests
+            WorldTests.tests
         ]
 
 [<EntryPoint>]

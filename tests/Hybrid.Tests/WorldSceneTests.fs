@@ -1,0 +1,177 @@
+module Hybrid.Tests.WorldSceneTests
+
+open System
+open Expecto
+open Hybrid
+
+let private scenes seed split count = Array.init count (fun i -> World.scene seed split (int64 i))
+
+let private captions =
+    testList
+        "captions"
+        [
+            testCase "are true of their scenes, short, and name the composition"
+            <| fun () ->
+                for struct (caption, scene) in Array.append (scenes 11L Split.Train 2000) (scenes 11L Split.HeldOut 2000) do
+                    Expect.isTrue (WorldCaption.isTrue caption scene) $"{caption} of {scene}"
+                    Expect.isLessThanOrEqual (caption.Split ' ').Length WorldCaption.maximumWords caption
+                    Expect.equal (WorldCaption.compositionRead caption) (Some(WorldScene.composition scene)) caption
+
+            testCase "a scene has several captions"
+            <| fun () ->
+                for struct (_, scene) in scenes 12L Split.Train 50 do
+                    let different =
+                        [ for i in 0L .. 99L -> WorldCaption.caption (Random.ofSeed i) scene ] |> List.distinct |> List.length
+
+                    Expect.isGreaterThan different 5 $"captions of {scene}"
+
+            testCase "the reader refuses what is false"
+            <| fun () ->
+                let thing figure colour size column row =
+                    {
+                        Figure = figure
+                        Colour = colour
+                        Size = size
+                        Column = column
+                        Row = row
+                        Offset = struct (0.0, 0.0)
+                    }
+
+                let scene =
+                    {
+                        Things =
+                            [| thing Figure.Circle Colour.Red Size.Small 0 0; thing Figure.Square Colour.Blue Size.Large 2 1 |]
+                        Background = Background.Sand
+                    }
+
+                for caption in
+                    [
+                        "a red circle"
+                        "there is a small red circle to the left of a large blue square on sand"
+                        "a red circle in the top left corner and a blue square on the right"
+                        "a large blue square below a small red circle"
+                        "on sand , a blue square and a red circle"
+                    ] do
+                    Expect.isTrue (WorldCaption.isTrue caption scene) caption
+
+                for caption in
+                    [
+                        "a large red circle"
+                        "a blue circle"
+                        "two red circles"
+                        "a red circle and a red circle"
+                        "a red circle to the right of a blue square"
+                        "a red circle inside a blue square"
+                        "a red circle in the center"
+                        "a red circle on the left and a blue square on the right"
+                        "a red circle at night"
+                        "a red circle , a blue square and a green star"
+                        "a red circle to the left of"
+                        "circle red a"
+                        ""
+                    ] do
+                    Expect.isFalse (WorldCaption.isTrue caption scene) caption
+
+            testCase "captions of other scenes are mostly false"
+            <| fun () ->
+                let drawn = scenes 13L Split.Train 200
+
+                let true' =
+                    Seq.allPairs drawn drawn
+                    |> Seq.filter (fun (struct (_, a), struct (_, b)) -> WorldScene.composition a <> WorldScene.composition b)
+                    |> Seq.averageBy (fun (struct (caption, _), struct (_, scene)) ->
+                        if WorldCaption.isTrue caption scene then 1.0 else 0.0)
+
+                Expect.isLessThan true' 0.05 "share of true captions"
+        ]
+
+let private pictures =
+    testList
+        "pictures"
+        [
+            testCase "of different scenes differ, and have three bytes per pixel"
+            <| fun () ->
+                let drawn = scenes 17L Split.Train 500 |> Array.map (fun (struct (_, scene)) -> scene)
+                let rendered = drawn |> Array.map WorldPicture.render
+                Expect.allEqual (rendered |> Array.map Array.length) (64 * 64 * 3) "sizes"
+
+                Expect.equal
+                    (rendered |> Array.map Convert.ToHexString |> Array.distinct |> Array.length)
+                    (drawn |> Array.distinct |> Array.length)
+                    "different pictures"
+
+            testCase "show each object in its cell and leave the others alone"
+            <| fun () ->
+                for figure in WorldScene.figures |> Array.map snd do
+                    for column in 0..2 do
+                        for row in 0..2 do
+                            let thing =
+                                {
+                                    Figure = figure
+                                    Colour = Colour.Red
+                                    Size = Size.Large
+                                    Column = column
+                                    Row = row
+                                    Offset = struct (1.0, -1.0)
+                                }
+
+                            let empty = WorldPicture.render { Things = [||]; Background = Background.Gray }
+                            let drawn = WorldPicture.render { Things = [| thing |]; Background = Background.Gray }
+
+                            let changed =
+                                [
+                                    for y in 0..63 do
+                                        for x in 0..63 do
+                                            if
+                                                drawn[3 * (64 * y + x) .. 3 * (64 * y + x) + 2]
+                                                <> empty[3 * (64 * y + x) .. 3 * (64 * y + x) + 2]
+                                            then
+                                                struct (x, y)
+                                ]
+
+                            Expect.isGreaterThan changed.Length 80 $"{figure} is seen"
+
+                            for struct (x, y) in changed do
+                                Expect.isLessThan (abs (x - 32 - 20 * (column - 1))) 13 $"{figure} stays in column {column}"
+                                Expect.isLessThan (abs (y - 32 - 20 * (row - 1))) 13 $"{figure} stays in row {row}"
+
+            testCase "have the object's colour where the object is, and soft edges"
+            <| fun () ->
+                let thing =
+                    {
+                        Figure = Figure.Circle
+                        Colour = Colour.Red
+                        Size = Size.Huge
+                        Column = 1
+                        Row = 1
+                        Offset = struct (0.0, 0.0)
+                    }
+
+                let picture = WorldPicture.render { Things = [| thing |]; Background = Background.White }
+                let pixel x y = picture[3 * (64 * y + x) .. 3 * (64 * y + x) + 2]
+                Expect.equal (pixel 32 32) [| 215uy; 35uy; 40uy |] "the middle"
+                Expect.equal (pixel 0 0) [| 240uy; 240uy; 240uy |] "the corner"
+
+                let shades = [ for x in 0..63 -> picture[3 * (64 * 20 + x) + 1] ] |> List.distinct |> List.length
+                Expect.isGreaterThan shades 2 "a row through the edge has shades between"
+
+            testCase "a huge object lies under the one inside it"
+            <| fun () ->
+                let thing colour size =
+                    {
+                        Figure = Figure.Circle
+                        Colour = colour
+                        Size = size
+                        Column = 1
+                        Row = 1
+                        Offset = struct (0.0, 0.0)
+                    }
+
+                let things = [| thing Colour.Red Size.Small; thing Colour.Blue Size.Huge |]
+                let picture order = WorldPicture.render { Things = order; Background = Background.White }
+                Expect.equal (picture things) (picture (Array.rev things)) "the order of the list does not matter"
+                let drawn = picture things
+                Expect.equal drawn[3 * (64 * 32 + 32)] 215uy "the small one is seen"
+        ]
+
+let tests = testList "World scenes" [ captions; pictures ]
