@@ -159,8 +159,7 @@ let tests =
                 TrainConfig.parse "{}"
                 |> errorsAt "an empty document" [ "model"; "vocabulary"; "data"; "optimizer"; "schedule"; "batch" ]
 
-                TrainConfig.parse
-                    """{"model": {}, "vocabulary": {}, "data": {}, "optimizer": {}, "schedule": {}, "batch": {}}"""
+                TrainConfig.parse """{"model": {}, "vocabulary": {}, "data": {}, "optimizer": {}, "schedule": {}, "batch": {}}"""
                 |> errorsAt
                     "empty objects"
                     [
