@@ -251,10 +251,7 @@ module Json =
             use document = JsonDocument.Parse(text, JsonDocumentOptions(MaxDepth = 64))
 
             if not (isText document.RootElement) then
-                Error
-                    [
-                        "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither."
-                    ]
+                Error [ "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither." ]
             else
                 let errors = List<string>()
                 let root = JsonFields("", document.RootElement, errors)

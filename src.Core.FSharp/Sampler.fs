@@ -35,7 +35,7 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
         | Some k when int64 k < scaled.shape[1] ->
             // By index, not by value: of equal logits (frequent in bf16) no more than k stay.
             let struct (values, indices) = scaled.topk (k)
-            scaled.full_like(out).scatter(1L, indices, values)
+            scaled.full_like(out).scatter (1L, indices, values)
         | _ -> scaled
 
     let nucleus =
@@ -45,7 +45,7 @@ let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
             let probability = sorted.softmax 1L
             // A token stays when the tokens before it hold less than p; the first stays even where p is 0.
             let beyond = probability.cumsum(1L).sub(probability).ge(p.ToScalar())
-            beyond.narrow(1, 0L, 1L).zero_() |> ignore
+            beyond.narrow(1, 0L, 1L).zero_ () |> ignore
             top.masked_fill (beyond.scatter (1L, order, beyond), out)
         | _ -> top
 
@@ -114,7 +114,7 @@ let private imagesOfOneLength
             | None -> own conditional
             | Some(u, _) ->
                 let free = own u
-                free.add ((own conditional).sub(free).mul(sampling.Guidance.ToScalar()))
+                free.add ((own conditional).sub(free).mul (sampling.Guidance.ToScalar()))
 
         let code = draw sampling (uniforms sampling numbers position) logits
         drawn.Add(code.MoveToOuterDisposeScope())

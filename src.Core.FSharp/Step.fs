@@ -110,7 +110,7 @@ module Step =
     /// The global norm of the gradient of what moves, a scalar fp32 tensor.
     let gradientNorm (state: OptimizerState) : torch.Tensor =
         match state.Pieces with
-        | [] -> state.Steps.squeeze().mul((0.0).ToScalar())
+        | [] -> state.Steps.squeeze().mul ((0.0).ToScalar())
         | [ _, _, gradient, _, _ ] -> gradient.norm ()
         | pieces -> torch.stack([| for _, _, gradient, _, _ in pieces -> gradient.norm () |]).norm()
 

@@ -63,7 +63,7 @@ module Vocabulary =
                 .add_(boundary vocabulary.Pad)
                 .sub_(boundary(vocabulary.FirstCode).mul_((2).ToScalar()))
 
-        let outside = ids.lt((0).ToScalar()).logical_or_(ids.ge (vocabulary.Rows.ToScalar()))
+        let outside = ids.lt((0).ToScalar()).logical_or_ (ids.ge (vocabulary.Rows.ToScalar()))
         let result = result.masked_fill_ (outside, int(Kind.Ignored).ToScalar())
         result.MoveToOuterDisposeScope()
 

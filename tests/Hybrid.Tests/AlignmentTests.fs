@@ -10,13 +10,7 @@ open Hybrid.Tests.Generate
 open TorchSharp
 
 let private optimizer: OptimizerConfig =
-    {
-        Betas = (0.9, 0.98)
-        Epsilon = 1e-6
-        WeightDecay = 0.0
-        Decay = Parameters.Matrices
-        ClipNorm = None
-    }
+    { Betas = (0.9, 0.98); Epsilon = 1e-6; WeightDecay = 0.0; Decay = Parameters.Matrices; ClipNorm = None }
 
 /// The values after the header of a .npy file of version 1, with its shape; enough for the files that this test knows.
 let private npy (path: string) : int64 list * byte[] =
@@ -87,10 +81,7 @@ let tests =
                 let value = contrast (torch.tensor (float32 scale)) pictures texts
                 let u, v = values pictures |> Array.chunkBySize d, values texts |> Array.chunkBySize d
                 let logits = [| for a in u -> [| for b in v -> Math.Exp(float (float32 scale)) * Reference.dot a b |] |]
-
-                let crossEntropy (rows: float[][]) =
-                    rows |> Array.mapi (fun i r -> Reference.logSumExp r - r[i]) |> Array.average
-
+                let crossEntropy (rows: float[][]) = rows |> Array.mapi (fun i r -> Reference.logSumExp r - r[i]) |> Array.average
                 let expected = (crossEntropy logits + crossEntropy (Array.transpose logits)) / 2.0
                 near 1e-4 1e-4 "loss" expected (values value.Loss |> Array.head)
                 let right = logits |> Array.mapi (fun i r -> if Array.max r = r[i] then 1.0 else 0.0) |> Array.average
@@ -161,13 +152,7 @@ let tests =
                 let file name = Path.Combine(folder, name)
                 use expected = JsonDocument.Parse(File.ReadAllText(file "expected.json"))
                 use texts = JsonDocument.Parse(File.ReadAllText(file "text_ids.json"))
-
-                let captions =
-                    [|
-                        for caption in texts.RootElement.EnumerateArray() ->
-                            [| for id in caption.EnumerateArray() -> id.GetInt32() |]
-                    |]
-
+                let captions = [| for caption in texts.RootElement.EnumerateArray() -> [| for id in caption.EnumerateArray() -> id.GetInt32() |] |]
                 let codes = intsOf (file "image_codes.npy")
                 let table = floatsOf (file "text_embedding.npy")
                 let initial = floatsOf (file "image_embedding_init.npy")

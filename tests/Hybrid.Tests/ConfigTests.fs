@@ -193,8 +193,7 @@ let tests =
 
                     match parseHybrid (mistyped.ToJsonString()) with
                     | Ok _ -> failtest $"{key} as a list was accepted"
-                    | Error errors ->
-                        Expect.isNonEmpty (errors |> List.filter (fun e -> e.StartsWith $"{key}:")) $"{key} is named")
+                    | Error errors -> Expect.isNonEmpty (errors |> List.filter (fun e -> e.StartsWith $"{key}:")) $"{key} is named")
 
             testCase "the SwiGLU width is open_lm's" (fun () ->
                 for width, expected in [ 2048, 5632; 4096, 11008; 1024, 2816; 96, 256; 97, 512; 64, 256; 3, 256; 288, 768 ] do
@@ -217,7 +216,8 @@ let tests =
                 let chooser = Chooser seed
                 let config = config chooser (chooser.Int(1, 50))
 
-                let matrices = Decoder.parameters config |> List.filter (fun s -> s.Shape.Length = 2) |> List.sumBy _.Count
+                let matrices =
+                    Decoder.parameters config |> List.filter (fun s -> s.Shape.Length = 2) |> List.sumBy _.Count
 
                 let table = int64 config.Rows * int64 config.Width
                 let expected = if config.Tied then matrices else matrices - table

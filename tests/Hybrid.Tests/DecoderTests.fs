@@ -43,15 +43,7 @@ let tests =
             property1 "logits of bf16 follow those of fp32" (1, 9) (fun seed t ->
                 let chooser = Chooser seed
                 // A tiny variance or normed vector would make any rounding large; this is about the path, not about conditioning.
-                let config =
-                    { config chooser 9 with
-                        Width = 32
-                        Heads = 2
-                        KeyValueHeads = 1
-                        HeadWidth = 16
-                        NormEpsilon = 1e-3
-                    }
-
+                let config = { config chooser 9 with Width = 32; Heads = 2; KeyValueHeads = 1; HeadWidth = 16; NormEpsilon = 1e-3 }
                 use narrow = store Bf16 config seed
                 let tokens = tokens chooser config 2 t
                 let logits = Decoder.logits config config.Rows narrow.Weights tokens
@@ -65,7 +57,7 @@ let tests =
                 let place = chooser.Int(1, t - 1)
                 let after = before.clone ()
                 let column = after.narrow (1, int64 place, 1L)
-                column.add_((1).ToScalar()).remainder_(config.Rows.ToScalar()) |> ignore
+                column.add_((1).ToScalar()).remainder_ (config.Rows.ToScalar()) |> ignore
                 let logits tokens = Decoder.logits config config.Rows store.Weights tokens
                 let a, b = logits before, logits after
                 let earlier (x: torch.Tensor) = values (x.narrow (1, 0L, int64 place))
@@ -128,11 +120,7 @@ let tests =
                 let tokens = tokens chooser config b t
                 let w = store.Weights
                 let wide = [| int64 b; int64 t; int64 config.Width |]
-
-                let shaped what (x: torch.Tensor) =
-                    (Expect.equal x.shape wide what
-                     x)
-
+                let shaped what (x: torch.Tensor) = (Expect.equal x.shape wide what; x)
                 let rotation = Decoder.rotation config w 0L (int64 t)
                 let mutable x = Decoder.embed config w tokens |> shaped "embed"
 

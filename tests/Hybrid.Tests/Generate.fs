@@ -109,17 +109,17 @@ let normals (chooser: Chooser) (deviation: float) (shape: int list) : torch.Tens
 
 /// A tensor's values, row by row, in double precision.
 let values (tensor: torch.Tensor) : float[] =
-    use wide = tensor.detach().``to``(torch.float64).cpu().contiguous()
+    use wide = tensor.detach().``to``(torch.float64).cpu().contiguous ()
     wide.data<float>().ToArray()
 
 /// A tensor's ids.
 let ids (tensor: torch.Tensor) : int64[] =
-    use whole = tensor.detach().cpu().contiguous()
+    use whole = tensor.detach().cpu().contiguous ()
     whole.data<int64>().ToArray()
 
 /// The bits of an fp32 or bf16 tensor: equal only when every value is the same to the last bit.
 let bits (tensor: torch.Tensor) : int64[] =
-    use same = tensor.detach().``to``(torch.float32).cpu().contiguous()
+    use same = tensor.detach().``to``(torch.float32).cpu().contiguous ()
     same.data<float32>().ToArray() |> Array.map (fun x -> int64 (BitConverter.SingleToInt32Bits x))
 
 /// Fails unless two lists of numbers are as long and differ by at most `absolute` + `relative` · |expected| each.

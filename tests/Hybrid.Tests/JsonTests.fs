@@ -56,7 +56,10 @@ let tests =
             testCase "reads one of each" (fun () ->
                 let read = Json.parse good readAll |> accepted "a good document"
 
-                Expect.equal read (0.5, -5, -9007199254740993L, true, "é", 2, [ "a"; "b" ], (0.0, 1.0), None, 3) "the values")
+                Expect.equal
+                    read
+                    (0.5, -5, -9007199254740993L, true, "é", 2, [ "a"; "b" ], (0.0, 1.0), None, 3)
+                    "the values")
 
             testCase "every mistyped or out-of-range value is named" (fun () ->
                 let wrong =
@@ -77,15 +80,18 @@ let tests =
                         match Json.parse (withValue key value) readAll with
                         | Ok _ -> failtest $"{key} = {value} was accepted"
                         | Error errors ->
-                            Expect.isNonEmpty
-                                (errors |> List.filter (fun e -> e.StartsWith $"{key}:"))
-                                $"{key} = {value} is named"
+                            Expect.isNonEmpty (errors |> List.filter (fun e -> e.StartsWith $"{key}:")) $"{key} = {value} is named"
 
-                            Expect.all errors (fun e -> e.StartsWith key) $"{key} = {value} is the only thing wrong; {errors}")
+                            Expect.all
+                                errors
+                                (fun e -> e.StartsWith key)
+                                $"{key} = {value} is the only thing wrong; {errors}")
 
             testCase "every missing key is named, all at once" (fun () ->
                 Json.parse "{}" readAll
-                |> errorsAt "an empty document" [ "inner"; "float"; "int"; "long"; "bool"; "text"; "choice"; "texts"; "pair" ])
+                |> errorsAt
+                    "an empty document"
+                    [ "inner"; "float"; "int"; "long"; "bool"; "text"; "choice"; "texts"; "pair" ])
 
             testCase "errors of different kinds come together" (fun () ->
                 let text =
@@ -93,9 +99,7 @@ let tests =
                         "inner": {"deep": 0, "depe": 1}, "text": "again"}"""
 
                 Json.parse text readAll
-                |> errorsAt
-                    "a document full of errors"
-                    [ "float"; "int"; "choice"; "chioce"; "inner.deep"; "inner.depe"; "text" ])
+                |> errorsAt "a document full of errors" [ "float"; "int"; "choice"; "chioce"; "inner.deep"; "inner.depe"; "text" ])
 
             testCase "an unknown key is named with the nearest known one" (fun () ->
                 match Json.parse (good.Replace("\"float\"", "\"flaot\"")) readAll with
@@ -135,15 +139,7 @@ let tests =
                     Expect.isError (Json.parse text readAll) text)
 
             testCase "edit distances" (fun () ->
-                for a, b, edits in
-                    [
-                        "", "", 0
-                        "", "abc", 3
-                        "kitten", "sitting", 3
-                        "Seed", "seed", 0
-                        "flaw", "lawn", 2
-                        "flaot", "float", 1
-                    ] do
+                for a, b, edits in [ "", "", 0; "", "abc", 3; "kitten", "sitting", 3; "Seed", "seed", 0; "flaw", "lawn", 2; "flaot", "float", 1 ] do
                     Expect.equal (Suggest.distance a b) edits $"{a} to {b}"
                     Expect.equal (Suggest.distance b a) edits $"{b} to {a}")
 

@@ -66,12 +66,7 @@ let tests =
                 for kind in [ LayerNorm; GainLayerNorm; PlainLayerNorm; RmsNorm ] do
                     let weights, get = drawn chooser (Layers.normParameters kind "n" d)
                     let weights name = (weights name).``to`` torch.bfloat16
-
-                    let get name =
-                        values (weights name)
-                        |> fun v ->
-                            (ignore (get name)
-                             v)
+                    let get name = values (weights name) |> fun v -> (ignore (get name); v)
                     // In bf16 a sum of squares of such values would be off by more than the result's own rounding.
                     let x = (normals chooser 1.0 [ 3; d ]).add((20.0).ToScalar()).``to`` torch.bfloat16
                     let y = Layers.norm kind 1e-5 weights "n" x
@@ -118,24 +113,19 @@ let tests =
                     let config = { ModelConfig.openLm 8 1 2 9 9 with Position = position }
                     Expect.isNone (Layers.rotation config torch.CPU torch.float32 0L 5L) $"{position}")
 
-            property3
-                "attend is causal softmax attention, for the last T of S positions"
-                (1, 3)
-                (1, 7)
-                (0, 5)
-                (fun seed h t earlier ->
-                    let chooser = Chooser seed
-                    let b, c = chooser.Int(1, 2), chooser.Int(1, 5)
-                    let q = wide chooser [ b; h; t; c ]
-                    let k, v = wide chooser [ b; h; t + earlier; c ], wide chooser [ b; h; t + earlier; c ]
-                    let y = Layers.attend q k v
-                    Expect.equal y.shape q.shape "shape"
-                    // The factor 1/√C is an fp32 number.
-                    close 1e-6 1e-6 "values" (attended q k v) (values y)
+            property3 "attend is causal softmax attention, for the last T of S positions" (1, 3) (1, 7) (0, 5) (fun seed h t earlier ->
+                let chooser = Chooser seed
+                let b, c = chooser.Int(1, 2), chooser.Int(1, 5)
+                let q = wide chooser [ b; h; t; c ]
+                let k, v = wide chooser [ b; h; t + earlier; c ], wide chooser [ b; h; t + earlier; c ]
+                let y = Layers.attend q k v
+                Expect.equal y.shape q.shape "shape"
+                // The factor 1/√C is an fp32 number.
+                close 1e-6 1e-6 "values" (attended q k v) (values y)
 
-                    if earlier = 0 then
-                        let fused = torch.nn.functional.scaled_dot_product_attention (q, k, v, is_casual = true)
-                        close 1e-6 1e-6 "the fused kernel" (values fused) (values y))
+                if earlier = 0 then
+                    let fused = torch.nn.functional.scaled_dot_product_attention (q, k, v, is_casual = true)
+                    close 1e-6 1e-6 "the fused kernel" (values fused) (values y))
 
             case "attend of very long sequences takes the fused kernel and agrees" (fun () ->
                 let chooser = Chooser 1L
@@ -146,7 +136,8 @@ let tests =
                 let queries, keys, mixed = rows q, rows k, rows v
 
                 for place in [ 0; 1; 4095; 4096; t - 1 ] do
-                    let weights = [| for m in 0..place -> Reference.dot queries[place] keys[m] / sqrt 2.0 |] |> Reference.softmax
+                    let weights =
+                        [| for m in 0..place -> Reference.dot queries[place] keys[m] / sqrt 2.0 |] |> Reference.softmax
 
                     let expected = Array.init 2 (fun n -> weights |> Array.mapi (fun m w -> w * mixed[m][n]) |> Array.sum)
                     close 1e-5 1e-4 $"position {place}" expected y[place])

@@ -26,7 +26,8 @@ let private byHand (config: ModelConfig) (rows: int) (store: ParameterStore) (it
 
     let places = [ item.Context.Length - 1 .. sequence.Length - 2 ]
 
-    let sum = places |> List.sumBy (fun t -> logits[t][int sequence[t + 1]] - Reference.logSumExp logits[t])
+    let sum =
+        places |> List.sumBy (fun t -> logits[t][int sequence[t + 1]] - Reference.logSumExp logits[t])
 
     let greedy = places |> List.forall (fun t -> logits[t][int sequence[t + 1]] = Array.max logits[t])
     sum, greedy
@@ -53,7 +54,8 @@ let tests =
                 let rows = chooser.Int(2, config.Rows)
                 let within = Array.map (fun id -> id % rows)
 
-                let items = items |> Array.map (fun i -> { Context = within i.Context; Continuation = within i.Continuation })
+                let items =
+                    items |> Array.map (fun i -> { Context = within i.Context; Continuation = within i.Continuation })
 
                 for item, score in Array.zip items (score config rows store.Weights 3 items) do
                     near 2e-3 2e-4 $"%A{item}" (fst (byHand config rows store item)) score.LogLikelihood)

@@ -24,8 +24,7 @@ let private naive (v: Vocabulary) (batch: Batch) (logits: float[]) : (float * Ki
         | kind -> Some(Reference.logSumExp rows[i] - rows[i][int target], kind))
 
 let private sumOf kind values =
-    values
-    |> Array.sumBy (fun value ->
+    values |> Array.sumBy (fun value ->
         match value with
         | Some(loss, k) when k = kind -> loss
         | _ -> 0.0)
@@ -53,13 +52,7 @@ let tests =
                 Expect.isFalse value.Parts.requires_grad "parts are detached"
                 close 1e-4 1e-5 "parts" parts (values value.Parts)
                 near 1e-4 1e-5 "total" (Array.sum parts) (values value.Objective |> Array.head)
-
-                near
-                    1e-4
-                    1e-6
-                    "the total is the sum of its parts"
-                    (Array.sum (values value.Parts))
-                    (values value.Objective |> Array.head)
+                near 1e-4 1e-6 "the total is the sum of its parts" (Array.sum (values value.Parts)) (values value.Objective |> Array.head)
 
                 for part, i in [ Loss.text, 0; Loss.image, 1; Loss.structure, 2 ] do
                     near 1e-4 1e-5 "one part alone" parts[i] (objective part scored))
@@ -74,7 +67,11 @@ let tests =
                             let one (x: torch.Tensor) = x.narrow (0, int64 i, 1L)
 
                             let piece =
-                                { batch with Inputs = one batch.Inputs; Targets = one batch.Targets; Kinds = one batch.Kinds }
+                                { batch with
+                                    Inputs = one batch.Inputs
+                                    Targets = one batch.Targets
+                                    Kinds = one batch.Kinds
+                                }
 
                             values (Loss.evaluate Loss.total (Loss.score v piece (one logits))).Parts
                     |]
@@ -84,12 +81,10 @@ let tests =
             property1 "ignored targets contribute nothing, to no value and no gradient" (1, 3) (fun seed b ->
                 let chooser, v, batch, logits = drawn seed b
                 let ignored = batch.Kinds.eq (int64(int Kind.Ignored).ToScalar())
-
-                let noise =
-                    (normals chooser 50.0 [ b; int logits.shape[1]; v.Rows ]).mul(ignored.unsqueeze(-1).``to`` torch.float32)
+                let noise = (normals chooser 50.0 [ b; int logits.shape[1]; v.Rows ]).mul (ignored.unsqueeze(-1).``to`` torch.float32)
 
                 let everything (logits: torch.Tensor) =
-                    let logits = logits.detach().clone()
+                    let logits = logits.detach().clone ()
                     logits.requires_grad <- true
                     let scored = Loss.score v batch logits
                     let value = Loss.evaluate (Loss.total + Loss.weighted 0.1 Loss.zLoss) scored
@@ -111,25 +106,22 @@ let tests =
 
                 Expect.equal (everything (logits.add noise)) (everything logits) "other logits at ignored targets")
 
-            property1
-                "within its modality a target is no less likely; the difference is −log of the mass on its kind"
-                (1, 3)
-                (fun seed b ->
-                    let _, v, batch, logits = drawn seed b
-                    let scored = Loss.score v batch logits
-                    let full = values scored.CrossEntropy
-                    let within = values (Loss.withinModality scored)
-                    let rows = values logits |> Array.chunkBySize v.Rows
+            property1 "within its modality a target is no less likely; the difference is −log of the mass on its kind" (1, 3) (fun seed b ->
+                let _, v, batch, logits = drawn seed b
+                let scored = Loss.score v batch logits
+                let full = values scored.CrossEntropy
+                let within = values (Loss.withinModality scored)
+                let rows = values logits |> Array.chunkBySize v.Rows
 
-                    ids batch.Targets
-                    |> Array.iteri (fun i target ->
-                        match Vocabulary.kind v target with
-                        | Kind.Ignored -> Expect.equal within[i] 0.0 "ignored"
-                        | kind ->
-                            let own = [| 0 .. v.Rows - 1 |] |> Array.filter (fun id -> Vocabulary.kind v (int64 id) = kind)
-                            let mass = Array.sumBy (fun id -> (Reference.softmax rows[i])[id]) own
-                            Expect.isLessThanOrEqual within[i] (full[i] + 1e-5) "no less likely"
-                            near 2e-5 1e-5 "the difference" (-Math.Log mass) (full[i] - within[i])))
+                ids batch.Targets
+                |> Array.iteri (fun i target ->
+                    match Vocabulary.kind v target with
+                    | Kind.Ignored -> Expect.equal within[i] 0.0 "ignored"
+                    | kind ->
+                        let own = [| 0 .. v.Rows - 1 |] |> Array.filter (fun id -> Vocabulary.kind v (int64 id) = kind)
+                        let mass = Array.sumBy (fun id -> (Reference.softmax rows[i])[id]) own
+                        Expect.isLessThanOrEqual within[i] (full[i] + 1e-5) "no less likely"
+                        near 2e-5 1e-5 "the difference" (-Math.Log mass) (full[i] - within[i])))
 
             property1 "a plain text table is scored within its modality too" (1, 3) (fun seed b ->
                 let chooser = Chooser seed
@@ -218,7 +210,7 @@ let tests =
                     |> Array.sum
 
                 logits.requires_grad <- true
-                (Loss.evaluate weighted (Loss.score v batch logits)).Objective.backward()
+                (Loss.evaluate weighted (Loss.score v batch logits)).Objective.backward ()
                 let point = values logits
 
                 match logits.grad with

@@ -60,23 +60,23 @@ let tests =
                 let loss (weights: Weights) =
                     specs
                     |> List.mapi (fun i spec ->
-                        (weights spec.Name).sin().mul((weights spec.Name).mul((float i + 0.5).ToScalar()).exp()).sum())
+                        (weights spec.Name).sin().mul((weights spec.Name).mul((float i + 0.5).ToScalar()).exp()).sum ())
                     |> List.reduce (fun a b -> a.add b)
 
                 if specs |> List.exists (fun spec -> movement spec <> Stays) then
-                    (loss store.Weights).backward()
-                    (loss store.Weights).backward()
+                    (loss store.Weights).backward ()
+                    (loss store.Weights).backward ()
 
                 let separate =
                     dict
                         [
                             for spec in specs do
-                                let leaf = (store.Weights spec.Name).detach().clone()
+                                let leaf = (store.Weights spec.Name).detach().clone ()
                                 leaf.requires_grad <- true
                                 spec.Name, leaf
                         ]
 
-                (loss (lookup separate)).backward()
+                (loss (lookup separate)).backward ()
 
                 for slot in store.Slots do
                     if slot.Movement <> Stays then
@@ -219,7 +219,9 @@ let tests =
 
                 use store = Parameters.allocate Fp32 torch.CPU Parameters.All (fun _ -> Moves) [ spec ]
 
-                Expect.throwsT<System.Collections.Generic.KeyNotFoundException> (fun () -> store.Weights "v" |> ignore) "unknown")
+                Expect.throwsT<System.Collections.Generic.KeyNotFoundException>
+                    (fun () -> store.Weights "v" |> ignore)
+                    "unknown")
 
             case "a store takes all its tensors with it" (fun () ->
                 let chooser = Chooser 5L

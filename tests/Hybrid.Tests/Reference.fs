@@ -84,11 +84,7 @@ let attention (config: ModelConfig) (get: string -> float[]) (prefix: string) (x
     let project = matrix config.Width (get (prefix + ".in_proj.weight"))
     let output = matrix queries (get (prefix + ".out_proj.weight"))
 
-    let normed name x =
-        if config.QkNorm then
-            norm config.Norm config.NormEpsilon get (prefix + "." + name) x
-        else
-            x
+    let normed name x = if config.QkNorm then norm config.Norm config.NormEpsilon get (prefix + "." + name) x else x
 
     let head (x: float[]) h = x[h * c .. (h + 1) * c - 1]
 
@@ -114,7 +110,8 @@ let attention (config: ModelConfig) (get: string -> float[]) (prefix: string) (x
                         let own = h / (config.Heads / config.KeyValueHeads)
                         let query = turned t h (head q[t] h)
 
-                        let weights = [| for s in 0..t -> dot query (turned s own (head k[s] own)) / sqrt (float c) |] |> softmax
+                        let weights =
+                            [| for s in 0..t -> dot query (turned s own (head k[s] own)) / sqrt (float c) |] |> softmax
 
                         for i in 0 .. c - 1 do
                             weights |> Array.mapi (fun s w -> w * (head v[s] own)[i]) |> Array.sum

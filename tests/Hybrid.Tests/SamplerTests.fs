@@ -28,16 +28,9 @@ let tests =
 
                 for kept, row in Array.zip kept (values logits |> Array.chunkBySize rows) do
                     let expected =
-                        row
-                        |> Array.mapi (fun i _ -> i)
-                        |> Array.sortByDescending (fun i -> row[i])
-                        |> Array.truncate k
-                        |> Set.ofArray
+                        row |> Array.mapi (fun i _ -> i) |> Array.sortByDescending (fun i -> row[i]) |> Array.truncate k |> Set.ofArray
 
-                    Expect.equal
-                        (kept |> Array.indexed |> Array.filter snd |> Array.map fst |> Set.ofArray)
-                        expected
-                        $"{k} of {rows}")
+                    Expect.equal (kept |> Array.indexed |> Array.filter snd |> Array.map fst |> Set.ofArray) expected $"{k} of {rows}")
 
             property2 "top-k keeps no more than k where logits are equal" (2, 12) (1, 12) (fun seed rows k ->
                 let chooser = Chooser seed
@@ -140,10 +133,7 @@ let tests =
             property1 "temperature 0 takes the most likely" (1, 12) (fun seed rows ->
                 let chooser = Chooser seed
                 let logits = normals chooser 1.0 [ 4; rows ]
-
-                let expected =
-                    values logits |> Array.chunkBySize rows |> Array.map (fun r -> Array.findIndex ((=) (Array.max r)) r)
-
+                let expected = values logits |> Array.chunkBySize rows |> Array.map (fun r -> Array.findIndex ((=) (Array.max r)) r)
                 let drawn = ids (draw greedy (chooser.Normals 4 |> Array.map abs) logits)
                 Expect.equal (Array.map int drawn) expected "argmax")
 
@@ -151,14 +141,7 @@ let tests =
                 let chooser, v, config, store = painter seed
                 use store = store
                 let captions = Array.init pictures (fun _ -> chooser.Ints(chooser.Int(0, 4), v.TextRows))
-
-                let sampling =
-                    { plain with
-                        Seed = seed
-                        Guidance = chooser.Of [ 1.0; 3.0 ]
-                        Temperature = chooser.Of [ 0.0; 1.0; 50.0 ]
-                    }
-
+                let sampling = { plain with Seed = seed; Guidance = chooser.Of [ 1.0; 3.0 ]; Temperature = chooser.Of [ 0.0; 1.0; 50.0 ] }
                 let drawn = images config v store.Weights sampling count captions
                 Expect.equal drawn.Length pictures "one a caption"
 
@@ -183,9 +166,7 @@ let tests =
                 let _, v, config, store = painter 11L
                 use store = store
                 // Hot enough that codes are nearly uniform.
-                let draw seed =
-                    images config v store.Weights { plain with Seed = seed; Temperature = 30.0 } 20 [| [| 1 |]; [| 1 |] |]
-
+                let draw seed = images config v store.Weights { plain with Seed = seed; Temperature = 30.0 } 20 [| [| 1 |]; [| 1 |] |]
                 Expect.notEqual (draw 1L) (draw 2L) "seeds"
                 Expect.notEqual (Array.item 0 (draw 1L)) (Array.item 1 (draw 1L)) "numbers")
 
@@ -211,10 +192,7 @@ let tests =
                 let chooser, v, config, store = painter seed
                 use store = store
                 let captions = Array.init 2 (fun _ -> chooser.Ints(3, v.TextRows))
-
-                let draw guidance captions =
-                    images config v store.Weights { plain with Seed = seed; Guidance = guidance } 4 captions
-
+                let draw guidance captions = images config v store.Weights { plain with Seed = seed; Guidance = guidance } 4 captions
                 Expect.equal (draw 1.0 captions) (images config v store.Weights { plain with Seed = seed } 4 captions) "1"
                 Expect.equal (draw 0.0 captions) (draw 1.0 [| [||]; [||] |]) "0")
 

@@ -93,9 +93,7 @@ let tests =
                 |> ignore
 
                 refused "nothing" (fun () -> Sequence.decompose v [||] |> ignore) |> ignore
-
-                refused "a second start" (fun () -> Sequence.decompose v (Array.append tokens [| int64 v.Doc |]) |> ignore)
-                |> ignore)
+                refused "a second start" (fun () -> Sequence.decompose v (Array.append tokens [| int64 v.Doc |]) |> ignore) |> ignore)
 
             property2 "targets are inputs one position on, with their kinds, counted" (1, 5) (14, 20) (fun seed count length ->
                 let chooser = Chooser seed

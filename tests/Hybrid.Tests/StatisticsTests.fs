@@ -38,7 +38,6 @@ let tests =
 
             property "the bootstrap's interval holds the mean and is as wide as the theory says" (fun seed ->
                 let chooser = Chooser seed
-
                 let width (count: int) =
                     let x = chooser.Normals count
                     let interval = bootstrapMean (stream seed) 600 x
@@ -86,8 +85,7 @@ let tests =
                 near 1e-3 0.0 "two values, t(1) = 12.706" 12.706 (two.High - two.Mean))
 
             testCase "Student's quantile has its tabled values at any count" (fun () ->
-                for df, t in
-                    [ 1, 12.706; 2, 4.303; 10, 2.228; 30, 2.042; 31, 2.0395; 40, 2.0211; 60, 2.0003; 120, 1.9799; 2000, 1.9612 ] do
+                for df, t in [ 1, 12.706; 2, 4.303; 10, 2.228; 30, 2.042; 31, 2.0395; 40, 2.0211; 60, 2.0003; 120, 1.9799; 2000, 1.9612 ] do
                     // Values ±1 in turn: s² = Σ(x − m)² / df.
                     let x = Array.init (df + 1) (fun i -> if i % 2 = 0 then 1.0 else -1.0)
                     let interval = studentMean x

@@ -6,23 +6,13 @@ open Hybrid.Tests.Generate
 open TorchSharp
 
 let private optimizer: OptimizerConfig =
-    {
-        Betas = (0.9, 0.95)
-        Epsilon = 1e-8
-        WeightDecay = 0.1
-        Decay = Parameters.Matrices
-        ClipNorm = Some 1.0
-    }
+    { Betas = (0.9, 0.95); Epsilon = 1e-8; WeightDecay = 0.1; Decay = Parameters.Matrices; ClipNorm = Some 1.0 }
 
 /// Specs of a few small parameters, one of them alone on one axis.
 let private specs (chooser: Chooser) : ParameterSpec list =
     [
         { Name = "gain"; Shape = [ int64 (chooser.Int(1, 5)) ]; Init = TruncatedNormal 1.0 }
-        {
-            Name = "matrix"
-            Shape = [ int64 (chooser.Int(2, 4)); int64 (chooser.Int(1, 4)) ]
-            Init = TruncatedNormal 1.0
-        }
+        { Name = "matrix"; Shape = [ int64 (chooser.Int(2, 4)); int64 (chooser.Int(1, 4)) ]; Init = TruncatedNormal 1.0 }
         { Name = "still"; Shape = [ 3L; 2L ]; Init = TruncatedNormal 1.0 }
         { Name = "other"; Shape = [ 2L; 2L ]; Init = TruncatedNormal 1.0 }
     ]
@@ -39,13 +29,14 @@ let private linear (store: ParameterStore) (gradients: Map<string, torch.Tensor>
         [
             for slot in store.Slots do
                 if slot.Movement <> Stays then
-                    (weights slot.Spec.Name).mul(gradients[slot.Spec.Name].``to`` (weights slot.Spec.Name).dtype).sum()
+                    (weights slot.Spec.Name).mul(gradients[slot.Spec.Name].``to`` (weights slot.Spec.Name).dtype).sum ()
         ]
 
     { Objective = terms |> List.reduce (fun a b -> a.add b); Parts = torch.zeros [| 3L |] }
 
 let private drawGradients (chooser: Chooser) (store: ParameterStore) =
-    Map.ofList [ for slot in store.Slots -> slot.Spec.Name, normals chooser 1.0 (List.map int slot.Spec.Shape) ]
+    Map.ofList
+        [ for slot in store.Slots -> slot.Spec.Name, normals chooser 1.0 (List.map int slot.Spec.Shape) ]
 
 /// Everything that an update may change, to the last bit.
 let private everything (store: ParameterStore) (state: OptimizerState) =
@@ -95,7 +86,8 @@ let tests =
                     use _ = Step.accumulate store state 2L (linear store gradients)
                     use norm = Step.update config rate store state
 
-                    let raw = [ for slot in slots -> values gradients[slot.Spec.Name] |> Array.map (fun g -> g / 2.0) ]
+                    let raw =
+                        [ for slot in slots -> values gradients[slot.Spec.Name] |> Array.map (fun g -> g / 2.0) ]
 
                     let expectedNorm =
                         List.zip slots raw
@@ -122,12 +114,7 @@ let tests =
                             let decayed = if decays then w[j] * (1.0 - rate * config.WeightDecay) else w[j]
                             w[j] <- decayed - rate * mHat / (sqrt vHat + config.Epsilon)
 
-                        close
-                            3e-5
-                            3e-5
-                            $"{slot.Spec.Name} after {step} steps, %A{config}"
-                            w
-                            (values (store.Weights slot.Spec.Name))
+                        close 3e-5 3e-5 $"{slot.Spec.Name} after {step} steps, %A{config}" w (values (store.Weights slot.Spec.Name))
 
                 Expect.equal (values state.Steps) [| 4.0 |] "steps"
                 Expect.equal (values state.Skipped) [| 0.0 |] "skipped")
@@ -151,7 +138,7 @@ let tests =
                     let gradients = drawGradients chooser store
                     // The last row of a parameter moves whatever its movement.
                     let place = chooser.Of [ "gain"; "matrix"; "other" ]
-                    gradients[place].flatten().narrow(0, gradients[place].numel() - 1L, 1L).fill_(bad.ToScalar()) |> ignore
+                    gradients[place].flatten().narrow(0, gradients[place].numel () - 1L, 1L).fill_ (bad.ToScalar()) |> ignore
                     let norm = step gradients
                     Expect.isFalse (System.Double.IsFinite norm) "the norm tells"
                     Expect.equal (everything store state) before $"{bad} in {place}, {precision}"
@@ -175,7 +162,8 @@ let tests =
                     use state = new OptimizerState(store)
                     Step.zero store state
 
-                    let parts = [ for batch in batches -> Step.accumulate store state whole.Count (loss config v batch) ]
+                    let parts =
+                        [ for batch in batches -> Step.accumulate store state whole.Count (loss config v batch) ]
 
                     let parts = parts |> List.map values |> List.reduce (Array.map2 (+))
                     parts, values state.Gradient

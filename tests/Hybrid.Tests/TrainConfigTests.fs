@@ -159,7 +159,8 @@ let tests =
                 TrainConfig.parse "{}"
                 |> errorsAt "an empty document" [ "model"; "vocabulary"; "data"; "optimizer"; "schedule"; "batch" ]
 
-                TrainConfig.parse """{"model": {}, "vocabulary": {}, "data": {}, "optimizer": {}, "schedule": {}, "batch": {}}"""
+                TrainConfig.parse
+                    """{"model": {}, "vocabulary": {}, "data": {}, "optimizer": {}, "schedule": {}, "batch": {}}"""
                 |> errorsAt
                     "empty objects"
                     [

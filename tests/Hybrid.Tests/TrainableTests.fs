@@ -7,13 +7,7 @@ open Hybrid.Tests.Generate
 open TorchSharp
 
 let private optimizer: OptimizerConfig =
-    {
-        Betas = (0.9, 0.95)
-        Epsilon = 1e-8
-        WeightDecay = 0.1
-        Decay = Parameters.All
-        ClipNorm = Some 1.0
-    }
+    { Betas = (0.9, 0.95); Epsilon = 1e-8; WeightDecay = 0.1; Decay = Parameters.All; ClipNorm = Some 1.0 }
 
 /// A model of four layers, so that its halves are told apart.
 let private example =
@@ -32,7 +26,8 @@ let private trained (seed: int64) (preset: Preset) (precision: Precision) =
     let config = config chooser v.Rows
     let oldRows = v.TextRows
 
-    use store = storeWith precision Parameters.All (movement config oldRows preset) (Decoder.parameters config) seed
+    use store =
+        storeWith precision Parameters.All (movement config oldRows preset) (Decoder.parameters config) seed
 
     use state = new OptimizerState(store)
     let snapshot () = [ for slot in store.Slots -> (use part = store.MasterOf slot.Spec.Name in bits part) ]
@@ -44,7 +39,9 @@ let private trained (seed: int64) (preset: Preset) (precision: Precision) =
         Step.zero store state
 
         Step.accumulate store state batch.Count (fun weights ->
-            Decoder.logits config v.Rows weights batch.Inputs |> Loss.score v batch |> Loss.evaluate Loss.total)
+            Decoder.logits config v.Rows weights batch.Inputs
+            |> Loss.score v batch
+            |> Loss.evaluate Loss.total)
         |> ignore
 
         Step.update optimizer (0.01 * float (step + 1)) store state |> ignore
