@@ -111,7 +111,7 @@ module Study =
             Heads = 4
             Positions = 96
             TextPositions = 96
-            Pretraining = { Steps = 700; Batch = 32; LearningRate = 2e-3; WarmupSteps = 50 }
+            Pretraining = { Steps = 500; Batch = 32; LearningRate = 2e-3; WarmupSteps = 50 }
             Twins = { Steps = 150; Batch = 32; LearningRate = 2e-3; WarmupSteps = 15 }
             ImageOnly = { Steps = 100; Batch = 32; LearningRate = 2e-3; WarmupSteps = 10 }
             Alignment = { Steps = 200; Batch = 512; LearningRate = 1e-2; WarmupSteps = 0 }

@@ -40,7 +40,7 @@ let private captions =
                 let scene =
                     {
                         Things =
-                            [| thing Figure.Circle Colour.Red Size.Small 0 0; thing Figure.Square Colour.Blue Size.Large 2 1 |]
+                            [| thing Outline.Circle Colour.Red Size.Small 0 0; thing Outline.Square Colour.Blue Size.Large 2 1 |]
                         Background = Background.Sand
                     }
 
@@ -139,7 +139,7 @@ let private pictures =
             <| fun () ->
                 let thing =
                     {
-                        Figure = Figure.Circle
+                        Figure = Outline.Circle
                         Colour = Colour.Red
                         Size = Size.Huge
                         Column = 1
@@ -159,7 +159,7 @@ let private pictures =
             <| fun () ->
                 let thing colour size =
                     {
-                        Figure = Figure.Circle
+                        Figure = Outline.Circle
                         Colour = colour
                         Size = size
                         Column = 1
