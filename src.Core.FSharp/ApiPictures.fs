@@ -142,6 +142,7 @@ type PictureTokenizerTrainer(budget: Budget, small: bool, halfPrecision: bool, s
             LearningRate = budget.LearningRate
             WarmupSteps = budget.WarmupSteps
         }
+
     let stream = Random.ofSeed seed |> Random.named "image tokenizer"
 
     let store =

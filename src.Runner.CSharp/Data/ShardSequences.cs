@@ -1,4 +1,5 @@
 namespace Hybrid.Runner;
+
 internal sealed class ShardSequences(string path, Vocabulary v, PairComposer c) : ISequenceSource
 {
     public static bool IsShards(string path) => File.Exists(Path.Combine(path, "manifest.jsonl"));

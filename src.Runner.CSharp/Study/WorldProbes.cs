@@ -5,6 +5,9 @@ namespace Hybrid.Runner.Study;
 /// <summary>What a model knows of World's text: multiple choice by the likelihood of the answer, and the loss on held-out text.</summary>
 public sealed class WorldProbes
 {
+    public const string Knowledge = "knowledge";
+    public const string InContext = "in-context learning";
+
     private const long Seed = 7;
     private const int Batch = 128;
 
@@ -16,9 +19,9 @@ public sealed class WorldProbes
         texts = heldOutTexts;
         tasks = new()
         {
-            ["knowledge"] = WorldProbe.knowledge(Seed, plan.ProbeItems),
-            ["in-context learning"] = WorldProbe.inContext(Seed, plan.ProbeItems),
-            ["thread of a story"] = WorldProbe.narrative(Seed, plan.ProbeItems),
+            [Knowledge] = WorldProbe.knowledge(Seed, plan.ProbeItems),
+            [InContext] = WorldProbe.inContext(Seed, plan.ProbeItems),
+            ["last word of a story"] = WorldProbe.narrative(Seed, plan.ProbeItems),
         };
     }
 
