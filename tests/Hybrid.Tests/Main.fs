@@ -4,4 +4,17 @@ open Expecto
 
 [<EntryPoint>]
 let main arguments =
-    runTestsWithCLIArgs [] arguments (testList "all" [ SafeTensorsTests.tests; TorchFileTests.tests; NpyTests.tests; TokenizerTests.tests ])
+    runTestsWithCLIArgs
+        []
+        arguments
+        (testList
+            "all"
+            [
+                SafeTensorsTests.tests
+                TorchFileTests.tests
+                NpyTests.tests
+                TokenizerTests.tests
+                PictureTests.tests
+                ShardTests.tests
+                PairSourceTests.tests
+            ])
