@@ -21,7 +21,9 @@ let private all =
             LikelihoodTests.tests
             LossTests.tests
             NpyTests.tests
+            PairSourceTests.tests
             ParametersTests.tests
+            PictureTests.tests
             ProgressTests.tests
             RandomTests.tests
             ReportTests.tests
@@ -29,6 +31,7 @@ let private all =
             SamplerTests.tests
             ScheduleTests.tests
             SequenceTests.tests
+            ShardTests.tests
             StatisticsTests.tests
             StepTests.tests
             TokenizerTests.tests
