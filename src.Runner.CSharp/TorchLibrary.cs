@@ -15,11 +15,14 @@ public static class TorchLibrary
     private static readonly Lock gate = new();
     private static bool loaded;
 
+    // No value of torch may be made here: this class is what decides which libtorch makes it.
+    private static torch.Device? device;
+
     /// <summary>The folder that libtorch was loaded from, once it is.</summary>
     public static string? Folder { get; private set; }
 
     /// <summary>The device that models live on: a GPU where libtorch reaches one, unless HYBRID_DEVICE says cpu.</summary>
-    public static torch.Device Device { get; private set; } = torch.CPU;
+    public static torch.Device Device => device ?? throw new InvalidOperationException("libtorch is not loaded yet.");
 
     /// <summary>The folder of the libtorch that belongs to this build, or null.</summary>
     internal static string? BuiltIn
@@ -65,7 +68,7 @@ public static class TorchLibrary
             }
 
             torch.set_num_threads(Threads());
-            Device = Choose(cuda);
+            device = Choose(cuda);
             loaded = true;
         }
     }

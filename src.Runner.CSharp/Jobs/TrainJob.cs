@@ -72,7 +72,15 @@ public static class TrainJob
             run.Log($"starts at step {first} with {start.Words}");
             run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
             run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
-            return new TrainRun(plan, run, model, trainer, source, heldOut, start.Tokenizer, checkpoint).Carry(first, progress, stop);
+            try
+            {
+                return new TrainRun(plan, run, model, trainer, source, heldOut, start.Tokenizer, checkpoint).Carry(first, progress, stop);
+            }
+            catch (Exception error) when (error is not OperationCanceledException)
+            {
+                run.Log($"failed: {error.Message}");
+                throw;
+            }
         }
     }
 

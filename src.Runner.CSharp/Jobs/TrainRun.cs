@@ -51,6 +51,7 @@ internal sealed class TrainRun(
         if (!whole)
         {
             run.Log($"stopped after step {saved}; --resume auto goes on");
+            Terminal.Say($"saved {savedAt}; the same command with --resume auto goes on");
             throw new OperationCanceledException(stop);
         }
 

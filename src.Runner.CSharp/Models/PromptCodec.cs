@@ -21,6 +21,9 @@ public sealed class PromptCodec : IDisposable
     /// <summary>The ids of a prompt.</summary>
     public int[] Encode(string text) => [.. beginning, .. tokenizer.Encode(text, special: false)];
 
+    /// <summary>The ids of a text inside a sequence, with nothing before them.</summary>
+    public int[] EncodePlain(string text) => tokenizer.Encode(text, special: false);
+
     /// <summary>The text of ids; special tokens, and ids of a model that the tokenizer does not know, are left out.</summary>
     public string Decode(int[] ids) => tokenizer.Decode([.. ids.Where(id => tokenizer.TokenOf(id) is not null)]);
 

@@ -375,6 +375,139 @@ let private openLmTars =
         File.WriteAllBytes(path, whole[..700])
         fails [ path ] (fun () -> (new TarSequences(path, 50)).Row(0L, 0L) |> ignore))
 
+let private shards =
+    testCase "a run on token shards is the run on their composed sequences; long captions lose their ends" (fun () ->
+        use folder = new Folder()
+        let config = prepare folder ""
+
+        let pairs =
+            [|
+                for i in 0..19 do
+                    let stream = Random.ofSeed 5L |> Random.numbered (int64 i)
+                    let draw below first count = Array.init count (fun k -> Random.below below stream (int64 (first + k)))
+                    draw textRows 1 (Random.below 9 stream 0L), draw codes 100 4
+            |]
+
+        do
+            let info = ShardInfo(textRows, codes, 2, 2, 8, "centre", "00", "11")
+            use writer = new ShardWriter(ShardManifest.Create(folder.At "shards"), info, 7)
+
+            for caption, picture in pairs do
+                writer.Add(ReadOnlySpan caption, ReadOnlySpan picture)
+
+            writer.Finish()
+
+        let limit = Sequence.captionLimit length 4
+        Expect.exists pairs (fun (caption, _) -> caption.Length > limit) "some captions are too long"
+
+        writeTokens
+            (folder.At "train.npy")
+            [|
+                for caption, picture in pairs ->
+                    Sequence.compose vocabulary Captioned length (Array.truncate limit caption) picture
+            |]
+
+        let ready = run config (folder.At "ready") null
+
+        let onShards = File.ReadAllText(config).Replace("\"train.npy\"]", $"\"shards\"], \"length\": {length}")
+
+        let composed = run (folder.Write("shards.json", onShards)) (folder.At "composed") null
+        sameModel ready composed
+        use source = TokenData.Open([| folder.At "shards" |], vocabulary, PairComposer(null, vocabulary))
+        let longest = pairs |> Array.map (fun (caption, _) -> caption.Length) |> Array.max
+        Expect.equal source.Length (longest + 4 + 6) "evaluation takes captions whole"
+
+        let small: Vocabulary = { TextRows = textRows; ImageCodes = codes - 1 }
+
+        fails [ $"{codes} image codes" ] (fun () ->
+            (TokenData.Open([| folder.At "shards" |], small, PairComposer(null, small))).Dispose()))
+
+let private interrupted =
+    testCase "Ctrl-C saves and ends with 130" (fun () ->
+        if OperatingSystem.IsWindows() then
+            skiptest "there is no kill command here"
+
+        use folder = new Folder()
+        let config = prepare folder ""
+        let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
+
+        for argument in
+            [
+                Path.Combine(AppContext.BaseDirectory, "hybrid.dll")
+                "train"
+                "--config"
+                config
+                "--out"
+                folder.At "run"
+                "--json"
+                "--set"
+                "schedule.steps"
+                "100000000"
+            ] do
+            start.ArgumentList.Add argument
+
+        start.Environment["HYBRID_THREADS"] <- "1"
+
+        match Process.Start start with
+        | null -> failtest "the program did not start"
+        | running ->
+            use running = running
+            let errors = running.StandardError.ReadToEndAsync()
+            let patience = Stopwatch.StartNew()
+
+            while not (File.Exists(folder.At "run/checkpoints/latest")) && patience.Elapsed < TimeSpan.FromSeconds 60.0 do
+                Thread.Sleep 20
+
+            use kill = Process.Start("kill", [ "-INT"; string running.Id ])
+            kill.WaitForExit()
+            let output = running.StandardOutput.ReadToEnd()
+            running.WaitForExit()
+            Expect.equal running.ExitCode 130 errors.Result
+            Expect.equal output "" "nothing on stdout"
+
+            let state =
+                parsed (
+                    File.ReadAllText(Path.Combine((Checkpoints(folder.At "run").Newest() |> nonNull).Directory, "state.json"))
+                )
+
+            let last = File.ReadLines(folder.At "run/metrics.jsonl") |> Seq.last |> parsed
+
+            Expect.equal
+                ((last.GetProperty "step").GetInt32() + 1)
+                ((state.GetProperty "step").GetInt32())
+                "the last step is saved")
+
+let private notFinite =
+    testCase "twenty steps without a finite gradient end a run, with the sequences named and the weights as they were" (fun () ->
+        use folder = new Folder()
+        let config = prepare folder ""
+        let whole = run config (folder.At "whole") null
+        Directory.CreateDirectory(folder.At "broken") |> ignore
+        File.Copy(Path.Combine(whole.Checkpoint, "config.json"), folder.At "broken/config.json")
+
+        do
+            use file = TensorFiles.Open(Path.Combine(whole.Checkpoint, "model.safetensors"))
+            use _ = TorchSharp.torch.NewDisposeScope()
+            let tensors = [ for name in file.Entries.Keys -> struct (name, file.Load name) ]
+            let struct (_, norm) = tensors |> List.find (fun struct (name, _) -> name = "norm.weight")
+            norm.fill_ (nanf |> TorchSharp.Scalar.op_Implicit) |> ignore
+            SafeTensorsWriter.Write(folder.At "broken/model.safetensors", tensors)
+
+        let broken =
+            File
+                .ReadAllText(config)
+                .Replace("\"config\": \"model.json\"", "\"checkpoint\": \"broken\"")
+                .Replace("\"steps\": 12", "\"steps\": 400")
+                .Replace("\"everySteps\": 5", "\"everySteps\": 400")
+
+        fails [ "not finite"; "train.npy" ] (fun () ->
+            run (folder.Write("broken.json", broken)) (folder.At "run") null |> ignore)
+
+        let lines = File.ReadAllLines(folder.At "run/metrics.jsonl")
+        Expect.isGreaterThanOrEqual lines.Length 20 "every step is recorded"
+        Expect.isTrue (((parsed lines[0]).GetProperty "skipped").GetBoolean()) "the update was left out"
+        Expect.stringContains (File.ReadAllText(folder.At "run/log.txt")) "failed: the gradient was not finite" "the log says so")
+
 let private mcNemar =
     testCase "McNemar's exact test" (fun () ->
         Expect.floatClose Accuracy.high (Intervals.McNemar(0, 0)) 1.0 "no pair differs"
@@ -401,5 +534,8 @@ let tests =
             misfits
             library
             openLmTars
+            shards
+            interrupted
+            notFinite
             mcNemar
         ]
