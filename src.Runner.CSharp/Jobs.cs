@@ -36,6 +36,15 @@ internal static class Jobs
             case TokenizeCommand tokenize:
                 TokenizeJob.Run(tokenize);
                 break;
+            case PrepareCommand prepare:
+                PrepareJob.Run(prepare, stop);
+                break;
+            case ImageCommand image:
+                ImageJob.Run(image, stop);
+                break;
+            case GenerateCommand generate:
+                GenerateJob.Run(generate, ImageTokenizers.DecoderBeside, stop);
+                break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);
                 break;

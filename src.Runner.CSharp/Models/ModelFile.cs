@@ -19,6 +19,9 @@ public sealed class ModelFile : IDisposable
 
     public Vocabulary Vocabulary { get; }
 
+    /// <summary>The file or folder that the weights stand in.</summary>
+    public string WeightsPath => file.Path;
+
     /// <summary>In words, such as "a Hugging Face directory".</summary>
     public required string Kind { get; init; }
 

@@ -10,11 +10,9 @@ namespace Hybrid.Runner.Study;
 /// </summary>
 public sealed class StudyFiles(string directory)
 {
-    private const string ImageTokenizerFile = "image_tokenizer.safetensors";
-
     private string Folder(string name) => Path.Combine(directory, "models", name);
 
-    private string TokenizerPath => Path.Combine(Folder("image-tokenizer"), ImageTokenizerFile);
+    private string TokenizerPath => Path.Combine(Folder("image-tokenizer"), ImageTokenizers.FileName);
 
     /// <summary>Writes a model's directory.</summary>
     public void SaveModel(string name, Model model)
@@ -31,7 +29,7 @@ public sealed class StudyFiles(string directory)
                 File.WriteAllText(Path.Combine(folder, "config.json"), Descriptions.Write(model.Config, model.Vocabulary));
                 File.WriteAllText(Path.Combine(folder, "tokenizer.json"), WorldVocabulary.tokenizerJson);
                 if (model.Vocabulary.ImageCodes > 0)
-                    File.Copy(TokenizerPath, Path.Combine(folder, ImageTokenizerFile));
+                    File.Copy(TokenizerPath, Path.Combine(folder, ImageTokenizers.FileName));
             },
             replace: true);
     }
@@ -43,20 +41,13 @@ public sealed class StudyFiles(string directory)
     /// <summary>Writes the image tokenizer.</summary>
     public void SaveTokenizer(PictureTokenizer tokenizer)
     {
-        (string Name, torch.Tensor Tensor)[] tensors = [.. tokenizer.Names.Select(n => (n, tokenizer.Values(n)))];
         Directory.CreateDirectory(Folder("image-tokenizer"));
-        SafeTensorsWriter.Write(TokenizerPath, tensors, null);
-        foreach ((string _, torch.Tensor tensor) in tensors)
-            tensor.Dispose();
+        int grid = Corpus.Side / tokenizer.Stride;
+        ImageTokenizers.Save(tokenizer, TokenizerPath, grid, grid);
     }
 
     /// <summary>The image tokenizer.</summary>
-    public PictureTokenizer LoadTokenizer()
-    {
-        using ITensorFile file = SafeTensorsFile.Open(TokenizerPath);
-        return PictureTokenizer.Load(
-            TokenizerPath, file.Entries.Select(entry => KeyValuePair.Create(entry.Key, entry.Value.Shape)), file.Load);
-    }
+    public PictureTokenizer LoadTokenizer() => ImageTokenizers.Open(TokenizerPath);
 
     /// <summary>Writes other tensors of the study.</summary>
     public void SaveTensors(string name, IEnumerable<(string Name, torch.Tensor Tensor)> tensors)
