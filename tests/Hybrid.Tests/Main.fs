@@ -15,6 +15,9 @@ let main arguments =
                 TorchFileTests.tests
                 NpyTests.tests
                 TokenizerTests.tests
+                PictureTests.tests
+                ShardTests.tests
+                PairSourceTests.tests
                 HostTests.tests
                 GoldenTests.tests
             ]

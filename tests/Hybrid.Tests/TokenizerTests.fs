@@ -50,79 +50,97 @@ let private scribble (seed: int) (text: byte[]) : byte[] =
 let tests =
     testList
         "Tokenizers"
-        [ testCase "marks are added only when asked for, and nothing is cut or padded" (fun () ->
-              withFile small (fun path ->
-                  use tokenizer = HuggingFaceTokenizer.Open path
-                  Expect.equal (tokenizer.Encode("abcab c", false)) [| 3; 4; 3; 5; 4 |] "plain"
-                  Expect.equal (tokenizer.Encode("ab", true)) [| 0; 3; 9 |] "with marks"
-                  Expect.equal (tokenizer.Encode("", true)) [| 0; 9 |] "nothing with marks"
-                  Expect.equal (tokenizer.Encode("", false)) [||] "nothing"
-                  Expect.equal tokenizer.VocabularySize 10 "added tokens count"
-                  Expect.equal (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId) (Some 0, Some 9) "marks"
-                  Expect.equal (tokenizer.Decode [| 0; 3; 5; 4; 9 |]) "ab c" "text"
-                  Expect.equal (tokenizer.Decode [||]) "" "no ids"
-                  Expect.stringContains (refusal (fun () -> tokenizer.Decode [| 3; 7 |] |> ignore)) "no token 7" "a hole"
-                  Expect.stringContains (refusal (fun () -> tokenizer.Decode [| -1 |] |> ignore)) "no token -1" "negative"))
+        [
+            testCase "marks are added only when asked for, and nothing is cut or padded" (fun () ->
+                withFile small (fun path ->
+                    use tokenizer = HuggingFaceTokenizer.Open path
+                    Expect.equal (tokenizer.Encode("abcab c", false)) [| 3; 4; 3; 5; 4 |] "plain"
+                    Expect.equal (tokenizer.Encode("ab", true)) [| 0; 3; 9 |] "with marks"
+                    Expect.equal (tokenizer.Encode("", true)) [| 0; 9 |] "nothing with marks"
+                    Expect.equal (tokenizer.Encode("", false)) [||] "nothing"
+                    Expect.equal tokenizer.VocabularySize 10 "added tokens count"
 
-          testCase "damaged parts are refused before the native library sees them" (fun () ->
-              refusedWith "" "tokenizer.json"
-              refusedWith "[1]" "no JSON object"
-              refusedWith "{}" "model.vocab is missing"
-              refusedWith (small.Replace("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"type\":\"ByteLovel\"")) "ByteLovel"
-              refusedWith (small.Replace("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"tipe\":\"ByteLevel\"")) "(none)"
-              refusedWith (small.Replace("\"c\":4", "\"c\":-4")) "has no id"
-              refusedWith (small.Replace("\"ids\":[9]", "\"ids\":[8]")) "adds the id 8"
-              refusedWith (small.Replace("{\"id\":\"</s>\",\"type_id\":0}", "{\"id\":\"</t>\",\"type_id\":0}")) "</t>"
-              refusedWith (small.Replace("\"merges\":[[\"a\",\"b\"]]", "\"merges\":[[\"a\",\"z\"]]")) "tokenizers library"
-              Expect.stringContains (refusal (fun () -> HuggingFaceTokenizer.Open("/nowhere/tokenizer.json").Dispose())) "does not exist" "absent")
+                    Expect.equal
+                        (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId)
+                        (Some 0, Some 9)
+                        "marks"
 
-          testPropertyWithConfig
-              { FsCheckConfig.defaultConfig with maxTest = 300 }
-              "a damaged file is read or refused, nothing else"
-              (fun (seed: int) ->
-                  inFolder (fun folder ->
-                      let path = Path.Combine(folder, "damaged.json")
-                      File.WriteAllBytes(path, scribble seed (Encoding.UTF8.GetBytes small))
+                    Expect.equal (tokenizer.Decode [| 0; 3; 5; 4; 9 |]) "ab c" "text"
+                    Expect.equal (tokenizer.Decode [||]) "" "no ids"
+                    Expect.stringContains (refusal (fun () -> tokenizer.Decode [| 3; 7 |] |> ignore)) "no token 7" "a hole"
+                    Expect.stringContains (refusal (fun () -> tokenizer.Decode [| -1 |] |> ignore)) "no token -1" "negative"))
 
-                      try
-                          use tokenizer = HuggingFaceTokenizer.Open path
-                          tokenizer.Encode("ab cab", true) |> ignore
-                      with :? InputException as refusal ->
-                          Expect.stringContains refusal.Message "damaged" "the refusal names the file"))
+            testCase "damaged parts are refused before the native library sees them" (fun () ->
+                refusedWith "" "tokenizer.json"
+                refusedWith "[1]" "no JSON object"
+                refusedWith "{}" "model.vocab is missing"
 
-          testCase "a real Llama tokenizer gives the ids it was trained with" (fun () ->
-              use tokenizer = HuggingFaceTokenizer.Open(shared "data/stories260K")
-              use reference = JsonDocument.Parse(File.ReadAllText(shared "data/stories260K/reference.json"))
+                refusedWith
+                    (small.Replace("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"type\":\"ByteLovel\""))
+                    "ByteLovel"
 
-              for item in reference.RootElement.GetProperty("greedy").EnumerateArray() do
-                  let ids = [| for id in item.GetProperty("prompt_ids").EnumerateArray() -> id.GetInt32() |]
-                  let prompt = string (item.GetProperty("prompt").GetString())
-                  Expect.equal (tokenizer.Encode(prompt, true)) ids prompt
-                  Expect.equal (tokenizer.Encode(prompt, false)) ids[1..] "without <s>"
-                  Expect.equal (tokenizer.Decode ids) prompt "back to text"
+                refusedWith
+                    (small.Replace("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"tipe\":\"ByteLevel\""))
+                    "(none)"
 
-              Expect.equal tokenizer.VocabularySize 512 "vocabulary"
-              Expect.equal (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId) (Some 1, Some 2) "marks")
+                refusedWith (small.Replace("\"c\":4", "\"c\":-4")) "has no id"
+                refusedWith (small.Replace("\"ids\":[9]", "\"ids\":[8]")) "adds the id 8"
+                refusedWith (small.Replace("{\"id\":\"</s>\",\"type_id\":0}", "{\"id\":\"</t>\",\"type_id\":0}")) "</t>"
+                refusedWith (small.Replace("\"merges\":[[\"a\",\"b\"]]", "\"merges\":[[\"a\",\"z\"]]")) "tokenizers library"
 
-          testCase "GPT-2's tokenizer gives the ids of llama.cpp's strings" (fun () ->
-              use tokenizer = HuggingFaceTokenizer.Open(shared "data/gpt2_tokenizer")
-              let strings = File.ReadAllText(shared "data/gpt2_tokenizer/vectors.inp").Split "\n__ggml_vocab_test__\n"
-              let lines = File.ReadAllLines(shared "data/gpt2_tokenizer/vectors.out")
-              Expect.equal tokenizer.VocabularySize 50257 "vocabulary"
-              Expect.equal (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId) (None, Some 50256) "marks"
-              let pairs = Array.zip (Array.truncate lines.Length strings) lines
-              Expect.isGreaterThan pairs.Length 40 "number of strings"
+                Expect.stringContains
+                    (refusal (fun () -> HuggingFaceTokenizer.Open("/nowhere/tokenizer.json").Dispose()))
+                    "does not exist"
+                    "absent")
 
-              for text, line in pairs do
-                  let ids = line.Split(' ', StringSplitOptions.RemoveEmptyEntries) |> Array.map int
-                  Expect.equal (tokenizer.Encode(text, false)) ids text
-                  Expect.equal (tokenizer.Decode ids) text "back to text")
+            testPropertyWithConfig
+                { FsCheckConfig.defaultConfig with maxTest = 300 }
+                "a damaged file is read or refused, nothing else"
+                (fun (seed: int) ->
+                    inFolder (fun folder ->
+                        let path = Path.Combine(folder, "damaged.json")
+                        File.WriteAllBytes(path, scribble seed (Encoding.UTF8.GetBytes small))
 
-          testCase "GPT-NeoX's tokenizer" (fun () ->
-              use tokenizer = HuggingFaceTokenizer.Open(shared "data/neox20b/20B_tokenizer.json")
-              Expect.equal tokenizer.VocabularySize 50277 "vocabulary"
-              Expect.equal (Option.ofNullable tokenizer.EndId) (Some 0) "end"
-              let text = "A man in a red  shirt,\n\n    riding a bicycle: 1234 é"
-              let ids = tokenizer.Encode(text, false)
-              Expect.equal (tokenizer.Encode(text, true)) ids "it has no marks"
-              Expect.equal (tokenizer.Decode ids) text "back to text") ]
+                        try
+                            use tokenizer = HuggingFaceTokenizer.Open path
+                            tokenizer.Encode("ab cab", true) |> ignore
+                        with :? InputException as refusal ->
+                            Expect.stringContains refusal.Message "damaged" "the refusal names the file"))
+
+            testCase "a real Llama tokenizer gives the ids it was trained with" (fun () ->
+                use tokenizer = HuggingFaceTokenizer.Open(shared "data/stories260K")
+                use reference = JsonDocument.Parse(File.ReadAllText(shared "data/stories260K/reference.json"))
+
+                for item in reference.RootElement.GetProperty("greedy").EnumerateArray() do
+                    let ids = [| for id in item.GetProperty("prompt_ids").EnumerateArray() -> id.GetInt32() |]
+                    let prompt = string (item.GetProperty("prompt").GetString())
+                    Expect.equal (tokenizer.Encode(prompt, true)) ids prompt
+                    Expect.equal (tokenizer.Encode(prompt, false)) ids[1..] "without <s>"
+                    Expect.equal (tokenizer.Decode ids) prompt "back to text"
+
+                Expect.equal tokenizer.VocabularySize 512 "vocabulary"
+                Expect.equal (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId) (Some 1, Some 2) "marks")
+
+            testCase "GPT-2's tokenizer gives the ids of llama.cpp's strings" (fun () ->
+                use tokenizer = HuggingFaceTokenizer.Open(shared "data/gpt2_tokenizer")
+                let strings = File.ReadAllText(shared "data/gpt2_tokenizer/vectors.inp").Split "\n__ggml_vocab_test__\n"
+                let lines = File.ReadAllLines(shared "data/gpt2_tokenizer/vectors.out")
+                Expect.equal tokenizer.VocabularySize 50257 "vocabulary"
+                Expect.equal (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId) (None, Some 50256) "marks"
+                let pairs = Array.zip (Array.truncate lines.Length strings) lines
+                Expect.isGreaterThan pairs.Length 40 "number of strings"
+
+                for text, line in pairs do
+                    let ids = line.Split(' ', StringSplitOptions.RemoveEmptyEntries) |> Array.map int
+                    Expect.equal (tokenizer.Encode(text, false)) ids text
+                    Expect.equal (tokenizer.Decode ids) text "back to text")
+
+            testCase "GPT-NeoX's tokenizer" (fun () ->
+                use tokenizer = HuggingFaceTokenizer.Open(shared "data/neox20b/20B_tokenizer.json")
+                Expect.equal tokenizer.VocabularySize 50277 "vocabulary"
+                Expect.equal (Option.ofNullable tokenizer.EndId) (Some 0) "end"
+                let text = "A man in a red  shirt,\n\n    riding a bicycle: 1234 é"
+                let ids = tokenizer.Encode(text, false)
+                Expect.equal (tokenizer.Encode(text, true)) ids "it has no marks"
+                Expect.equal (tokenizer.Decode ids) text "back to text")
+        ]

@@ -1,0 +1,262 @@
+using System.Globalization;
+using System.IO.Compression;
+using System.Text;
+using System.Text.Json;
+
+namespace Hybrid.Runner.Formats;
+
+/// <summary>Ready sequences of ids, by row.</summary>
+public interface ISequenceFile : IDisposable
+{
+    /// <summary>The file's path.</summary>
+    string Path { get; }
+
+    /// <summary>The number of rows.</summary>
+    long Count { get; }
+
+    /// <summary>The ids of a row, none negative. Errors: <see cref="InputException"/> for an id that is none.</summary>
+    int[] Row(long index);
+}
+
+/// <summary>Opens files of ready sequences.</summary>
+public static class SequenceFiles
+{
+    /// <summary>
+    /// Opens a .npy of int64, int32 or uint16 [N, L] (mapped), or a webdataset tar as open_lm writes it (read whole): members
+    /// txt with a Python list, json or json.gz with a JSON list. As open_lm reads them, anything in a list that is not a number
+    /// is id 0, and a negative number n is vocabularySize + n. Errors: <see cref="InputException"/>.
+    /// </summary>
+    public static ISequenceFile Open(string path, int vocabularySize) =>
+        path.EndsWith(".tar", StringComparison.OrdinalIgnoreCase) ? TarSequences.Open(path, vocabularySize) : new NpySequences(NpyFile.Open(path), vocabularySize);
+
+    internal static int Id(long id, int vocabularySize, string path, string where)
+    {
+        long positive = id < 0 ? id + vocabularySize : id;
+        return positive >= 0 && positive < vocabularySize
+            ? (int)positive
+            : throw new InputException($"{path}: {where} holds the id {id}, outside the vocabulary of {vocabularySize}.");
+    }
+}
+
+/// <summary>The rows of a .npy.</summary>
+internal sealed class NpySequences : ISequenceFile
+{
+    private readonly NpyFile file;
+    private readonly int vocabularySize;
+
+    public NpySequences(NpyFile file, int vocabularySize)
+    {
+        this.file = file;
+        this.vocabularySize = vocabularySize;
+        if (file.Shape.Length != 2 || file.FortranOrder || file.StoredType is not ("<i8" or "<i4" or "<u2") || file.Shape[1] > int.MaxValue)
+        {
+            file.Dispose();
+            throw new InputException($"{file.Path} holds {file.StoredType} {Shape.show(file.Shape)}; sequences are <i8, <i4 or <u2 [N, L] in C order.");
+        }
+    }
+
+    public string Path => file.Path;
+
+    public long Count => file.Shape[0];
+
+    public int[] Row(long index)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(index);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(index, Count);
+        int[] row = new int[file.Shape[1]];
+        file.ReadRow(index, row);
+        for (int i = 0; i < row.Length; i++)
+        {
+            if ((uint)row[i] >= (uint)vocabularySize)
+            {
+                row[i] = SequenceFiles.Id(row[i], vocabularySize, Path, $"row {index}, column {i}");
+            }
+        }
+
+        return row;
+    }
+
+    public void Dispose() => file.Dispose();
+}
+
+/// <summary>The rows of an open_lm tar, in memory.</summary>
+internal sealed class TarSequences : ISequenceFile
+{
+    private static readonly string[] Extensions = ["txt", "json", "json.gz"];
+    private readonly List<int[]> rows = [];
+
+    private TarSequences(string path) => Path = path;
+
+    public string Path { get; }
+
+    public long Count => rows.Count;
+
+    public static TarSequences Open(string path, int vocabularySize)
+    {
+        TarSequences file = new(path);
+        foreach ((string name, byte[] bytes) in TarMembers.Read(
+            path, name => Extensions.Contains(WebDataset.Split(name).Extension), reason => throw new InputException($"{path}: {reason}.")))
+        {
+            file.rows.Add(Parse(path, name, bytes, vocabularySize));
+        }
+
+        return file.rows.Count > 0 ? file : throw new InputException($"{path} has no member with the extension txt, json or json.gz.");
+    }
+
+    public int[] Row(long index) => rows[checked((int)index)];
+
+    public void Dispose()
+    {
+    }
+
+    private static int[] Parse(string path, string name, byte[] bytes, int vocabularySize)
+    {
+        string where = $"member \"{FileErrors.Show(name)}\"";
+        if (name.EndsWith(".txt", StringComparison.OrdinalIgnoreCase))
+        {
+            return new PythonList(path, where, Encoding.UTF8.GetString(bytes), vocabularySize).Read();
+        }
+
+        try
+        {
+            using JsonDocument document = JsonDocument.Parse(name.EndsWith(".gz", StringComparison.OrdinalIgnoreCase) ? Inflate(path, where, bytes) : bytes);
+            if (document.RootElement.ValueKind != JsonValueKind.Array)
+            {
+                throw new InputException($"{path}: {where} is not a JSON list.");
+            }
+
+            int[] ids = new int[document.RootElement.GetArrayLength()];
+            int i = 0;
+            foreach (JsonElement element in document.RootElement.EnumerateArray())
+            {
+                ids[i++] = element.ValueKind != JsonValueKind.Number ? 0
+                    : element.TryGetInt64(out long id) ? SequenceFiles.Id(id, vocabularySize, path, where)
+                    : throw new InputException($"{path}: {where} has {FileErrors.Show(element.GetRawText())} where an id should be.");
+            }
+
+            return ids;
+        }
+        catch (JsonException e)
+        {
+            throw new InputException($"{path}: {where} is not a JSON list: {e.Message}", e);
+        }
+    }
+
+    private static byte[] Inflate(string path, string where, byte[] bytes)
+    {
+        // Lists of ids shrink to about a quarter; a member that grows a hundredfold is no list of ids.
+        long most = (100L * bytes.Length) + 4096;
+        try
+        {
+            using GZipStream source = new(new MemoryStream(bytes), CompressionMode.Decompress);
+            using MemoryStream target = new();
+            byte[] buffer = new byte[8192];
+            for (int read = source.Read(buffer); read > 0; read = source.Read(buffer))
+            {
+                target.Write(buffer, 0, read);
+                if (target.Length > most)
+                {
+                    throw new InputException($"{path}: {where} grows to more than {most} bytes when it is unpacked.");
+                }
+            }
+
+            return target.ToArray();
+        }
+        catch (Exception e) when (e is IOException or InvalidDataException)
+        {
+            throw new InputException($"{path}: {where} is not a gzip file: {e.Message}", e);
+        }
+    }
+
+    /// <summary>A Python list as str() writes it: numbers and quoted texts.</summary>
+    private sealed class PythonList(string path, string where, string text, int vocabularySize)
+    {
+        private int at;
+
+        public int[] Read()
+        {
+            List<int> ids = [];
+            Expect('[');
+            if (!Accept(']'))
+            {
+                do
+                {
+                    ids.Add(Element());
+                }
+                while (Accept(',') && !Next(']'));
+                Expect(']');
+            }
+
+            Blank();
+            return at == text.Length ? [.. ids] : throw Wrong("something follows the list");
+        }
+
+        private int Element()
+        {
+            Blank();
+            int start = at;
+            if (at < text.Length && text[at] is '\'' or '"')
+            {
+                char quote = text[at++];
+                while (at < text.Length && text[at] != quote)
+                {
+                    at += text[at] == '\\' ? 2 : 1;
+                }
+
+                return ++at <= text.Length ? 0 : throw Wrong("a text in quotes has no end");
+            }
+
+            while (at < text.Length && (char.IsAsciiDigit(text[at]) || text[at] == '-'))
+            {
+                at++;
+            }
+
+            return long.TryParse(text.AsSpan(start, at - start), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long id)
+                ? SequenceFiles.Id(id, vocabularySize, path, where)
+                : throw Wrong("an id or a text in quotes is missing");
+        }
+
+        private bool Next(char wanted)
+        {
+            Blank();
+            return at < text.Length && text[at] == wanted;
+        }
+
+        private bool Accept(char wanted)
+        {
+            bool found = Next(wanted);
+            at += found ? 1 : 0;
+            return found;
+        }
+
+        private void Expect(char wanted)
+        {
+            if (!Accept(wanted))
+            {
+                throw Wrong($"'{wanted}' is missing");
+            }
+        }
+
+        private void Blank()
+        {
+            while (at < text.Length && char.IsWhiteSpace(text[at]))
+            {
+                at++;
+            }
+        }
+
+        private InputException Wrong(string what) => new($"{path}: {where} is not a Python list of ids: {what} (character {at}).");
+    }
+}
+
+/// <summary>The naming rule of webdataset: a sample's key ends at the first dot of the file's name.</summary>
+internal static class WebDataset
+{
+    /// <summary>A member's key and its extension in lower case.</summary>
+    public static (string Key, string Extension) Split(string name)
+    {
+        int slash = name.LastIndexOf('/') + 1;
+        int dot = name.IndexOf('.', slash);
+        return dot < 0 ? (name, "") : (name[..dot], name[(dot + 1)..].ToLowerInvariant());
+    }
+}
