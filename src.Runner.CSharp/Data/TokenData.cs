@@ -36,7 +36,7 @@ internal static class TokenData
 
             string[] files = [.. Directory.EnumerateFiles(path).Where(file => file.EndsWith(".npy", StringComparison.Ordinal) || file.EndsWith(".tar", StringComparison.Ordinal)).Order(StringComparer.Ordinal)];
             return files.Length > 0
-                ? files.Select(file => OpenFile(file, vocabulary)).ToArray()
+                ? files.Select(file => (ISequenceSource)OpenFile(file, vocabulary)).ToArray()
                 : throw new InputException($"{path} holds no tokens: no shards with their manifest.jsonl, no .npy and no .tar files.");
         }
 
@@ -45,10 +45,7 @@ internal static class TokenData
             : throw new InputException($"there are no tokens at {path}.");
     }
 
-    private static ISequenceSource OpenFile(string path, Vocabulary vocabulary) => Path.GetExtension(path).ToLowerInvariant() switch
-    {
-        ".npy" => new ArraySequences(path),
-        ".tar" => new TarSequences(path, vocabulary.TextRows),
-        _ => throw new InputException($"{path} is no kind of token file that is known here: .npy with [N, L] integers, an open_lm .tar, or a directory of shards."),
-    };
+    private static FileSequences OpenFile(string path, Vocabulary vocabulary) => Path.GetExtension(path).ToLowerInvariant() is ".npy" or ".tar"
+        ? new FileSequences(path, vocabulary)
+        : throw new InputException($"{path} is no kind of token file that is known here: .npy with [N, L] integers, an open_lm .tar, or a directory of shards.");
 }
