@@ -59,7 +59,7 @@ let contrast (logScale: torch.Tensor) (pictures_ND: torch.Tensor) (texts_ND: tor
     let accuracy = logits.detach().argmax(1L).eq(own).``to``(torch.float32).mean()
 
     {
-        Loss = rows.add(columns).mul(Scalars.Of(0.5)).MoveToOuterDisposeScope()
+        Loss = rows.plus(columns).mul(Scalars.Of(0.5)).MoveToOuterDisposeScope()
         Accuracy = accuracy.MoveToOuterDisposeScope()
     }
 

@@ -29,8 +29,8 @@ let cachedBlock
     let mixed, cache =
         Layers.attention config weights $"{prefix}.attention" rotation cache (norm "attention_norm" x_BTD)
 
-    let x = x_BTD.add mixed
-    let x = x.add (Layers.feedForward config weights prefix (norm "ffn_norm" x))
+    let x = x_BTD.plus mixed
+    let x = x.plus (Layers.feedForward config weights prefix (norm "ffn_norm" x))
     x.MoveToOuterDisposeScope(), cache
 
 /// One block of the model, without a cache.

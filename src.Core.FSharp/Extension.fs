@@ -24,7 +24,7 @@ let private likeOld (stream: Random.Stream) (count: int64) (old_ND: torch.Tensor
     let z =
         Array.init (int (count * n)) (fun i -> float32 (Random.normal stream (int64 i) / sqrt (float (max 1L (n - 1L)))))
 
-    (Host.floats [ count; n ] z).``to``(old_ND.device).matmul(centred).add mean
+    (Host.floats [ count; n ] z).``to``(old_ND.device).matmul(centred).plus mean
 
 /// The configuration with `rows` rows. Errors: ShapeException when that is fewer than there are.
 let grow (rows: int) (config: ModelConfig) : ModelConfig =

@@ -81,7 +81,7 @@ module Codebook =
                     use inner = torch.NewDisposeScope()
                     let z_nC = vectors_NC.narrow (0L, start, min chunk (rows - start))
                     let norms_n1 = (z_nC * z_nC).sum(1L, true)
-                    let distances_nK = (norms_n1 + codeNorms_K).sub_(z_nC.mm(codebook_CK).mul_(Scalars.Of(2.0)))
+                    let distances_nK = norms_n1.plus(codeNorms_K).sub_(z_nC.mm(codebook_CK).mul_(Scalars.Of(2.0)))
                     inner.MoveToOuter(distances_nK.argmin 1L)
             |]
 

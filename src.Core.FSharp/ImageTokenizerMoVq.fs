@@ -191,7 +191,7 @@ module MoVq =
     let private spatialNorm (quantised_BChw: torch.Tensor) (weights: Weights) (name: string) (x: torch.Tensor) =
         let height, width = x.shape[2], x.shape[3]
         let modulation part = conv1 weights $"{name}.{part}" quantised_BChw |> nearest height width
-        groupNorm weights (name + ".norm_layer") x * modulation "conv_y" + modulation "conv_b"
+        (groupNorm weights (name + ".norm_layer") x * modulation "conv_y").plus(modulation "conv_b")
 
     let private block norm (weights: Weights) (shortcut: bool) (name: string) (x: torch.Tensor) =
         let h =
@@ -201,7 +201,7 @@ module MoVq =
             |> _.silu()
             |> conv3 weights (name + ".conv2")
 
-        (if shortcut then conv1 weights (name + ".nin_shortcut") x else x) + h
+        (if shortcut then conv1 weights (name + ".nin_shortcut") x else x).plus h
 
     /// One head over all positions.
     let private attention norm (weights: Weights) (name: string) (x: torch.Tensor) =
@@ -212,7 +212,7 @@ module MoVq =
 
         let mixed_B1NC = torch.nn.functional.scaled_dot_product_attention (part "q", part "k", part "v")
 
-        x + (mixed_B1NC.squeeze(1L).transpose(1L, 2L).reshape shape |> conv1 weights (name + ".proj_out"))
+        x.plus (mixed_B1NC.squeeze(1L).transpose(1L, 2L).reshape shape |> conv1 weights (name + ".proj_out"))
 
     let private middle norm (weights: Weights) (side: string) (x: torch.Tensor) =
         x
@@ -287,4 +287,4 @@ module MoVq =
             List.fold stage x (decoderBlocks config)
             |> next (fun x -> (norm weights "decoder.norm_out" x).silu() |> conv3 weights "decoder.conv_out")
 
-        y.add(Scalars.Of(1.0)).mul(Scalars.Of(0.5)).clamp(Scalars.Of(0.0), Scalars.Of(1.0)) |> scope.MoveToOuter
+        y.plus(1.0).mul(Scalars.Of(0.5)).clamp(Scalars.Of(0.0), Scalars.Of(1.0)) |> scope.MoveToOuter

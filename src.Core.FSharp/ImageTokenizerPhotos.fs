@@ -57,8 +57,7 @@ module VqVae =
             let name = blockName side index
             let x = x.relu ()
 
-            x
-            + (x |> plain 1L (weights $"{name}.conv_1.weight") |> _.relu() |> plain 0L (weights $"{name}.conv_2.weight"))
+            x.plus (x |> plain 1L (weights $"{name}.conv_1.weight") |> _.relu() |> plain 0L (weights $"{name}.conv_2.weight"))
 
         Seq.fold block x (seq { 0 .. stack.Blocks - 1 }) |> _.relu()
 
@@ -199,5 +198,5 @@ module VqVae =
             |> conv 1L 1L weights "decoder._blocks.conv_1"
             |> residual weights "decoder" config.DecoderStack
 
-        (Seq.fold double x (seq { 1..doublings })).add(Scalars.Of(0.5)).clamp(Scalars.Of(0.0), Scalars.Of(1.0))
+        (Seq.fold double x (seq { 1..doublings })).plus(0.5).clamp(Scalars.Of(0.0), Scalars.Of(1.0))
         |> scope.MoveToOuter

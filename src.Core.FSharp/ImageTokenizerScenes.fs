@@ -187,7 +187,7 @@ module SceneVqVae =
 
     let private stack (weights: Weights) (name: int -> string) (blocks: int) (x: torch.Tensor) =
         let block (x: torch.Tensor) (index: int) =
-            x + (x.relu () |> conv weights (name index + ".conv_1") |> _.relu() |> conv weights (name index + ".conv_2"))
+            x.plus (x.relu () |> conv weights (name index + ".conv_1") |> _.relu() |> conv weights (name index + ".conv_2"))
 
         (Seq.fold block x (seq { 0 .. blocks - 1 })).relu()
 
@@ -212,7 +212,7 @@ module SceneVqVae =
             |> stack weights decoderBlock config.DecoderBlocks
             |> conv weights "decoder.patch"
 
-        torch.nn.functional.pixel_shuffle(patches, config.Patch).``to``(torch.float32).add(Scalars.Of(0.5))
+        torch.nn.functional.pixel_shuffle(patches, config.Patch).``to``(torch.float32).plus(0.5)
 
     /// Pictures -> codes. images_BCHW: float32 [B, C, H, W] in [0, 1], H and W multiples of the patch.
     /// Returns int64 [B, h, w]. Errors: ShapeException.
@@ -249,13 +249,13 @@ module SceneVqVae =
         let z_BChw = vectors config weights images_BCHW
         let codes_Bhw = Codebook.assign codebook_KC z_BChw
         let quantised_BChw = (Codebook.lookup codebook_KC codes_Bhw).detach()
-        let straight_BChw = z_BChw + (quantised_BChw - z_BChw).detach()
+        let straight_BChw = z_BChw.plus ((quantised_BChw - z_BChw).detach())
         let reconstruction = torch.nn.functional.mse_loss (pictures config weights straight_BChw, images_BCHW)
         let distance = torch.nn.functional.mse_loss (z_BChw, quantised_BChw)
 
         let training =
             {
-                Loss = reconstruction + distance.mul (Scalars.Of(commitment))
+                Loss = reconstruction.plus (distance.mul (Scalars.Of(commitment)))
                 Reconstruction = reconstruction.detach ()
                 Commitment = distance.detach ()
                 Codes = codes_Bhw

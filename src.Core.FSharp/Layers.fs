@@ -83,7 +83,7 @@ module Layers =
                 let pairs = x_BTHC.unflatten (x_BTHC.dim () - 1L, half, 2L)
                 torch.stack([| pairs.select(-1, 1L).neg(); pairs.select (-1, 0L) |], -1L).flatten(-2L)
 
-        x_BTHC.mul(rotation.Cosine).add(partner.mul rotation.Sine)
+        x_BTHC.mul(rotation.Cosine).plus(partner.mul rotation.Sine)
 
     // Scores above this count are left to the fused kernel, which never holds them; below, plain matrix products are faster.
     let private explicitScores = 1L <<< 26

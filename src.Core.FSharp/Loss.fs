@@ -140,7 +140,7 @@ module Loss =
 
         let zero () = torch.zeros (Array.empty<int64>, device = scored.Logits.device)
 
-        let objective = if values.IsEmpty then zero () else values |> List.reduce (fun a b -> a.add b)
+        let objective = if values.IsEmpty then zero () else values |> List.reduce (fun a b -> a.plus b)
 
         let parts = sumsByKind scored (scored.CrossEntropy.detach ())
 
@@ -162,7 +162,7 @@ module Loss =
                 masked kind scored (z.sub target)
 
         let values = [ Kind.Text; Kind.Image; Kind.Structure ] |> List.map own
-        (values |> List.reduce (fun a b -> a.add b)).MoveToOuterDisposeScope()
+        (values |> List.reduce (fun a b -> a.plus b)).MoveToOuterDisposeScope()
 
     /// Cross-entropy sums by sequence and kind, [B, 3], of a batch of B sequences.
     let bySequence (batch: Batch) (scored: Scored) : torch.Tensor =

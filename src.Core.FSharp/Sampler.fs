@@ -114,13 +114,13 @@ let private imagesOfOneLength
             | None -> own conditional
             | Some(u, _) ->
                 let free = own u
-                free.add ((own conditional).sub(free).mul(Scalars.Of(sampling.Guidance)))
+                free.plus ((own conditional).sub(free).mul(Scalars.Of(sampling.Guidance)))
 
         let code = draw sampling (uniforms sampling numbers position) logits
         drawn.Add(code.MoveToOuterDisposeScope())
 
         if position < count - 1 then
-            let token = code.add(Scalars.Of(first)).unsqueeze 1L
+            let token = code.plus(first).unsqueeze 1L
             let keep (logits: torch.Tensor, caches) = logits.MoveToOuterDisposeScope(), caches
             let logits, grown = keep (Decoder.next config vocabulary.Rows weights caches token)
             conditional.Dispose()

@@ -83,3 +83,26 @@ type Scalars private () =
 
     /// An integer as a scalar.
     static member Of(value: int) : Scalar = keep (int64(value).ToScalar())
+
+    /// 1, which sums take as the factor of their second term.
+    static member val One: Scalar = (1L).ToScalar()
+
+/// Sums whose factor stays alive: TorchSharp's own `add` and `+` make one that can be collected in the middle of the call.
+[<AutoOpen>]
+module Sums =
+    type torch.Tensor with
+
+        /// this + other.
+        member a.plus(other: torch.Tensor) : torch.Tensor = a.add (other, Scalars.One)
+
+        /// this + value.
+        member a.plus(value: float) : torch.Tensor = a.add (Scalars.Of value, Scalars.One)
+
+        /// this + value.
+        member a.plus(value: int64) : torch.Tensor = a.add (Scalars.Of value, Scalars.One)
+
+        /// this + other, in place.
+        member a.plus_(other: torch.Tensor) : torch.Tensor = a.add_ (other, Scalars.One)
+
+        /// this + value, in place.
+        member a.plus_(value: float) : torch.Tensor = a.add_ (Scalars.Of value, Scalars.One)

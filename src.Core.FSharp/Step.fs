@@ -102,7 +102,7 @@ module Step =
 
         if store.Precision = Bf16 then
             use _ = torch.no_grad ()
-            state.Gradient.add_ store.Gradient |> ignore
+            state.Gradient.plus_ store.Gradient |> ignore
             store.Gradient.zero_ () |> ignore
 
         value.Parts.MoveToOuterDisposeScope()
@@ -124,13 +124,13 @@ module Step =
 
         match config.ClipNorm with
         | Some limit ->
-            let scale = norm.add(Scalars.Of(1e-6)).reciprocal().mul(Scalars.Of(limit)).clamp_max(Scalars.Of(1.0))
+            let scale = norm.plus(1e-6).reciprocal().mul(Scalars.Of(limit)).clamp_max(Scalars.Of(1.0))
 
             for _, _, gradient, _, _ in state.Pieces do
                 gradient.mul_ scale |> ignore
         | None -> ()
 
-        state.Steps.add_ (Scalars.Of(1.0)) |> ignore
+        state.Steps.plus_ 1.0 |> ignore
 
         for decays, pieces in state.Pieces |> List.groupBy (fun (segment, _, _, _, _) -> segment.Decays) do
             let column f = pieces |> List.map f
@@ -148,6 +148,6 @@ module Step =
                 skip
 
         state.Steps.sub_ skip |> ignore
-        state.Skipped.add_ skip |> ignore
+        state.Skipped.plus_ skip |> ignore
         store.Refresh()
         norm.MoveToOuterDisposeScope()

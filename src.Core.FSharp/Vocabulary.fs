@@ -60,7 +60,7 @@ module Vocabulary =
         let result =
             boundary(vocabulary.TextRows)
                 .mul_(Scalars.Of(2))
-                .add_(boundary vocabulary.Pad)
+                .plus_(boundary vocabulary.Pad)
                 .sub_(boundary(vocabulary.FirstCode).mul_(Scalars.Of(2)))
 
         let outside = ids.lt(Scalars.Of(0)).logical_or_(ids.ge (Scalars.Of(vocabulary.Rows)))

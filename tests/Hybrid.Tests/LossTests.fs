@@ -109,7 +109,7 @@ let tests =
                         |]
                         |> Array.concat
 
-                Expect.equal (everything (logits.add noise)) (everything logits) "other logits at ignored targets")
+                Expect.equal (everything (logits.plus noise)) (everything logits) "other logits at ignored targets")
 
             property1
                 "within its modality a target is no less likely; the difference is −log of the mass on its kind"

@@ -67,7 +67,7 @@ let tests =
                     specs
                     |> List.mapi (fun i spec ->
                         (weights spec.Name).sin().mul((weights spec.Name).mul(Scalars.Of(float i + 0.5)).exp()).sum())
-                    |> List.reduce (fun a b -> a.add b)
+                    |> List.reduce (fun a b -> a.plus b)
 
                 if specs |> List.exists (fun spec -> movement spec <> Stays) then
                     (loss store.Weights).backward()

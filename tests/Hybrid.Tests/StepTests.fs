@@ -42,7 +42,7 @@ let private linear (store: ParameterStore) (gradients: Map<string, torch.Tensor>
                     (weights slot.Spec.Name).mul(gradients[slot.Spec.Name].``to`` (weights slot.Spec.Name).dtype).sum()
         ]
 
-    { Objective = terms |> List.reduce (fun a b -> a.add b); Parts = torch.zeros [| 3L |] }
+    { Objective = terms |> List.reduce (fun a b -> a.plus b); Parts = torch.zeros [| 3L |] }
 
 let private drawGradients (chooser: Chooser) (store: ParameterStore) =
     Map.ofList [ for slot in store.Slots -> slot.Spec.Name, normals chooser 1.0 (List.map int slot.Spec.Shape) ]
