@@ -1,5 +1,7 @@
 module Hybrid.Tests.Main
 
+open System
+open System.IO
 open Expecto
 open TorchSharp
 
@@ -51,12 +53,14 @@ let main arguments =
 
     let handler = CLIArguments.Append_Summary_Handler(SummaryHandler.SummaryHandler(fun s -> summary.Value <- Some s))
 
-    let code = runTestsWithCLIArgs [ handler ] arguments all
+    let code = runTestsWithCLIArgs [ handler; CLIArguments.No_Spinner ] arguments all
 
     match summary.Value with
     | Some s ->
-        // The last line, for people and for scripts.
-        printfn $"{s.passed.Length} passed, {s.failed.Length + s.errored.Length} failed, {s.ignored.Length} skipped"
+        // The last line, for people and for scripts; written past Expecto's own writer, which ends with a colour code and pads lines.
+        use out = new StreamWriter(Console.OpenStandardOutput())
+        out.WriteLine()
+        out.WriteLine $"{s.passed.Length} passed, {s.failed.Length + s.errored.Length} failed, {s.ignored.Length} skipped"
     | None -> ()
 
     code

@@ -184,7 +184,8 @@ let tests =
                 let pieces = sequences |> Array.chunkBySize micro |> Array.map (Sequence.batch v torch.CPU) |> List.ofArray
                 let partsInPieces, gradientInPieces = run pieces
                 close 1e-4 1e-6 "parts" parts partsInPieces
-                closeAsVectors 2e-6 "gradient" gradient gradientInPieces)
+                // A mean of means would be off by percents; fp32 alone is off by more than 1e-6 where a norm magnifies its rounding.
+                closeAsVectors 2e-5 "gradient" gradient gradientInPieces)
 
             property "zero forgets every gradient" (fun seed ->
                 let chooser = Chooser seed
