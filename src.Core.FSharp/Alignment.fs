@@ -53,7 +53,7 @@ let contrast (logScale: torch.Tensor) (pictures_ND: torch.Tensor) (texts_ND: tor
     use scope = torch.NewDisposeScope()
     let n = pictures_ND.shape[0]
     let logits = pictures_ND.matmul(texts_ND.t ()).mul(logScale.exp ())
-    let own = torch.arange (n, dtype = torch.int64, device = logits.device)
+    let own = (Host.int64s [ n ] [| 0L .. n - 1L |]).``to`` logits.device
     let rows = torch.nn.functional.cross_entropy (logits, own)
     let columns = torch.nn.functional.cross_entropy (logits.t (), own)
     let accuracy = logits.detach().argmax(1L).eq(own).``to``(torch.float32).mean()

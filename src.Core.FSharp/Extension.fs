@@ -14,17 +14,17 @@ type NewRows =
     /// These rows [new, D] for the embedding table (from alignment, say); the head starts as OpenLmNormal
     | Given of torch.Tensor
 
-/// A stable sample of N(mean, covariance) of rows [n, D]: mean + Xᵀz/√(n − 1) with X the centred rows and z standard normal has
-/// exactly that covariance, whatever its rank.
+/// Rows [count, D] of N(mean, covariance) of old rows [n, D]: mean + z √W Vᵀ with z standard normal and V W Vᵀ the covariance
+/// (n − 1), whatever its rank. Draws count · D normal values.
 let private likeOld (stream: Random.Stream) (count: int64) (old_ND: torch.Tensor) =
-    let n = old_ND.shape[0]
+    let n, d = old_ND.shape[0], old_ND.shape[1]
     let mean = old_ND.mean ([| 0L |], true)
-    let centred = old_ND.sub mean
-
-    let z =
-        Array.init (int (count * n)) (fun i -> float32 (Random.normal stream (int64 i) / sqrt (float (max 1L (n - 1L)))))
-
-    (Host.floats [ count; n ] z).``to``(old_ND.device).matmul(centred).plus mean
+    let centred = (old_ND.sub mean).``to`` torch.float64
+    let covariance = centred.t().matmul(centred).div (Scalars.Of(float (max 1L (n - 1L))))
+    let struct (variances, directions) = torch.linalg.eigh covariance
+    let root = directions.mul(variances.clamp_min(Scalars.Of 0.0).sqrt()).``to`` torch.float32
+    let z = Array.init (int (count * d)) (fun i -> float32 (Random.normal stream (int64 i)))
+    (Host.floats [ count; d ] z).``to``(old_ND.device).matmul(root.t ()).plus mean
 
 /// The configuration with `rows` rows. Errors: ShapeException when that is fewer than there are.
 let grow (rows: int) (config: ModelConfig) : ModelConfig =

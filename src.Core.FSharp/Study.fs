@@ -112,8 +112,8 @@ module Study =
             Positions = 96
             TextPositions = 96
             Pretraining = { Steps = 500; Batch = 32; LearningRate = 2e-3; WarmupSteps = 50 }
-            Twins = { Steps = 150; Batch = 32; LearningRate = 2e-3; WarmupSteps = 15 }
-            ImageOnly = { Steps = 100; Batch = 32; LearningRate = 2e-3; WarmupSteps = 10 }
+            Twins = { Steps = 240; Batch = 32; LearningRate = 4e-3; WarmupSteps = 20 }
+            ImageOnly = { Steps = 140; Batch = 32; LearningRate = 4e-3; WarmupSteps = 10 }
             Alignment = { Steps = 200; Batch = 512; LearningRate = 1e-2; WarmupSteps = 0 }
             TrainPairs = 8192
             HeldOutPairs = 192

@@ -20,6 +20,9 @@ public sealed class AlignmentStage(Plan plan, Corpus corpus, int codes)
     {
         long began = Stopwatch.GetTimestamp();
         Budget budget = plan.Alignment;
+        // Rows that only pad the text table belong to no word.
+        using torch.Tensor words = texts.narrow(0, 0, WorldVocabulary.words.Length);
+        texts = words;
         (AlignmentStep[] steps, int[][] nearest, torch.Tensor images) = Train(texts, initial, false, 0, progress, stop);
         (AlignmentStep[] shuffled, int[][] shuffledNearest, torch.Tensor unused) =
             Train(texts, initial, true, budget.Steps, progress, stop);
@@ -99,8 +102,8 @@ public sealed class AlignmentStage(Plan plan, Corpus corpus, int codes)
 
     private static string[] Shown(int code, int[] nearest, HashSet<int> words) =>
     [
-        code.ToString(),
-        string.Join(", ", nearest.Select(id => id < WorldVocabulary.words.Length ? WorldVocabulary.words[id] : "⟨unused row⟩")),
+        $"code {code}",
+        string.Join(", ", nearest.Select(id => WorldVocabulary.words[id])),
         string.Join(", ", words.Take(6).Select(id => WorldVocabulary.words[id])),
     ];
 }

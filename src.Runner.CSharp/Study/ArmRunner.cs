@@ -64,18 +64,32 @@ public sealed class ArmRunner(
     /// <summary>Greedy continuations of the shown prompts by a model.</summary>
     public string[] Completions(Model model) =>
     [
-        .. probes.Shown.Select(prompt => prompt + " ▸ " + Words(
+        .. probes.Shown.Select(prompt => Words(
             model.Complete(WorldProbes.Context(prompt), 12, WorldVocabulary.endId, new Drawing { Temperature = 0 }))),
     ];
 
-    // A model that forgot its text may answer with marks and image codes: they are shown as what they are.
-    private string Words(int[] ids) => string.Join(' ', ids.Select(id =>
-        id < WorldVocabulary.words.Length ? WorldVocabulary.words[id]
-        : id >= vocabulary.FirstCode ? $"⟨code {id - vocabulary.FirstCode}⟩"
-        : id >= vocabulary.TextRows ? Vocabulary_marks[id - vocabulary.TextRows]
-        : "⟨unused row⟩"));
+    // A model that forgot its text may answer with image codes: a run of them is shown by its length.
+    private string Words(int[] ids)
+    {
+        var shown = new List<string>();
+        for (int i = 0; i < ids.Length; i++)
+        {
+            int run = ids[i..].TakeWhile(id => id >= vocabulary.FirstCode).Count();
+            if (run > 0)
+            {
+                shown.Add(run == 1 ? "⟨image code⟩" : $"⟨{run} image codes⟩");
+                i += run - 1;
+            }
+            else if (ids[i] < WorldVocabulary.words.Length)
+                shown.Add(WorldVocabulary.words[ids[i]]);
+            else
+                shown.Add(ids[i] >= vocabulary.TextRows ? Marks[ids[i] - vocabulary.TextRows] : "⟨unused row⟩");
+        }
 
-    private static readonly string[] Vocabulary_marks = [.. VocabularyModule.marks];
+        return string.Join(' ', shown);
+    }
+
+    private static readonly string[] Marks = [.. VocabularyModule.marks];
 
     /// <summary>The start of an arm's weights.</summary>
     public Model Start(Arm arm)

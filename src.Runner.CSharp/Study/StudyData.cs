@@ -4,7 +4,7 @@ namespace Hybrid.Runner.Study;
 
 /// <summary>Everything a study found, as the report shows it.</summary>
 public sealed record StudyData(
-    Plan Plan, bool HalfPrecision, TokenizerResult Tokenizer, PretrainResult Pretraining, ProbeScores Before, string[] CompletionsBefore,
+    Plan Plan, bool HalfPrecision, TokenizerResult Tokenizer, PretrainResult Pretraining, ProbeScores Before, string[] Prompts, string[] CompletionsBefore,
     ArmResult[] Arms, AlignmentResult Alignment, Samples[] Samples, double Seconds)
 {
     /// <summary>Results of the arms of one start, by seed.</summary>

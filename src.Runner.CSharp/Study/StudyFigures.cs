@@ -69,7 +69,7 @@ public static class StudyFigures
         return new Figure(
             "fig7-alignment", "Aligning image codes with text", "Fig. 7",
             "The contrastive loss plateaus; the text tokens nearest to an image code are noise; the aligned start brings nothing.",
-            $"Bag-of-words contrast of {data.Plan.Alignment.Batch} pairs, frozen text embeddings; shuffled captions as the control.",
+            $"Loss from {number(3, r.Loss[0])} to {number(3, r.Loss[^1])} nats on true captions, to {number(3, r.ShuffledLoss[^1])} on shuffled ones; {data.Plan.Alignment.Batch} pairs a step, frozen text embeddings.",
             [
                 Of("Loss", "nats", curve("true captions", Pretrained, steps, r.Loss), dashed(curve("shuffled captions", Shuffled, steps, r.ShuffledLoss))),
                 Of("Temperature", "scale of the cosines", curve("true captions", Pretrained, steps, r.Temperature)),
@@ -80,7 +80,7 @@ public static class StudyFigures
     public static Figure AlignedStart(StudyData data) => new(
         "fig7-aligned-start", "Starting from aligned embeddings", "Fig. 7",
         "Starting from aligned image embeddings brings nothing.",
-        $"Held-out loss over {data.Aligned.Length} seeds.",
+        $"Held-out loss at the end: {End(data.Aligned, e => e.Total)} aligned, {End([.. data.Pretrained.Take(data.Aligned.Length)], e => e.Total)} pre-trained, over {data.Aligned.Length} seeds.",
         [
             new CurvePanel("All tokens", axis("tokens seen"), axis("nats a token"),
                 [
@@ -104,7 +104,7 @@ public static class StudyFigures
         return new Figure(
             "table1-forgetting", "What the pre-trained model forgets", "Table 1",
             "After 5B of 100B tokens knowledge and in-context learning are gone.",
-            $"Probes and held-out text of World along the captioned run, mean over {runs.Length} seeds.",
+            $"Knowledge from {data.Before.Correct[WorldProbes.Knowledge].Average():P0} to {Last(data, WorldProbes.Knowledge):P0}, in-context learning from {data.Before.Correct[WorldProbes.InContext].Average():P0} to {Last(data, WorldProbes.InContext):P0}; chance is {data.Before.Chance.Values.Average():P0}. Mean over {runs.Length} seeds.",
             [
                 new CurvePanel("Accuracy of the probes", axis("tokens seen"), axis("share right"), curves, [chance]),
                 new CurvePanel("Held-out text", axis("tokens seen"), axis("nats a word"), [curve("loss on text", 4, x, text)], []),
@@ -122,6 +122,12 @@ public static class StudyFigures
                     [curve("training", Pretrained, steps, Statistics.ema(0.9, data.Pretraining.Curve))], []),
             ]);
     }
+
+    private static string End(ArmResult[] arms, Func<Evaluation, double> value) => number(3, arms.Average(arm => value(arm.Evaluations[^1])));
+
+    private static string First(ArmResult[] arms, Func<Evaluation, double> value) => number(3, arms.Average(arm => value(arm.Evaluations[1])));
+
+    private static double Last(StudyData data, string task) => data.Pretrained.Average(arm => arm.Evaluations[^1].Probes!.Correct[task].Average());
 
     private static CurvePanel Panel(string title, string label, Budget budget, int positions, bool log, Curve[] curves) =>
         new(title, axis("tokens seen"), log ? logAxis(label) : axis(label), curves, []);

@@ -82,7 +82,7 @@ public sealed class StudyJob
         Samples[] samples = [.. arms.Where(Sampled).Select(arm => stages.Get<Samples>(
             "samples-" + arm.Name, () => throw new InputException($"{directory} holds no samples of {arm.Name}; delete stages/arm-{arm.Name}.json to run it again.")))];
         var data = new StudyData(
-            plan, halfPrecision, tokenizerResult, pretraining, before, completions, [.. results], alignment, samples,
+            plan, halfPrecision, tokenizerResult, pretraining, before, probes.Shown, completions, [.. results], alignment, samples,
             stages.Get("seconds", () => Stopwatch.GetElapsedTime(began).TotalSeconds));
         Report(data, tokenizer, json);
     }
@@ -152,7 +152,7 @@ public sealed class StudyJob
         void Finished(Model model)
         {
             int[][] captions = [.. corpus.HeldOut.Take(plan.Pictures).Select(pair => pair.Caption)];
-            int[][] codes = model.DrawImages(captions, 64, new Drawing { Temperature = 0.9, Seed = 5 });
+            int[][] codes = model.DrawImages(captions, 64, new Drawing { Seed = 5 });
             string name = arm.Start switch { Start.FromPretrained => "pre-trained", Start.FromRandom => "random", _ => "aligned" };
             stages.Get("samples-" + arm.Name, () => new Samples(name, [.. captions.Select(WorldVocabulary.decode)], codes));
             files.SaveModel(arm.Name, model);

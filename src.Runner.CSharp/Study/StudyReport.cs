@@ -79,8 +79,11 @@ public static class StudyReport
     private static Table Completions(StudyData data) =>
         table(
             "Greedy completions before and after",
-            ["before", "after (first seed)"],
-            [.. data.CompletionsBefore.Zip(data.Pretrained[0].Completions, (before, after) => (IReadOnlyList<string>)[before, after])]);
+            ["prompt", "before", "after (first seed)"],
+            [
+                .. data.Prompts.Select((prompt, i) =>
+                    (IReadOnlyList<string>)[prompt, data.CompletionsBefore[i], data.Pretrained[0].Completions[i]]),
+            ]);
 
     private static PictureGrid Pictures(StudyData data, PictureTokenizer tokenizer)
     {

@@ -33,6 +33,7 @@ let private all =
             SamplerTests.tests
             ScheduleTests.tests
             SequenceTests.tests
+            ShapeTests.tests
             ShardTests.tests
             StatisticsTests.tests
             StepTests.tests
