@@ -12,20 +12,38 @@ internal sealed record ProbeItem(IReadOnlyList<(string Context, string Continuat
 
 /// <summary>
 /// A probe as open_lm keeps them, one JSON object a line: query, choices, gold; or context_options, continuation, gold; or
-/// context, continuation. Or a JSON array of input and output pairs, each asked after five others of the list.
+/// context, continuation. Or a JSON array of input and output pairs, each asked after five others of the list. Or a .txt file of
+/// plain text: the word that ends the first forty of a paragraph is asked after the others, in up to 400 paragraphs.
 /// </summary>
 internal sealed record ProbeTask(string Name, IReadOnlyList<ProbeItem> Items)
 {
-    private const int Shots = 5;
+    private const int Shots = 5, ParagraphWords = 40, MostParagraphs = 400;
 
     /// <summary>Reads a task. Errors: InputException naming line and key.</summary>
     public static ProbeTask Read(string path)
     {
         string text = Files.Text(path, "the task");
-        List<ProbeItem> items = text.AsSpan().TrimStart().StartsWith("[") ? FewShot(path, text) : Lines(path, text);
+        List<ProbeItem> items = Path.GetExtension(path).Equals(".txt", StringComparison.OrdinalIgnoreCase) ? Paragraphs(text) : text.AsSpan().TrimStart().StartsWith("[") ? FewShot(path, text) : Lines(path, text);
         return items.Count > 0
             ? new(Path.GetFileNameWithoutExtension(path), items)
             : throw new InputException($"{path} holds no questions.");
+    }
+
+    private static List<ProbeItem> Paragraphs(string text)
+    {
+        string[][] paragraphs =
+        [
+            .. text.Split('\n')
+                .Select(line => line.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries))
+                .Where(words => words.Length >= ParagraphWords),
+        ];
+        int count = Math.Min(paragraphs.Length, MostParagraphs);
+        return
+        [
+            .. from i in Enumerable.Range(0, count)
+               let words = paragraphs[(int)((long)i * paragraphs.Length / count)]
+               select new ProbeItem([(string.Join(' ', words[..(ParagraphWords - 1)]), words[ParagraphWords - 1])], -1),
+        ];
     }
 
     private static List<ProbeItem> Lines(string path, string text)
