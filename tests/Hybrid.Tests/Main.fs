@@ -13,6 +13,7 @@ let private all =
             CommandLineTests.tests
             ConfigTests.tests
             DecoderTests.tests
+            DocsTests.tests
             ExtensionTests.tests
             GoldenTests.tests
             HostTests.tests
