@@ -10,7 +10,9 @@ namespace Hybrid.Runner.Formats;
 /// <param name="Count">The number of pairs.</param>
 /// <param name="Sha256">SHA-256 of the file, in lower-case hexadecimal.</param>
 /// <param name="Source">What the shard was made of, or null.</param>
-public sealed record ShardEntry(string File, long Count, string Sha256, string? Source = null);
+/// <param name="Dropped">What was dropped of that source, by reason, or null.</param>
+public sealed record ShardEntry(
+    string File, long Count, string Sha256, string? Source = null, IReadOnlyDictionary<DropReason, long>? Dropped = null);
 
 /// <summary>
 /// manifest.jsonl: the shards of a folder, one JSON object a line, with the keys file, count, sha256, and open_lm's shard
@@ -111,6 +113,12 @@ public sealed class ShardManifest
                     line["source"] = shard.Source;
                 }
 
+                if (shard.Dropped is { Count: > 0 } dropped)
+                {
+                    line["dropped"] = new JsonObject(dropped.OrderBy(drop => drop.Key)
+                        .Select(drop => KeyValuePair.Create(drop.Key.ToString(), (JsonNode?)JsonValue.Create(drop.Value))));
+                }
+
                 text.Append(line.ToJsonString()).Append('\n');
             }
 
@@ -147,12 +155,29 @@ public sealed class ShardManifest
             }
 
             return entry.TryGetProperty("count", out JsonElement number64) && number64.TryGetInt64(out long count) && count >= 0
-                ? new ShardEntry(file, count, Text("sha256") ?? throw Wrong("the key sha256 is missing"), Text("source"))
+                ? new ShardEntry(file, count, Text("sha256") ?? throw Wrong("the key sha256 is missing"), Text("source"), Dropped(entry, Wrong))
                 : throw Wrong("the key count is missing or is not a whole number from 0");
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw Wrong($"it is not a JSON object of a shard: {e.Message}", e);
         }
+    }
+
+    private static SortedDictionary<DropReason, long>? Dropped(JsonElement entry, Func<string, Exception?, InputException> wrong)
+    {
+        if (!entry.TryGetProperty("dropped", out JsonElement counts))
+        {
+            return null;
+        }
+
+        SortedDictionary<DropReason, long> dropped = [];
+        foreach (JsonProperty count in counts.EnumerateObject())
+        {
+            dropped[Enum.TryParse(count.Name, out DropReason reason) ? reason : throw wrong($"\"{FileErrors.Show(count.Name)}\" is no reason to drop something", null)] =
+                count.Value.TryGetInt64(out long number) && number >= 0 ? number : throw wrong($"dropped.{count.Name} is not a whole number from 0", null);
+        }
+
+        return dropped;
     }
 }

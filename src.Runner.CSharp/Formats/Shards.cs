@@ -100,6 +100,9 @@ public sealed class ShardWriter : IDisposable
     /// <summary>Pairs that were added, those of the unfinished shard included.</summary>
     public long Count { get; private set; }
 
+    /// <summary>What was dropped of the source; the manifest's lines of shards from here on say so.</summary>
+    public IReadOnlyDictionary<DropReason, long>? Dropped { get; set; }
+
     /// <summary>Adds a pair. Errors: ArgumentException when a code or id is outside its vocabulary or the codes do not fill the grid.</summary>
     public void Add(ReadOnlySpan<int> textIds, ReadOnlySpan<int> imageCodes)
     {
@@ -160,7 +163,7 @@ public sealed class ShardWriter : IDisposable
         long count = codes!.Rows;
         writer!.Finish(info.ToMetadata());
         writer = null;
-        manifest.Add(new ShardEntry(name, count, ShardManifest.Hash(System.IO.Path.Combine(manifest.Folder, name)), source));
+        manifest.Add(new ShardEntry(name, count, ShardManifest.Hash(System.IO.Path.Combine(manifest.Folder, name)), source, Dropped));
     }
 
     private string Name(int which) => string.Create(CultureInfo.InvariantCulture, $"{prefix}-{which:D6}.safetensors");

@@ -10,11 +10,35 @@ namespace Hybrid.Runner;
 /// </summary>
 internal static class PrepareJob
 {
-    private const string Description = "prepare.json", TextTokenizerFile = "tokenizer.json";
+    private const string Description = "prepare.json";
     private const int Together = 64;
 
     /// <summary>Carries the command out. Errors: InputException.</summary>
     public static void Run(PrepareCommand command, CancellationToken stop)
+    {
+        PrepareOutcome outcome;
+        using (Progress progress = new())
+        {
+            outcome = Run(command, progress, stop);
+        }
+
+        if (outcome.Pairs == 0)
+        {
+            Terminal.Warn("no pair was found");
+        }
+
+        if (command.Json)
+        {
+            Json.Write(outcome.ToJson());
+        }
+        else
+        {
+            Console.Out.WriteLine(outcome.ToText());
+        }
+    }
+
+    /// <summary>Makes the shards that are not there yet. Errors: InputException; OperationCanceledException when asked to stop.</summary>
+    public static PrepareOutcome Run(PrepareCommand command, Progress progress, CancellationToken stop)
     {
         using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
         using PictureTokenizer images = ImageTokenizers.Open(command.ImageTokenizer);
@@ -23,11 +47,11 @@ internal static class PrepareJob
             throw new InputException($"--image-size {command.ImageSize} is not a multiple of {images.Stride}, the pixels of this tokenizer's codes.");
         }
 
-        PairSource[] sources = [.. command.Input.SelectMany(PairSource.Open)];
+        PairSource[] sources = Sources(command.Input);
         int grid = command.ImageSize / images.Stride;
         ShardInfo info = new(
             text.VocabularySize, images.Codes, grid, grid, command.ImageSize, "centre square, bicubic",
-            text.Sha256, ShardManifest.Hash(HashedFile(command.ImageTokenizer)));
+            text.Sha256, ImageTokenizers.Hash(command.ImageTokenizer));
         ShardManifest manifest = Begin(command.Out, info, text, images, command, grid);
         HashSet<string> done = [.. manifest.Entries.Select(entry => entry.Source ?? "")];
         PairSource[] waiting = [.. sources.Where(source => !done.Contains(Path.GetFullPath(source.Path)))];
@@ -36,15 +60,16 @@ internal static class PrepareJob
             Terminal.Say($"{sources.Length - waiting.Length} of {sources.Length} sources are done already");
         }
 
-        DropCounts drops = new();
-        long pairs = 0, textTokens = 0;
-        using (Progress progress = new())
+        PrepareOutcome outcome = new(command.Out, info);
+        outcome.Include(manifest.Entries);
+        long textTokens = 0;
         using (Stage stage = progress.Stage("prepare", 0))
         {
             foreach (PairSource source in waiting)
             {
                 // The shard's number follows from the source's place among all, so that a resumed run names it the same.
                 string prefix = $"shard-{Array.IndexOf(sources, source):00000}";
+                DropCounts drops = new();
                 using ShardWriter writer = new(manifest, info, int.MaxValue, prefix, Path.GetFullPath(source.Path));
                 foreach (PicturePair[] batch in source.Read(drops).Chunk(Together))
                 {
@@ -62,15 +87,26 @@ internal static class PrepareJob
                         textTokens += ready[i].Ids.Length;
                     }
 
-                    pairs += ready.Length;
-                    stage.Report(pairs, new Metrics { Tokens = textTokens + (pairs * info.Codes), Note = Path.GetFileName(source.Path) });
+                    outcome.New += ready.Length;
+                    stage.Report(outcome.New, new Metrics { Tokens = textTokens + (outcome.New * info.Codes), Note = Path.GetFileName(source.Path) });
                 }
 
+                writer.Dropped = drops.Counts;
                 writer.Finish();
+                outcome.Include(drops);
             }
         }
 
-        Say(command, manifest, info, drops, pairs, textTokens);
+        outcome.Count(manifest.Entries);
+        return outcome;
+    }
+
+    private static PairSource[] Sources(IEnumerable<string> inputs)
+    {
+        PairSource[] sources = [.. inputs.SelectMany(PairSource.Open)];
+        return sources.GroupBy(source => Path.GetFullPath(source.Path)).FirstOrDefault(group => group.Count() > 1) is { } twice
+            ? throw new InputException($"--input names {twice.Key} twice.")
+            : sources;
     }
 
     /// <summary>Decodes and resizes a batch on all cores and encodes its captions; what cannot be read is counted and left out.</summary>
@@ -111,61 +147,31 @@ internal static class PrepareJob
         }.ToJsonString(Json.Options);
         if (File.Exists(description))
         {
-            return Files.Text(description, "the description of the shards") == wanted
-                ? File.Exists(Path.Combine(folder, ShardManifest.FileName)) ? ShardManifest.Create(folder, resume: true) : ShardManifest.Create(folder)
-                : throw new InputException($"{folder} holds shards of other inputs, tokenizers or another size; choose another --out.");
+            if (Files.Text(description, "the description of the shards") != wanted)
+            {
+                throw new InputException($"{folder} holds shards of other inputs, tokenizers or another size; choose another --out.");
+            }
         }
-
-        if (Files.Occupied(folder))
+        else if (Files.Occupied(folder))
         {
             throw new InputException($"{folder} is not empty and holds no shards of this command; choose another --out.");
         }
-
-        Directory.CreateDirectory(folder);
-        AtomicFile.WriteBytes(Path.Combine(folder, TextTokenizerFile), File.ReadAllBytes(text.Path));
-        ImageTokenizers.Save(images, Path.Combine(folder, ImageTokenizers.FileName), grid, grid);
-        AtomicFile.WriteText(description, wanted);
-        return ShardManifest.Create(folder);
-    }
-
-    private static string HashedFile(string path)
-    {
-        string file = ImageTokenizers.Resolve(path);
-        string single = Path.Combine(file, "model.safetensors");
-        return Directory.Exists(file) ? single : file;
-    }
-
-    private static void Say(PrepareCommand command, ShardManifest manifest, ShardInfo info, DropCounts drops, long pairs, long textTokens)
-    {
-        long total = manifest.Entries.Sum(entry => entry.Count);
-        if (total == 0)
+        else
         {
-            Terminal.Warn("no pair was found");
+            AtomicFile.WriteText(description, wanted);
         }
 
-        if (command.Json)
+        string textCopy = Path.Combine(folder, Checkpoint.Tokenizer), imageCopy = Path.Combine(folder, ImageTokenizers.FileName);
+        if (!File.Exists(textCopy))
         {
-            Json.Write(new
-            {
-                Shards = manifest.Entries.Count,
-                Pairs = total,
-                New = pairs,
-                TextTokens = textTokens,
-                ImageTokens = pairs * info.Codes,
-                Grid = new[] { info.GridHeight, info.GridWidth },
-                TextVocabulary = info.TextVocabulary,
-                ImageVocabulary = info.ImageVocabulary,
-                Dropped = drops.Counts.ToDictionary(count => count.Key.ToString(), count => count.Value),
-                Examples = drops.Examples.ToDictionary(example => example.Key.ToString(), example => example.Value),
-            });
-            return;
+            AtomicFile.WriteBytes(textCopy, File.ReadAllBytes(text.Path));
         }
 
-        Console.Out.WriteLine($"{total:N0} pairs in {manifest.Entries.Count} shards ({pairs:N0} new), {textTokens:N0} text tokens and {pairs * info.Codes:N0} image tokens new");
-        Console.Out.WriteLine($"{info.TextVocabulary:N0} text rows, {info.ImageVocabulary:N0} image codes, {info.GridHeight} × {info.GridWidth} codes a picture");
-        foreach ((DropReason reason, long count) in drops.Counts.OrderByDescending(count => count.Value))
+        if (!File.Exists(imageCopy))
         {
-            Console.Out.WriteLine($"dropped {count:N0}: {reason}, first {drops.Examples[reason]}");
+            ImageTokenizers.Save(images, imageCopy, grid, grid);
         }
+
+        return ShardManifest.Create(folder, resume: true);
     }
 }

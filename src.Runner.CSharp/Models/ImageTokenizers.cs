@@ -1,4 +1,6 @@
 using System.Globalization;
+using System.Security.Cryptography;
+using System.Text;
 using Hybrid.Api;
 using Hybrid.Runner.Formats;
 using TorchSharp;
@@ -25,6 +27,19 @@ internal static class ImageTokenizers
     {
         string beside = Path.Combine(path, FileName);
         return Directory.Exists(path) && File.Exists(beside) ? beside : path;
+    }
+
+    /// <summary>SHA-256 of the tensors that a path stands for, in lower-case hexadecimal. Errors: InputException.</summary>
+    public static string Hash(string path)
+    {
+        string file = Resolve(path), single = Path.Combine(file, "model.safetensors");
+        if (!Directory.Exists(file) || File.Exists(single))
+        {
+            return ShardManifest.Hash(Directory.Exists(file) ? single : file);
+        }
+
+        IEnumerable<string> parts = Directory.EnumerateFiles(file, "*.safetensors").Order(StringComparer.Ordinal).Select(ShardManifest.Hash);
+        return Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(string.Join('\n', parts))));
     }
 
     /// <summary>Writes a copy in fp32 that says on which grid its pictures were encoded.</summary>

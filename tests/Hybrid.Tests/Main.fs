@@ -27,6 +27,7 @@ let private all =
             PairSourceTests.tests
             ParametersTests.tests
             PictureTests.tests
+            PrepareTests.tests
             ProgressTests.tests
             RandomTests.tests
             ReportTests.tests
