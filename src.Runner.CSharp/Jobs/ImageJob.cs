@@ -85,7 +85,7 @@ internal static class ImageJob
         if (reconstruct)
         {
             result["psnr"] = new JsonArray([.. psnr.Select(value => double.IsFinite(value) ? JsonValue.Create(value) : null)]);
-            result["psnr_mean"] = psnr.Average();
+            result["psnr_mean"] = double.IsFinite(psnr.Average()) ? psnr.Average() : null;
         }
 
         AtomicFile.WriteFolder(
@@ -119,10 +119,12 @@ internal static class ImageJob
         List<(string Name, byte[] Png)> made = [];
         foreach (string path in command.Input)
         {
-            (int[][] codes, int height, int width) = Codes(path);
+            (int[][] codes, int height, int width) = Codes(path, tokenizer.Codes);
             byte[][] pictures = tokenizer.Decode(codes, height, width);
+            // Numbered through, since files of several folders may have one name.
+            int before = made.Count;
             made.AddRange(pictures.Select((pixels, i) => (
-                $"{Path.GetFileNameWithoutExtension(path)}-{i:0000}.png",
+                $"{Path.GetFileNameWithoutExtension(path)}-{before + i:0000}.png",
                 Pictures.EncodePng(new Picture(width * tokenizer.Stride, height * tokenizer.Stride, pixels)))));
         }
 
@@ -140,7 +142,7 @@ internal static class ImageJob
     }
 
     /// <summary>Codes [N, h, w], or [N, K] of square grids, of a NumPy array.</summary>
-    private static (int[][] Codes, int Height, int Width) Codes(string path)
+    private static (int[][] Codes, int Height, int Width) Codes(string path, int count)
     {
         using NpyFile file = NpyFile.Open(path);
         long[] shape = [.. file.Shape];
@@ -151,12 +153,21 @@ internal static class ImageJob
             2 when (long)side * side == shape[1] && side > 0 => (side, side),
             _ => throw new InputException($"{path} has shape [{string.Join(", ", shape)}]; codes are [pictures, rows, columns], or [pictures, codes] of a square grid."),
         };
+        if (shape[0] == 0)
+        {
+            throw new InputException($"{path} holds no codes.");
+        }
+
+        if (torch.is_floating_point(file.ElementType))
+        {
+            throw new InputException($"{path} holds numbers of type {file.StoredType}; codes are whole numbers.");
+        }
+
         using torch.Tensor loaded = file.Load();
         using torch.Tensor wide = loaded.to(torch.int64);
-        long[] flat = wide.data<long>().ToArray();
-        int[] narrow = [.. flat.Select(code => code is >= 0 and <= int.MaxValue
+        int[] narrow = [.. wide.data<long>().ToArray().Select(code => code >= 0 && code < count
             ? (int)code
-            : throw new InputException($"{path} holds the code {code}, which no tokenizer has."))];
+            : throw new InputException($"{path} holds the code {code}; this tokenizer has the codes 0 to {count - 1}."))];
         return ([.. narrow.Chunk(height * width)], height, width);
     }
 

@@ -74,7 +74,7 @@ public static class TrainJob
             run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
             try
             {
-                return new TrainRun(plan, run, model, trainer, source, heldOut, start.Tokenizer, checkpoint).Carry(first, progress, stop);
+                return new TrainRun(plan, run, model, trainer, source, heldOut, Companions.Of(start.Tokenizer, plan.Train), checkpoint).Carry(first, progress, stop);
             }
             catch (Exception error) when (error is not OperationCanceledException)
             {

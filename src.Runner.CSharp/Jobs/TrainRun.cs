@@ -4,7 +4,7 @@ namespace Hybrid.Runner;
 
 /// <summary>A run that is under way: its loop, its checkpoints and its evaluations.</summary>
 internal sealed class TrainRun(
-    TrainPlan plan, RunDirectory run, Model model, Trainer trainer, ISequenceSource source, ISequenceSource? heldOut, string? tokenizer, Checkpoint? resumed)
+    TrainPlan plan, RunDirectory run, Model model, Trainer trainer, ISequenceSource source, ISequenceSource? heldOut, Companions companions, Checkpoint? resumed)
 {
     private readonly string configuration = RunDirectory.Hash(plan);
     private int saved = resumed?.State.Step ?? -1;
@@ -82,7 +82,7 @@ internal sealed class TrainRun(
         run.Flush();
         savedAt = run.Checkpoints.At(step);
         Checkpoint.Write(
-            savedAt, model, trainer, new(step, (long)step * plan.Config.Sequences, plan.Config.Seed, configuration, trainer.StateLayout), tokenizer);
+            savedAt, model, trainer, new(step, (long)step * plan.Config.Sequences, plan.Config.Seed, configuration, trainer.StateLayout), companions);
         run.Checkpoints.Advance(step);
         saved = step;
         run.Log($"step {step}: saved {savedAt}");

@@ -14,9 +14,35 @@ namespace Hybrid.Runner;
 /// <param name="Layout">The optimizer's layout; moments of another one do not fit.</param>
 public sealed record CheckpointState(int Step, long Position, long Seed, string Configuration, string Layout);
 
+/// <summary>The tokenizers that stand beside a model's weights, so that it can read captions and show pictures; null where not known.</summary>
+public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
+{
+    /// <summary>The model's own text tokenizer, and what the first training data that are a folder of shards bring.</summary>
+    public static Companions Of(string? textTokenizer, IEnumerable<string> data)
+    {
+        string? Beside(string name) => data.Select(folder => Path.Combine(folder, name)).FirstOrDefault(File.Exists);
+        return new(textTokenizer ?? Beside(Checkpoint.Tokenizer), Beside(ImageTokenizers.FileName));
+    }
+
+    /// <summary>Copies them into a directory.</summary>
+    public void CopyTo(string directory)
+    {
+        Copy(TextTokenizer, Checkpoint.Tokenizer);
+        Copy(ImageTokenizer, ImageTokenizers.FileName);
+
+        void Copy(string? from, string name)
+        {
+            if (from is not null)
+            {
+                File.WriteAllBytes(Path.Combine(directory, name), File.ReadAllBytes(from));
+            }
+        }
+    }
+}
+
 /// <summary>
-/// A checkpoint: a directory with model.safetensors, optimizer.safetensors, config.json, state.json and, where it is known, the
-/// tokenizer. It is written aside, flushed and renamed, so that its name stands for something whole.
+/// A checkpoint: a directory with model.safetensors, optimizer.safetensors, config.json, state.json and, where they are known, the
+/// text and the image tokenizer. It is written aside, flushed and renamed, so that its name stands for something whole.
 /// </summary>
 public sealed class Checkpoint
 {
@@ -29,7 +55,7 @@ public sealed class Checkpoint
     public CheckpointState State { get; }
 
     /// <summary>Writes a checkpoint of a model, with the moments of its trainer where it has one. An older one of the same name is replaced.</summary>
-    public static void Write(string directory, Model model, Trainer? trainer, CheckpointState state, string? tokenizer) =>
+    public static void Write(string directory, Model model, Trainer? trainer, CheckpointState state, Companions companions) =>
         AtomicFile.WriteFolder(
             directory,
             aside =>
@@ -41,10 +67,7 @@ public sealed class Checkpoint
                 }
 
                 File.WriteAllText(Path.Combine(aside, Description), Descriptions.Write(model.Config, model.Vocabulary));
-                if (tokenizer is not null)
-                {
-                    File.WriteAllBytes(Path.Combine(aside, Tokenizer), File.ReadAllBytes(tokenizer));
-                }
+                companions.CopyTo(aside);
 
                 File.WriteAllText(Path.Combine(aside, StateFile), Text(state, aside));
             },
