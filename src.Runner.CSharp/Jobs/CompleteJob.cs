@@ -26,6 +26,17 @@ internal static class CompleteJob
         else
         {
             Console.Out.WriteLine(codec is null ? string.Join(' ', ids) : command.Prompt + text);
+            SayWithoutText(file.Vocabulary, ids);
+        }
+    }
+
+    /// <summary>A model that has learnt to draw may answer a text with a picture: its marks and codes have no text to show.</summary>
+    private static void SayWithoutText(Vocabulary vocabulary, int[] ids)
+    {
+        int codes = ids.Count(id => id >= vocabulary.FirstCode), marks = ids.Count(id => id >= vocabulary.TextRows) - codes;
+        if (codes + marks > 0)
+        {
+            Terminal.Say($"{codes} of the {ids.Length} new tokens are image codes and {marks} are marks; they have no text");
         }
     }
 }
