@@ -55,7 +55,15 @@ public sealed class StudyJob
         string directory = command.Out ?? DefaultDirectory(plan.Preset, command.Resume);
         bool half = Prepare(directory, plan, command.Resume);
         using var progress = new Progress();
-        new StudyJob(plan, directory, half, progress, stop).Run(command.Json);
+        try
+        {
+            new StudyJob(plan, directory, half, progress, stop).Run(command.Json);
+        }
+        catch (OperationCanceledException)
+        {
+            Terminal.Say($"stopped; the same command with --out {directory} --resume auto goes on with the stages that are not done");
+            throw;
+        }
     }
 
     private void Run(bool json)
