@@ -39,6 +39,7 @@ let private all =
             ShardTests.tests
             StatisticsTests.tests
             StepTests.tests
+            StudyTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
             TrainConfigTests.tests
