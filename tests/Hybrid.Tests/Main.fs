@@ -23,6 +23,7 @@ let private all =
             LayersTests.tests
             LikelihoodTests.tests
             LossTests.tests
+            NativeTests.tests
             NpyTests.tests
             PairSourceTests.tests
             ParametersTests.tests
