@@ -10,6 +10,7 @@ let private all =
         "Hybrid"
         [
             AlignmentTests.tests
+            BadInputTests.tests
             CommandLineTests.tests
             ConfigTests.tests
             DecoderTests.tests
