@@ -300,13 +300,14 @@ module Study =
         }
 
     /// Fig. 7: the contrastive loss plateaus: of the fall from its start, less than a tenth happens in the last third, and it stays
-    /// above half of ln N, where N pairs that cannot be told apart would be.
+    /// above half of ln N, where N pairs that cannot be told apart would be. A loss that fell by less than a hundredth learned nothing
+    /// that could plateau: undecided.
     let plateau (pairs: int) (losses: float[]) : Claim =
         let third = max 1 (losses.Length / 3)
         let tail = Array.average losses[losses.Length - max 1 (third / 4) ..]
         let middle = Array.average losses[losses.Length - third - 1 .. losses.Length - third - 1 + max 1 (third / 4)]
         let fall = losses[0] - tail
-        let late = (middle - tail) / (if fall = 0.0 then nan else fall)
+        let late = (middle - tail) / (if fall < 0.01 * losses[0] then nan else fall)
         let level = tail / Math.Log(float pairs)
 
         {

@@ -59,13 +59,13 @@ let parse (text: string) : Result<Plan, string list> =
 
         let plan = Study.withSeed seed plan
 
-        if plan.AlignedSeeds > plan.Seeds.Length then
+        if json.Sound && plan.AlignedSeeds > plan.Seeds.Length then
             json.Error("alignedSeeds", $"asks for {plan.AlignedSeeds} of {plan.Seeds.Length} seeds.")
 
-        if plan.Width % plan.Heads <> 0 || (plan.Width / plan.Heads) % 2 <> 0 then
+        if json.Sound && (plan.Width % plan.Heads <> 0 || (plan.Width / plan.Heads) % 2 <> 0) then
             json.Error("heads", $"width {plan.Width} does not split into {plan.Heads} heads of even width.")
 
-        if plan.Alignment.Batch > plan.TrainPairs then
+        if json.Sound && plan.Alignment.Batch > plan.TrainPairs then
             json.Error("alignment.batch", $"asks for {plan.Alignment.Batch} pairs at a time of {plan.TrainPairs}.")
 
         json.Finish()

@@ -22,11 +22,6 @@ internal static class PrepareJob
             outcome = Run(command, progress, stop);
         }
 
-        if (outcome.Pairs == 0)
-        {
-            Terminal.Warn("no pair was found");
-        }
-
         if (command.Json)
         {
             Json.Write(outcome.ToJson());
@@ -37,7 +32,10 @@ internal static class PrepareJob
         }
     }
 
-    /// <summary>Makes the shards that are not there yet. Errors: InputException; OperationCanceledException when asked to stop.</summary>
+    /// <summary>
+    /// Makes the shards that are not there yet. Errors: InputException, also where there is no pair at all; OperationCanceledException when
+    /// asked to stop.
+    /// </summary>
     public static PrepareOutcome Run(PrepareCommand command, Progress progress, CancellationToken stop)
     {
         using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
@@ -52,7 +50,24 @@ internal static class PrepareJob
         ShardInfo info = new(
             text.VocabularySize, images.Codes, grid, grid, command.ImageSize, "centre square, bicubic",
             text.Sha256, ImageTokenizers.Hash(command.ImageTokenizer));
+        bool there = Directory.Exists(command.Out), begun = Files.Occupied(command.Out);
         ShardManifest manifest = Begin(command.Out, info, text, images, command, grid);
+        try
+        {
+            return Make(command, info, manifest, sources, text, images, progress, stop);
+        }
+        catch (InputException) when (!begun && manifest.Entries.Count == 0)
+        {
+            // What stands there belongs to no pair, and would refuse the call with a better --input.
+            Abandon(command.Out, there);
+            throw;
+        }
+    }
+
+    private static PrepareOutcome Make(
+        PrepareCommand command, ShardInfo info, ShardManifest manifest, PairSource[] sources, HuggingFaceTokenizer text, PictureTokenizer images,
+        Progress progress, CancellationToken stop)
+    {
         HashSet<string> done = [.. manifest.Entries.Select(entry => entry.Source ?? "")];
         PairSource[] waiting = [.. sources.Where(source => !done.Contains(Path.GetFullPath(source.Path)))];
         if (waiting.Length < sources.Length)
@@ -98,7 +113,23 @@ internal static class PrepareJob
         }
 
         outcome.Count(manifest.Entries);
-        return outcome;
+        return outcome.Pairs > 0
+            ? outcome
+            : throw new InputException($"no picture with its caption was found in {string.Join(", ", command.Input)}.{outcome.DroppedText()}");
+    }
+
+    /// <summary>Removes what <see cref="Begin"/> wrote.</summary>
+    private static void Abandon(string folder, bool keepFolder)
+    {
+        foreach (string name in new[] { Description, Checkpoint.Tokenizer, ImageTokenizers.FileName, ShardManifest.FileName })
+        {
+            File.Delete(Path.Combine(folder, name));
+        }
+
+        if (!keepFolder && !Files.Occupied(folder))
+        {
+            Directory.Delete(folder);
+        }
     }
 
     private static PairSource[] Sources(IEnumerable<string> inputs)

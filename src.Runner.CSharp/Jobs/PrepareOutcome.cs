@@ -85,13 +85,14 @@ internal sealed class PrepareOutcome(string folder, ShardInfo info)
             $"{Pairs:N0} pairs in {Shards} shards ({New:N0} new), {TextTokens:N0} text tokens and {ImageTokens:N0} image tokens",
             $"{info.TextVocabulary:N0} text rows, {info.ImageVocabulary:N0} image codes, {info.GridHeight} × {info.GridWidth} codes a picture",
         ];
-        foreach ((DropReason reason, long count) in dropped.OrderByDescending(count => count.Value))
-        {
-            lines.Add($"dropped {count:N0}: {reason}{(examples.TryGetValue(reason, out string? first) ? $", first {first}" : "")}");
-        }
-
-        return string.Join('\n', lines);
+        return string.Join('\n', lines) + DroppedText();
     }
+
+    /// <summary>What was dropped, each reason on a line of its own after a line break; empty where nothing was.</summary>
+    public string DroppedText() => string.Concat(
+        from count in dropped
+        orderby count.Value descending
+        select $"\ndropped {count.Value:N0}: {count.Key}{(examples.TryGetValue(count.Key, out string? first) ? $", first {first}" : "")}");
 
     private void Add(IReadOnlyDictionary<DropReason, long> counts)
     {

@@ -14,6 +14,7 @@ public sealed class StageStore(string directory)
         NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals,
         UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
         RespectRequiredConstructorParameters = true,
+        RespectNullableAnnotations = true,
     };
 
     /// <summary>The stored result of a stage, or what <paramref name="run"/> gives, stored.</summary>

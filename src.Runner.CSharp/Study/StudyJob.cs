@@ -242,12 +242,13 @@ public sealed class StudyJob
     {
         try
         {
-            JsonNode? run = JsonNode.Parse(File.ReadAllText(file));
-            if (run?["plan"] is JsonObject && run["halfPrecision"] is JsonValue half && half.TryGetValue(out bool _))
+            if (JsonNode.Parse(File.ReadAllText(file)) is JsonObject run
+                && run["plan"] is JsonObject && run["halfPrecision"] is JsonValue half && half.TryGetValue(out bool _))
                 return run;
         }
-        catch (System.Text.Json.JsonException)
+        catch (Exception e) when (e is System.Text.Json.JsonException or ArgumentException)
         {
+            // A key that is given twice is an ArgumentException of the first look at the object.
         }
 
         throw new InputException($"{file} is not the description of a study; give another --out.");

@@ -10,6 +10,7 @@ let private all =
         "Hybrid"
         [
             AlignmentTests.tests
+            BadInputTests.tests
             CommandLineTests.tests
             ConfigTests.tests
             DecoderTests.tests
@@ -23,6 +24,7 @@ let private all =
             LayersTests.tests
             LikelihoodTests.tests
             LossTests.tests
+            NativeTests.tests
             NpyTests.tests
             PairSourceTests.tests
             ParametersTests.tests
@@ -39,6 +41,7 @@ let private all =
             ShardTests.tests
             StatisticsTests.tests
             StepTests.tests
+            StudyTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
             TrainConfigTests.tests
