@@ -14,6 +14,10 @@ internal static class Files
         {
             throw new InputException($"{what} is not there: {path}.", error);
         }
+        catch (UnauthorizedAccessException error) when (Directory.Exists(path))
+        {
+            throw new InputException($"{what} cannot be read: {path} is a directory; a file is wanted.", error);
+        }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             throw new InputException($"{what} cannot be read: {error.Message}", error);

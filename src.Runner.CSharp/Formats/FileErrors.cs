@@ -7,6 +7,8 @@ internal static class FileErrors
     public static InputException? Explain(Exception error, string path) => error switch
     {
         FileNotFoundException or DirectoryNotFoundException => new($"{path} does not exist.", error),
+        // Opening a directory as a file is said to be denied.
+        UnauthorizedAccessException when Directory.Exists(path) => new($"{path} is a directory; a file is wanted.", error),
         UnauthorizedAccessException => new($"{path} may not be read: {error.Message}", error),
         IOException or NotSupportedException => new($"{path} cannot be read: {error.Message}", error),
         ArgumentException when error is not ArgumentOutOfRangeException => new($"\"{path}\" is not a path: {error.Message}", error),

@@ -263,11 +263,11 @@ public sealed class StudyJob
             source = config;
             try
             {
-                text = File.ReadAllText(config);
+                text = Files.Text(config, "the plan");
             }
-            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            catch (InputException e)
             {
-                throw new ConfigurationException($"{config} cannot be read: {e.Message}");
+                throw new ConfigurationException(e.Message);
             }
         }
 

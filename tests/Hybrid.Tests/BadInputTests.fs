@@ -88,6 +88,9 @@ let private complaints (folder: Folder) (extensions: string list) (except: strin
                                 if String.IsNullOrWhiteSpace errors then
                                     "no sentence"
 
+                                if errors.Contains "denied" then
+                                    $"a directory is no question of rights: «{errors}»"
+
                                 if errors.Contains "   at " || errors.Contains "inside the program" then
                                     $"stderr «{errors}»"
                             if Directory.Exists out || File.Exists out then
