@@ -20,7 +20,7 @@ let private likeOld (stream: Random.Stream) (count: int64) (old_ND: torch.Tensor
     let n, d = old_ND.shape[0], old_ND.shape[1]
     let mean = old_ND.mean ([| 0L |], true)
     let centred = (old_ND.sub mean).``to`` torch.float64
-    let covariance = centred.t().matmul(centred).div (Scalars.Of(float (max 1L (n - 1L))))
+    let covariance = centred.t().matmul(centred).div(Scalars.Of(float (max 1L (n - 1L))))
     let struct (variances, directions) = torch.linalg.eigh covariance
     let root = directions.mul(variances.clamp_min(Scalars.Of 0.0).sqrt()).``to`` torch.float32
     let z = Array.init (int (count * d)) (fun i -> float32 (Random.normal stream (int64 i)))

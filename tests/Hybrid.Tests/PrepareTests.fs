@@ -368,7 +368,9 @@ let private imageSizes =
         let out = folder.At "both"
         ImageJob.Run({ image folder ImageAction.Decode both with Out = out }, CancellationToken.None)
         Expect.equal (Directory.GetFiles out).Length 2 "two pictures"
-        fails [ "not empty" ] (fun () -> ImageJob.Run({ image folder ImageAction.Decode both with Out = out }, CancellationToken.None)))
+
+        fails [ "not empty" ] (fun () ->
+            ImageJob.Run({ image folder ImageAction.Decode both with Out = out }, CancellationToken.None)))
 
 /// A tokenizer whose pictures are all grey 128.
 let private perfect =
@@ -383,7 +385,11 @@ let private perfect =
             let tensors =
                 [
                     for name in file.Entries.Keys do
-                        struct (name, (if name.StartsWith "decoder.patch" then torch.zeros_like (file.Load name) else file.Load name))
+                        struct (name,
+                                (if name.StartsWith "decoder.patch" then
+                                     torch.zeros_like (file.Load name)
+                                 else
+                                     file.Load name))
                 ]
 
             SafeTensorsWriter.Write(folder.At "grey.safetensors", tensors)
@@ -393,7 +399,9 @@ let private perfect =
         File.WriteAllBytes(folder.At "grey.png", Pictures.EncodePng(Picture(patch, patch, grey)))
 
         let command =
-            { image folder ImageAction.Reconstruct [ folder.At "grey.png" ] with Tokenizer = folder.At "grey.safetensors" }
+            { image folder ImageAction.Reconstruct [ folder.At "grey.png" ] with
+                Tokenizer = folder.At "grey.safetensors"
+            }
 
         ImageJob.Run(command, CancellationToken.None)
         let json = parsed (File.ReadAllText(folder.At "out/codes.json"))
