@@ -115,7 +115,8 @@ type Drawing() =
 
 /// A model: its description, its vocabulary and its weights. Dispose it to release the weights.
 [<Sealed>]
-type Model private (config: ModelConfig, vocabulary: Vocabulary, store: ParameterStore) =
+type Model private (description: ModelConfig, vocabulary: Vocabulary, store: ParameterStore) =
+    let mutable config = description
 
     static let allocate (layout: Layout) (oldRows: int) (config: ModelConfig) =
         let preset = Trainable.presets |> List.find (fun (name, _) -> name = layout.Trainable) |> snd
@@ -135,6 +136,9 @@ type Model private (config: ModelConfig, vocabulary: Vocabulary, store: Paramete
     member _.Store = store
     member _.ParameterCount = Parameters.count store
     member _.MovingCount = Parameters.moving store
+
+    /// Lets the description reach the positions that the model is trained on, where it named fewer (no positions are learned).
+    member _.Reach(positions: int) : unit = config <- { config with Positions = max config.Positions positions }
 
     /// The names of all parameters.
     member _.Names: IReadOnlyList<string> = store.Slots |> List.map _.Spec.Name |> List.toArray :> IReadOnlyList<string>

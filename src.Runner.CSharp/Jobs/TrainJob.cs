@@ -65,6 +65,7 @@ public static class TrainJob
             using Trainer trainer = new(model, plan.Optimizer, plan.Objective);
             checkpoint?.Restore(trainer);
             using ISequenceSource source = TokenData.Open(plan.Train, model.Vocabulary, new PairComposer(plan, model.Vocabulary));
+            model.Reach(source.Length);
             TrainPlan measuring = plan.WithoutDrops;
             using ISequenceSource? heldOut = plan.HeldOut.Count == 0 ? null : TokenData.Open(plan.HeldOut, model.Vocabulary, new PairComposer(measuring, model.Vocabulary));
             int first = checkpoint?.State.Step ?? 0;

@@ -60,7 +60,7 @@ internal sealed record TrainStart(Model Model, string? Tokenizer, string Words)
         if (config.Rows < vocabulary.Rows)
         {
             RequireTable(plan, config, path);
-            config = Architecture.WithRows(config, vocabulary.Rows);
+            config = Extension.grow(vocabulary.Rows, config);
         }
 
         return new(Model.Random(config, vocabulary, layout, plan.Config.Seed), tokenizer, $"random weights for {path}, seed {plan.Config.Seed}");

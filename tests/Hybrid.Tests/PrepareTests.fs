@@ -409,6 +409,43 @@ let private perfect =
         Expect.equal first.ValueKind Text.Json.JsonValueKind.Null "infinite"
         Expect.equal (json.GetProperty("psnr_mean").ValueKind) Text.Json.JsonValueKind.Null "infinite")
 
+let private toPictures =
+    testCase "a run on shards longer than its model's positions draws pictures and goes on with captions" (fun () ->
+        use folder = new Folder()
+        material folder
+        prepare (command folder "shards") |> ignore
+        let words = WorldVocabulary.words.Length
+
+        folder.Write(
+            "model.json",
+            $$"""{ "hidden_dim": 16, "n_layers": 1, "n_heads": 2, "seq_len": 8, "vocab_size": {{words}}, "post_embed_norm": false, "weight_tying": false }"""
+        )
+        |> ignore
+
+        folder.Write(
+            "train.json",
+            $$"""{ "model": { "config": "model.json" }, "vocabulary": { "textRows": {{words}}, "imageCodes": {{codes}} },
+                   "data": { "train": ["shards"], "length": 40 }, "optimizer": { "learningRate": 1e-3 },
+                   "schedule": { "steps": 2 }, "batch": { "sequences": 2 } }"""
+        )
+        |> ignore
+
+        let run = folder.At "run"
+        result [ "train"; "--config"; folder.At "train.json"; "--out"; run ] |> ignore
+        let losses = result [ "evaluate"; "--model"; run; "--tokens"; folder.At "shards" ]
+        Expect.isGreaterThan (losses.GetProperty("loss").GetProperty("image").GetDouble()) 0.0 "an image loss"
+        let captions = [ "a red circle"; "a small blue star on sand" ]
+        let out = folder.At "drawn"
+        let drawn = result ([ "generate"; "--model"; run; "--count"; "2"; "--out"; out; "--prompt" ] @ captions)
+
+        for file in (drawn.GetProperty "files").EnumerateArray() do
+            let picture = Pictures.Read(string (file.GetString()))
+            Expect.equal (picture.Width, picture.Height) (16, 16) "as large as the shards' pictures"
+
+        Expect.equal ((drawn.GetProperty "files").GetArrayLength()) 4 "two for each caption"
+        let completed = result [ "complete"; "--model"; run; "--prompt"; "a red"; "--greedy"; "--max-tokens"; "5" ]
+        Expect.isLessThanOrEqual ((completed.GetProperty "ids").GetArrayLength()) 5 "no more than asked for")
+
 let tests =
     TorchLibrary.Load()
-    testList "Prepare" [ shards; resumed; refused; indexed; imageCommand; imageMisfits; imageSizes; perfect ]
+    testList "Prepare" [ shards; resumed; refused; indexed; imageCommand; imageMisfits; imageSizes; perfect; toPictures ]
