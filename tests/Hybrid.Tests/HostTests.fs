@@ -11,6 +11,7 @@ open Hybrid
 open Hybrid.Api
 open Hybrid.Runner
 open Hybrid.Runner.Formats
+open Hybrid.Tests.Running
 
 let private textRows, codes, length = 24, 9, 16
 let private vocabulary: Vocabulary = { TextRows = textRows; ImageCodes = codes }
@@ -63,36 +64,6 @@ let private losses (outcome: TrainOutcome) =
     |> Array.map (fun line ->
         use document = JsonDocument.Parse line
         (document.RootElement.GetProperty "step").GetInt32(), (document.RootElement.GetProperty "loss").GetDouble())
-
-let private fails (wanted: string list) (work: unit -> unit) =
-    try
-        work ()
-        failtest "it went through"
-    with :? InputException as error ->
-        for part in wanted do
-            Expect.stringContains error.Message part "the sentence"
-
-/// Runs the program itself; its exit code, stdout and stderr.
-let private program (arguments: string list) =
-    let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
-
-    for argument in Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments do
-        start.ArgumentList.Add argument
-
-    start.Environment["HYBRID_THREADS"] <- "1"
-
-    match Process.Start start with
-    | null -> failtest "the program did not start"
-    | running ->
-        use running = running
-        let errors = running.StandardError.ReadToEndAsync()
-        let output = running.StandardOutput.ReadToEnd()
-        running.WaitForExit()
-        running.ExitCode, output, errors.Result
-
-let private parsed (output: string) : JsonElement =
-    use document = JsonDocument.Parse output
-    document.RootElement.Clone()
 
 let private finishedRun =
     testCase "a run leaves its configuration, a line for each step, evaluations, checkpoints and a log" (fun () ->
