@@ -306,9 +306,8 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
             [|
                 for batch in microBatches ->
                     Step.accumulate store state total (fun weights ->
-                        Decoder.logits model.Config model.Vocabulary.Rows weights batch.Inputs
-                        |> Loss.score model.Vocabulary batch
-                        |> Loss.evaluate objective)
+                        Decoder.hidden model.Config weights batch.Inputs
+                        |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch)
             |]
 
         let sum = if parts.Length = 1 then parts[0] else torch.stack(parts).sum 0L

@@ -3,10 +3,6 @@ namespace Hybrid
 
 open TorchSharp
 
-/// Tables for rotating queries and keys: cos and sin [T, 1, C] in the model's element type.
-[<NoEquality; NoComparison>]
-type Rotation = { Cosine: torch.Tensor; Sine: torch.Tensor }
-
 /// Keys and values of the positions seen so far, in preallocated memory [B, H_kv, T_max, C].
 [<NoEquality; NoComparison>]
 type Cache =
@@ -135,35 +131,50 @@ module Layers =
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
         let qkv = linear (weights (prefix + ".in_proj.weight")) x_BTD
 
-        let qk_BTHC =
-            if config.QkNorm then
-                let q = qkv.narrow (-1, 0L, heads * c)
-                let k = qkv.narrow (-1, heads * c, kv * c)
-                let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
-                torch.cat([| norm "q_norm" q; norm "k_norm" k |], -1L).view(b, t, heads + kv, c)
-            else
-                qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
+        if cache.IsNone && not config.QkNorm && qkv.device_type = DeviceType.CPU then
+            let plan: Fused.AttentionPlan =
+                {
+                    Heads = heads
+                    KeyValueHeads = kv
+                    HeadWidth = c
+                    Turn = rotate config
+                    Rotation = rotation
+                    ScoresAtOnce = 1L <<< 23
+                    ScoresKept = 1L <<< 24
+                }
 
-        let turned =
-            match rotation with
-            | Some rotation -> rotate config rotation qk_BTHC
-            | None -> qk_BTHC
+            linear (weights (prefix + ".out_proj.weight")) (Fused.causalAttention plan qkv), None
+        else
 
-        let q = turned.narrow(2, 0L, heads).transpose(1, 2)
-        let k = turned.narrow(2, heads, kv).transpose(1, 2)
-        let v = qkv.narrow(-1, (heads + kv) * c, kv * c).view(b, t, kv, c).transpose(1, 2)
+            let qk_BTHC =
+                if config.QkNorm then
+                    let q = qkv.narrow (-1, 0L, heads * c)
+                    let k = qkv.narrow (-1, heads * c, kv * c)
+                    let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
+                    torch.cat([| norm "q_norm" q; norm "k_norm" k |], -1L).view(b, t, heads + kv, c)
+                else
+                    qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
 
-        let keys, values, cache =
-            match cache with
-            | None -> k, v, None
-            | Some cache ->
-                cache.Keys.narrow(2, cache.Length, t).copy_ k |> ignore
-                cache.Values.narrow(2, cache.Length, t).copy_ v |> ignore
-                let length = cache.Length + t
-                cache.Keys.narrow (2, 0L, length), cache.Values.narrow (2, 0L, length), Some { cache with Length = length }
+            let turned =
+                match rotation with
+                | Some rotation -> rotate config rotation qk_BTHC
+                | None -> qk_BTHC
 
-        let mixed = attend q (spread heads keys) (spread heads values)
-        linear (weights (prefix + ".out_proj.weight")) (mixed.transpose(1, 2).reshape(b, t, heads * c)), cache
+            let q = turned.narrow(2, 0L, heads).transpose(1, 2)
+            let k = turned.narrow(2, heads, kv).transpose(1, 2)
+            let v = qkv.narrow(-1, (heads + kv) * c, kv * c).view(b, t, kv, c).transpose(1, 2)
+
+            let keys, values, cache =
+                match cache with
+                | None -> k, v, None
+                | Some cache ->
+                    cache.Keys.narrow(2, cache.Length, t).copy_ k |> ignore
+                    cache.Values.narrow(2, cache.Length, t).copy_ v |> ignore
+                    let length = cache.Length + t
+                    cache.Keys.narrow (2, 0L, length), cache.Values.narrow (2, 0L, length), Some { cache with Length = length }
+
+            let mixed = attend q (spread heads keys) (spread heads values)
+            linear (weights (prefix + ".out_proj.weight")) (mixed.transpose(1, 2).reshape(b, t, heads * c)), cache
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).
@@ -201,10 +212,7 @@ module Layers =
 
         match config.FeedForward with
         | Gelu -> linear (weights second) (torch.nn.functional.gelu hidden)
-        | SwiGlu ->
-            let width = int64 config.FeedForwardWidth
-            let gate = torch.nn.functional.silu (hidden.narrow (-1, 0L, width))
-            linear (weights second) (gate.mul (hidden.narrow (-1, width, width)))
+        | SwiGlu -> linear (weights second) (Fused.swiGluGate hidden)
 
     /// The parameters of the feed-forward layer of a block.
     let feedForwardParameters (config: ModelConfig) (layer: int) (prefix: string) : ParameterSpec list =

@@ -20,15 +20,19 @@ type Scored =
         CrossEntropy: torch.Tensor
     }
 
-/// A term of an objective: a value for each target, 0 where it does not apply.
+/// What a term measures: a value for each target, 0 where it does not apply.
 [<NoEquality; NoComparison>]
-type Term =
-    {
-        Name: string
-        Weight: float
-        /// [N] fp32
-        PerTarget: Scored -> torch.Tensor
-    }
+type Measure =
+    /// −log p of the targets of one kind
+    | CrossEntropyOf of Kind
+    /// (log Σ exp logits)² of every target that is not ignored
+    | SquaredNormaliser
+    /// Any other value, [N] fp32; it needs the logits of all targets at once
+    | PerTarget of (Scored -> torch.Tensor)
+
+/// A term of an objective.
+[<NoEquality; NoComparison>]
+type Term = { Name: string; Weight: float; Measure: Measure }
 
 /// What training minimises: terms that add. The sum over all targets is divided by the global count of targets that are not
 /// ignored, whatever the terms.
@@ -55,18 +59,14 @@ module Loss =
     let private masked (kind: Kind) (scored: Scored) (values_N: torch.Tensor) =
         values_N.mul (scored.Kinds.eq(Scalars.Of(int64 (int kind))).``to`` values_N.dtype)
 
+    let private term (name: string) (measure: Measure) : Objective =
+        { Terms = [ { Name = name; Weight = 1.0; Measure = measure } ] }
+
+    /// A term of one's own: a value for each target, [N] fp32, 0 where a target is ignored.
+    let perTarget (name: string) (value: Scored -> torch.Tensor) : Objective = term name (PerTarget value)
+
     /// The cross-entropy of one kind of target.
-    let ofKind (kind: Kind) : Objective =
-        {
-            Terms =
-                [
-                    {
-                        Name = (string kind).ToLowerInvariant()
-                        Weight = 1.0
-                        PerTarget = fun scored -> masked kind scored scored.CrossEntropy
-                    }
-                ]
-        }
+    let ofKind (kind: Kind) : Objective = term ((string kind).ToLowerInvariant()) (CrossEntropyOf kind)
 
     /// Cross-entropy of text targets.
     let text: Objective = ofKind Kind.Text
@@ -81,21 +81,15 @@ module Loss =
     let total: Objective = text + image + structure
 
     /// (log Σ exp logits)² of every target that is not ignored: keeps the normaliser near 1.
-    let zLoss: Objective =
-        {
-            Terms =
-                [
-                    {
-                        Name = "z"
-                        Weight = 1.0
-                        PerTarget =
-                            fun scored ->
-                                let z = scored.Logits.logsumexp(-1L).square()
-                                let valid = scored.Kinds.ne(Scalars.Of(int64 (int Kind.Ignored))).``to`` z.dtype
-                                z.mul valid
-                    }
-                ]
-        }
+    let zLoss: Objective = term "z" SquaredNormaliser
+
+    let private valuesOf (measure: Measure) (scored: Scored) : torch.Tensor =
+        match measure with
+        | CrossEntropyOf kind -> masked kind scored scored.CrossEntropy
+        | SquaredNormaliser ->
+            let z = scored.Logits.logsumexp(-1L).square()
+            z.mul (scored.Kinds.ne(Scalars.Of(int64 (int Kind.Ignored))).``to`` z.dtype)
+        | PerTarget value -> value scored
 
     /// An objective with all its weights multiplied.
     let weighted (weight: float) (objective: Objective) : Objective =
@@ -135,7 +129,7 @@ module Loss =
         let values =
             objective.Terms
             |> List.map (fun term ->
-                let sum = (term.PerTarget scored).sum()
+                let sum = (valuesOf term.Measure scored).sum()
                 if term.Weight = 1.0 then sum else sum.mul (Scalars.Of(term.Weight)))
 
         let zero () = torch.zeros (Array.empty<int64>, device = scored.Logits.device)

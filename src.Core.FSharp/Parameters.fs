@@ -29,6 +29,10 @@ type ParameterSpec =
 
     member s.Count = List.fold (*) 1L s.Shape
 
+/// Tables for rotating queries and keys: cos and sin [T, 1, C] in the model's element type.
+[<NoEquality; NoComparison>]
+type Rotation = { Cosine: torch.Tensor; Sine: torch.Tensor }
+
 /// What of a parameter moves in training.
 type Movement =
     | Moves

@@ -10,11 +10,9 @@ torch.set_num_threads 1
 
 /// (1 − p)² · −log p of every target: hard targets count more (Lin et al. 2017). 0 where a target is ignored, as a term must be.
 let focal: Objective =
-    let perTarget (scored: Scored) =
+    Loss.perTarget "focal" (fun scored ->
         let p = scored.CrossEntropy.neg().exp()
-        p.neg().plus(1.0).square().mul scored.CrossEntropy
-
-    { Terms = [ { Name = "focal"; Weight = 1.0; PerTarget = perTarget } ] }
+        p.neg().plus(1.0).square().mul scored.CrossEntropy)
 
 let objective =
     Loss.text + Loss.image + Loss.structure + (focal |> Loss.weighted 0.5) + (Loss.zLoss |> Loss.weighted 1e-4)

@@ -1,0 +1,135 @@
+module Hybrid.Tests.FusedTests
+
+open Expecto
+open Hybrid
+open Hybrid.Tests.Generate
+open TorchSharp
+
+/// A value and the gradient that a random direction sends back through a function.
+let private through (f: torch.Tensor -> torch.Tensor) (x: torch.Tensor) (direction: torch.Tensor) : float[] * float[] =
+    let x = x.detach().clone()
+    x.requires_grad <- true
+    let y = f x
+    y.mul(direction).sum().backward()
+
+    match x.grad with
+    | null -> failtest "no gradient"
+    | gradient -> values y, values gradient
+
+let private same (tolerance: float) (what: string) (a: float[] * float[]) (b: float[] * float[]) : unit =
+    close tolerance tolerance $"{what}: value" (fst a) (fst b)
+    close tolerance tolerance $"{what}: gradient" (snd a) (snd b)
+
+/// Attention by its formula, with autograd's own gradient.
+let private plain (config: ModelConfig) (rotation: Rotation option) (joined: torch.Tensor) : torch.Tensor =
+    let b, t = joined.shape[0], joined.shape[1]
+    let h, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
+    let x = joined.view (b, t, h + 2L * kv, c)
+    let turn (x: torch.Tensor) = rotation |> Option.fold (fun x r -> Layers.rotate config r x) x
+    let heads (x: torch.Tensor) = x.transpose(1, 2).repeat_interleave(h / x.shape[2], 1L)
+    let q = turn (x.narrow (2, 0L, h)) |> heads
+    let k = turn (x.narrow (2, h, kv)) |> heads
+    let v = x.narrow (2, h + kv, kv) |> heads
+    let scores = q.matmul(k.transpose (2, 3)).div(Scalars.Of(sqrt (float c)))
+    let mask = torch.full([| t; t |], Scalars.Of(-infinity), dtype = scores.dtype).triu_ 1L
+    scores.plus(mask).softmax(-1L).matmul(v).transpose(1, 2).reshape(b, t, h * c)
+
+let tests =
+    testList
+        "Fused"
+        [
+            property2 "the gate and its gradient" (1, 6) (1, 20) (fun seed n f ->
+                let chooser = Chooser seed
+                let x = (normals chooser 2.0 [ 2; n; 2 * f ]).``to`` torch.float64
+                let direction = (normals chooser 1.0 [ 2; n; f ]).``to`` torch.float64
+                let half (x: torch.Tensor) i = x.narrow (-1, int64 (i * f), int64 f)
+                let plain (x: torch.Tensor) = torch.nn.functional.silu(half x 0).mul(half x 1)
+                same 1e-12 "gate" (through plain x direction) (through Fused.swiGluGate x direction))
+
+            property2
+                "attention and its gradient, in one piece or several, kept or computed again"
+                (1, 3)
+                (1, 20)
+                (fun seed b t ->
+                    let chooser = Chooser seed
+                    let kv = chooser.Int(1, 3)
+                    let groups, c = chooser.Int(1, 3), 2 * chooser.Int(1, 4)
+                    let position = chooser.Of [ Rotary; InterleavedRotary; NoPosition ]
+
+                    let config =
+                        { ModelConfig.openLm (kv * groups * c) 1 (kv * groups) 8 t with
+                            KeyValueHeads = kv
+                            HeadWidth = c
+                            Position = position
+                        }
+
+                    let rotation = Layers.rotation config torch.CPU torch.float64 0L (int64 t)
+                    let width = (kv * groups + 2 * kv) * c
+                    let x = (normals chooser 1.0 [ b; t; width ]).``to`` torch.float64
+                    let direction = (normals chooser 1.0 [ b; t; kv * groups * c ]).``to`` torch.float64
+                    let expected = through (plain config rotation) x direction
+
+                    for atOnce, kept in [ 1L <<< 20, 1L <<< 20; 200L, 1L <<< 20; 200L, 0L; 1L <<< 20, 0L ] do
+                        let plan: Fused.AttentionPlan =
+                            {
+                                Heads = int64 config.Heads
+                                KeyValueHeads = int64 kv
+                                HeadWidth = int64 c
+                                Turn = Layers.rotate config
+                                Rotation = rotation
+                                ScoresAtOnce = atOnce
+                                ScoresKept = kept
+                            }
+
+                        // torch.baddbmm takes 1 / √C in single precision, and sums over several pieces are kept in it.
+                        let tolerance = 1e-5
+
+                        same
+                            tolerance
+                            $"{position}, {atOnce} at once"
+                            expected
+                            (through (Fused.causalAttention plan) x direction))
+
+            property2 "head and loss together are the head and then the loss" (1, 6) (2, 40) (fun seed b t ->
+                let chooser = Chooser seed
+                let v = vocabulary chooser
+                let batch = batch chooser v b (14 + t)
+                let width = chooser.Int(1, 12)
+                let tied = chooser.Bool()
+
+                let config =
+                    { ModelConfig.openLm width 1 1 (v.Rows + chooser.Int(0, 3)) (14 + t) with
+                        Tied = tied
+                        Position = NoPosition
+                    }
+
+                let objective =
+                    [
+                        Loss.text, chooser.Float(0.0, 2.0)
+                        Loss.image, 1.0
+                        Loss.structure, chooser.Float(0.0, 1.0)
+                        Loss.zLoss, chooser.Of [ 0.0; 1e-2 ]
+                    ]
+                    |> List.filter (fun (_, weight) -> weight > 0.0)
+                    |> List.map (fun (part, weight) -> Loss.weighted weight part)
+                    |> List.reduce (+)
+
+                let table = normals chooser 1.0 [ config.Rows; width ]
+                let hidden = normals chooser 1.0 [ b; int batch.Targets.shape[1]; width ]
+
+                let run (evaluate: Weights -> torch.Tensor -> LossValue) =
+                    let table, hidden = table.detach().clone(), hidden.detach().clone()
+                    table.requires_grad <- true
+                    hidden.requires_grad <- true
+                    let value = evaluate (fun _ -> table) hidden
+                    value.Objective.mul(Scalars.Of 0.25).backward()
+
+                    [| values value.Objective; values value.Parts; values (nonNull table.grad); values (nonNull hidden.grad) |]
+
+                let apart =
+                    run (fun weights hidden ->
+                        Decoder.head config weights v.Rows hidden |> Loss.score v batch |> Loss.evaluate objective)
+
+                let together = run (HeadLoss.evaluate objective config v >> fun evaluate hidden -> evaluate batch hidden)
+                Array.iter2 (close 2e-5 2e-5 "objective, parts, gradients") apart together)
+        ]
