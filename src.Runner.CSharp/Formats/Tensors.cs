@@ -29,6 +29,42 @@ public interface ITensorFile : IDisposable
     /// Errors: <see cref="InputException"/> when the file has no tensor of that name.
     /// </summary>
     torch.Tensor Load(string name);
+
+    /// <summary>
+    /// Copies elements of a tensor, from number <paramref name="first"/> on in row-major order, into a contiguous CPU tensor of the
+    /// entry's type, which decides how many. No other memory of that size is taken. Errors: <see cref="InputException"/>;
+    /// ArgumentException when the target does not fit.
+    /// </summary>
+    void Read(string name, long first, torch.Tensor target);
+}
+
+/// <summary>What the readers of tensors have in common.</summary>
+internal static class TensorReading
+{
+    /// <summary>A whole tensor of a file, which the caller owns.</summary>
+    public static torch.Tensor Whole(ITensorFile file, TensorEntry entry)
+    {
+        torch.Tensor tensor = TensorMemory.Empty(entry.Type, entry.Shape);
+        try
+        {
+            file.Read(entry.Name, 0, tensor);
+            return tensor;
+        }
+        catch
+        {
+            tensor.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The number of elements to read. Errors: ArgumentException when the target does not fit.</summary>
+    public static long Count(TensorEntry entry, long first, torch.Tensor target)
+    {
+        long count = target.numel();
+        return target.dtype == entry.Type && first >= 0 && first <= entry.Count - count
+            ? count
+            : throw new ArgumentException($"{count} elements of {target.dtype} from {first} on are not in {entry.Name}: {entry.Count} of {entry.Type}.", nameof(target));
+    }
 }
 
 /// <summary>Names and values in the order in which they were added.</summary>

@@ -29,7 +29,7 @@ internal static class InspectJob
         {
             return File.Exists(Path.Combine(path, "run.json")) ? Run(path)
                 : File.Exists(Path.Combine(path, Checkpoint.Description)) ? Model(path)
-                : File.Exists(Path.Combine(path, "model.safetensors")) ? Tensors(path)
+                : TensorFiles.Holds(path) ? Tensors(path)
                 : Tokens(path);
         }
 
