@@ -167,6 +167,23 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
             (store :> IDisposable).Dispose()
             reraise ()
 
+    /// A model whose weights `fill` writes by name into the fp32 tensors it is given, so that nothing need stand in memory twice.
+    static member Filled(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, fill: Action<string, torch.Tensor>) : Model =
+        let store = allocate layout config.Rows config
+
+        try
+            use _ = torch.no_grad ()
+
+            for slot in store.Slots do
+                use target = store.MasterOf slot.Spec.Name
+                fill.Invoke(slot.Spec.Name, target)
+
+            store.Refresh()
+            new Model(config, vocabulary, store)
+        with _ ->
+            (store :> IDisposable).Dispose()
+            reraise ()
+
     /// A pre-trained model with its tables grown to a vocabulary. New rows start as `newRows` says (a name of
     /// `TrainConfig.newRows`), or as `given` for the embedding table; the seed is that of the random twin.
     /// Errors: ShapeException where a weight does not fit.

@@ -38,35 +38,6 @@ public interface ITensorFile : IDisposable
     void Read(string name, long first, torch.Tensor target);
 }
 
-/// <summary>What the readers of tensors have in common.</summary>
-internal static class TensorReading
-{
-    /// <summary>A whole tensor of a file, which the caller owns.</summary>
-    public static torch.Tensor Whole(ITensorFile file, TensorEntry entry)
-    {
-        torch.Tensor tensor = TensorMemory.Empty(entry.Type, entry.Shape);
-        try
-        {
-            file.Read(entry.Name, 0, tensor);
-            return tensor;
-        }
-        catch
-        {
-            tensor.Dispose();
-            throw;
-        }
-    }
-
-    /// <summary>The number of elements to read. Errors: ArgumentException when the target does not fit.</summary>
-    public static long Count(TensorEntry entry, long first, torch.Tensor target)
-    {
-        long count = target.numel();
-        return target.dtype == entry.Type && first >= 0 && first <= entry.Count - count
-            ? count
-            : throw new ArgumentException($"{count} elements of {target.dtype} from {first} on are not in {entry.Name}: {entry.Count} of {entry.Type}.", nameof(target));
-    }
-}
-
 /// <summary>Names and values in the order in which they were added.</summary>
 internal sealed class OrderedEntries<T> : IReadOnlyDictionary<string, T>
 {

@@ -124,16 +124,30 @@ public sealed class ModelFile : IDisposable
         return torch.cat([.. parts.Select(file.Load)]).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Writes a parameter's values into a contiguous tensor of its shape, in pieces. Errors: InputException.</summary>
+    public void Fill(string parameter, torch.Tensor target)
+    {
+        long row = 0;
+        foreach (string part in sources[parameter])
+        {
+            long rows = file.Entries[part].Shape[0];
+            using torch.Tensor place = target.narrow(0, row, rows);
+            TensorReading.Into(file, part, place);
+            row += rows;
+        }
+    }
+
     /// <summary>The model in memory.</summary>
-    public Model Open(Layout layout) => Model.Load(Config, Vocabulary, layout, Load);
+    public Model Open(Layout layout) => Open(layout, Vocabulary);
+
+    /// <summary>The model in memory, its table laid out in another way.</summary>
+    public Model Open(Layout layout, Vocabulary vocabulary) => Model.Filled(Config, vocabulary, layout, Fill);
 
     public void Dispose() => file.Dispose();
 
     private void RequireTied(string name)
     {
-        using DisposeScope scope = torch.NewDisposeScope();
-        torch.Tensor table = Load("tok_embeddings.weight"), head = file.Load(name);
-        if (!table.shape.SequenceEqual(head.shape) || !table.eq(head).all().item<bool>())
+        if (!TensorReading.Same(file, sources["tok_embeddings.weight"][0], name))
         {
             throw new InputException($"{Path} has a head ({name}) that differs from its embedding table, but its description says that the two are tied.");
         }
