@@ -4,34 +4,37 @@ using TorchSharp;
 namespace Hybrid.Runner.Formats;
 
 /// <summary>
-/// Writes a PyTorch checkpoint in torch.save's zip format: a dict of scalars with the state dict under "state_dict", which torch.load
+/// Writes a PyTorch checkpoint in torch.save's zip format: a dict of "epoch", "name" and "state_dict", which torch.load
 /// takes with weights_only as well. Tensors are made one at a time.
 /// </summary>
 public static class TorchWriter
 {
     /// <summary>Writes the file; it appears under its name when it is complete.</summary>
     /// <param name="path">The file.</param>
-    /// <param name="fields">Whole numbers and texts that stand before the state dict.</param>
+    /// <param name="epoch">The "epoch" beside the state dict.</param>
+    /// <param name="name">The "name" beside it.</param>
     /// <param name="tensors">The state dict, in its order.</param>
     /// <param name="shared">Further names of tensors, each with the name of the tensor whose memory it shares.</param>
     public static void Write(
-        string path, IReadOnlyList<KeyValuePair<string, object>> fields, IReadOnlyList<TensorSource> tensors, IReadOnlyList<KeyValuePair<string, string>> shared) =>
-        Write(path, fields, tensors, shared, uint.MaxValue);
+        string path, long epoch, string name, IReadOnlyList<TensorSource> tensors, IReadOnlyList<KeyValuePair<string, string>> shared) =>
+        Write(path, epoch, name, tensors, shared, uint.MaxValue);
 
-    /// <inheritdoc cref="Write(string, IReadOnlyList{KeyValuePair{string, object}}, IReadOnlyList{TensorSource}, IReadOnlyList{KeyValuePair{string, string}})"/>
+    /// <inheritdoc cref="Write(string, long, string, IReadOnlyList{TensorSource}, IReadOnlyList{KeyValuePair{string, string}})"/>
     /// <param name="path">The file.</param>
-    /// <param name="fields">Whole numbers and texts that stand before the state dict.</param>
+    /// <param name="epoch">The "epoch" beside the state dict.</param>
+    /// <param name="name">The "name" beside it.</param>
     /// <param name="tensors">The state dict, in its order.</param>
     /// <param name="shared">Further names of tensors, each with the name of the tensor whose memory it shares.</param>
     /// <param name="large">From which size on the zip file has 64-bit fields.</param>
     internal static void Write(
         string path,
-        IReadOnlyList<KeyValuePair<string, object>> fields,
+        long epoch,
+        string name,
         IReadOnlyList<TensorSource> tensors,
         IReadOnlyList<KeyValuePair<string, string>> shared,
         uint large)
     {
-        byte[] pickle = Pickle(fields, tensors, shared);
+        byte[] pickle = Pickle(epoch, name, tensors, shared);
         AtomicFile.Write(path, stream =>
         {
             // torch.save names the folder after the file.
@@ -52,24 +55,13 @@ public static class TorchWriter
     }
 
     private static byte[] Pickle(
-        IReadOnlyList<KeyValuePair<string, object>> fields, IReadOnlyList<TensorSource> tensors, IReadOnlyList<KeyValuePair<string, string>> shared)
+        long epoch, string name, IReadOnlyList<TensorSource> tensors, IReadOnlyList<KeyValuePair<string, string>> shared)
     {
         Dictionary<string, (TensorSource Tensor, int Storage)> byName = new(StringComparer.Ordinal);
         PickleWriter pickle = new();
         pickle.Dict(() =>
         {
-            foreach ((string key, object value) in fields)
-            {
-                pickle.Text(key);
-                _ = value switch
-                {
-                    string text => pickle.Text(text),
-                    int number => pickle.Int(number),
-                    long number => pickle.Int(number),
-                    _ => throw new NotSupportedException($"{key} is neither text nor a whole number."),
-                };
-            }
-
+            pickle.Text("epoch").Int(epoch).Text("name").Text(name);
             pickle.Text("state_dict").OrderedDict(() =>
             {
                 for (int i = 0; i < tensors.Count; i++)
@@ -78,10 +70,10 @@ public static class TorchWriter
                     pickle.Text(tensors[i].Name).Tensor(tensors[i].Type, Key(i), tensors[i].Shape);
                 }
 
-                foreach ((string name, string target) in shared)
+                foreach ((string again, string target) in shared)
                 {
                     (TensorSource tensor, int storage) = byName[target];
-                    pickle.Text(name).Tensor(tensor.Type, Key(storage), tensor.Shape);
+                    pickle.Text(again).Tensor(tensor.Type, Key(storage), tensor.Shape);
                 }
             });
         });

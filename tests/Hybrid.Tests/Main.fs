@@ -23,6 +23,7 @@ let private all =
             JsonTests.tests
             LayersTests.tests
             LikelihoodTests.tests
+            LoadMemoryTests.tests
             LossTests.tests
             NativeTests.tests
             NpyTests.tests
@@ -44,6 +45,7 @@ let private all =
             StudyTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
+            TorchWriterTests.tests
             TrainConfigTests.tests
             TrainableTests.tests
             VocabularyTests.tests
