@@ -82,11 +82,11 @@ let parseBytes (text: string) : int64 option =
             "", 1L
         ]
 
-    let name, factor =
-        units
-        |> List.find (fun (name, _) -> text.EndsWith(name, StringComparison.OrdinalIgnoreCase))
+    let name, factor = units |> List.find (fun (name, _) -> text.EndsWith(name, StringComparison.OrdinalIgnoreCase))
 
-    match Int64.TryParse(text.Substring(0, text.Length - name.Length).TrimEnd(), NumberStyles.None, CultureInfo.InvariantCulture) with
+    match
+        Int64.TryParse(text.Substring(0, text.Length - name.Length).TrimEnd(), NumberStyles.None, CultureInfo.InvariantCulture)
+    with
     | true, count when count >= 1L && count <= Int64.MaxValue / factor -> Some(count * factor)
     | _ -> None
 

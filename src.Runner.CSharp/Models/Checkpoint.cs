@@ -73,6 +73,15 @@ public sealed class Checkpoint
             },
             replace: true);
 
+    /// <summary>Fills a folder with a checkpoint of a model without optimizer, at step 0.</summary>
+    internal static void WriteModel(string folder, ModelConfig config, Vocabulary vocabulary, IEnumerable<TensorSource> tensors, Companions companions)
+    {
+        SafeTensorsWriter.Write(Path.Combine(folder, Weights), tensors);
+        File.WriteAllText(Path.Combine(folder, Description), Descriptions.Write(config, vocabulary));
+        companions.CopyTo(folder);
+        File.WriteAllText(Path.Combine(folder, StateFile), Text(new CheckpointState(0, 0, 0, "", ""), folder));
+    }
+
     /// <summary>
     /// Opens a checkpoint and checks that its files are there in full. Errors: InputException that says what is torn or missing.
     /// </summary>

@@ -111,6 +111,9 @@ public sealed class ModelFile : IDisposable
         return model;
     }
 
+    /// <summary>The element type that a parameter is stored in; the widest of several.</summary>
+    public torch.ScalarType TypeOf(string parameter) => sources[parameter].Select(part => file.Entries[part].Type).Aggregate(torch.promote_types);
+
     /// <summary>A parameter's values; the caller owns them. Errors: InputException.</summary>
     public torch.Tensor Load(string parameter)
     {
