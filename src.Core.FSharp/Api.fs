@@ -23,6 +23,14 @@ type Descriptions private () =
     /// The config.json of a Hugging Face Llama-like model. Errors: InputException.
     static member Llama(source: string, json: string) : ModelConfig = ModelConfig.ofLlama json |> orThrow source
 
+    /// What the key "hybrid" of another form's description adds to a description read from the rest: the description, the layout of
+    /// an extended table or null, and whether norms have biases of zero for the form's sake only. Errors: InputException.
+    static member Own(source: string, json: string, config: ModelConfig) : struct (ModelConfig * Vocabulary | null * bool) =
+        Json.parse json (fun root ->
+            let config, vocabulary, gainOnly = ModelExport.readOwn root config
+            struct (config, Option.toObj vocabulary, gainOnly))
+        |> orThrow source
+
     /// Hybrid's own description of a model and of its vocabulary. Errors: InputException.
     static member Hybrid(source: string, json: string) : struct (ModelConfig * Vocabulary) =
         Json.parse json (fun root ->

@@ -270,3 +270,35 @@ module ModelExport =
             ]
         @ own config vocabulary hints
         |> record
+
+    /// What the key "hybrid" of a description in another form adds to what the rest says: sizes before extensions, how positions
+    /// enter, the layout of an extended table, and whether the norms' biases were only put in for the form and are zero.
+    let readOwn (root: JsonFields) (config: ModelConfig) : ModelConfig * Vocabulary option * bool =
+        if not (root.Has "hybrid") then
+            config, None, false
+        else
+            let json = root.Object "hybrid"
+
+            let vocabulary =
+                if json.Has "textRows" || json.Has "imageCodes" then
+                    Some
+                        {
+                            TextRows = json.Int("textRows", 1, 1 <<< 28)
+                            ImageCodes = json.Int("imageCodes", 0, 1 <<< 28)
+                        }
+                else
+                    None
+
+            let position =
+                json.Choice("position", [ "head_rotary", HeadRotary; "none", NoPosition ], config.Position)
+
+            let gainOnly = json.Choice("norm", [ "gain_only_layer_norm", true ], false)
+            let sizes = if json.Has "extendedAt" then json.Ints("extendedAt", 1, 1 <<< 28) else []
+            json.Finish()
+            let config = { config with ExtendedAt = sizes; Position = position }
+
+            if root.Sound && json.Sound then
+                for problem in ModelConfig.problems config do
+                    json.Error("extendedAt", problem)
+
+            config, vocabulary, gainOnly

@@ -57,7 +57,7 @@ internal static class ConvertJob
                             exporter.HuggingFace(command.ShardSize);
                             break;
                         case ModelFormat.OpenLm:
-                            exporter.OpenLm();
+                            exporter.OpenLm(Path.GetFileName(target));
                             break;
                         default:
                             exporter.Hybrid();

@@ -80,8 +80,8 @@ internal sealed class ModelExporter
         new Companions(null, ImageTokenizer).CopyTo(folder);
     }
 
-    /// <summary>open_lm's epoch_1.pt and model.json, with the tokenizers beside them.</summary>
-    public void OpenLm()
+    /// <summary>open_lm's epoch_1.pt and model.json, with the tokenizers beside them; the file names its run <paramref name="name"/>.</summary>
+    public void OpenLm(string name)
     {
         ExportedDescription description = Exports.OpenLm(model.Config, model.Vocabulary);
         if (description.Json is null)
@@ -93,8 +93,7 @@ internal sealed class ModelExporter
         File.WriteAllText(Path.Combine(folder, OpenLmDescription), description.Json);
         TensorExport tensors = Tensors;
         TorchWriter.Write(
-            Path.Combine(folder, OpenLmWeights), 1, Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(model.Path))),
-            [.. tensors.Plain().Concat(tensors.Frequencies()).Select(Watched)], [.. tensors.SecondNames()]);
+            Path.Combine(folder, OpenLmWeights), 1, name, [.. tensors.Plain().Concat(tensors.Frequencies()).Select(Watched)], [.. tensors.SecondNames()]);
         new Companions(model.TokenizerPath, ImageTokenizer).CopyTo(folder);
     }
 

@@ -147,6 +147,6 @@ internal sealed class TensorExport(ModelFile model, torch.ScalarType? elementTyp
     {
         using DisposeScope scope = torch.NewDisposeScope();
         torch.Tensor exponents = torch.arange(0, headWidth, 2, dtype: torch.ScalarType.Float32).div(Scalars.Of(headWidth));
-        return torch.pow(Scalars.Of(10000.0), exponents).reciprocal().MoveToOuterDisposeScope();
+        return torch.full(exponents.shape, Scalars.Of(10000.0), dtype: torch.ScalarType.Float32).pow(exponents).reciprocal().MoveToOuterDisposeScope();
     }
 }
