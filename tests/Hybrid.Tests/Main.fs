@@ -43,6 +43,8 @@ let private all =
             StatisticsTests.tests
             StepTests.tests
             StudyTests.tests
+            TensorFilesTests.tests
+            TokenizerFilesTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
             TorchWriterTests.tests
