@@ -26,6 +26,9 @@ type Architecture private () =
     /// The description with a table of `rows` rows.
     static member WithRows(config: ModelConfig, rows: int) : ModelConfig = { config with Rows = rows }
 
+    /// The description with norms that have weights but no biases.
+    static member WithoutNormBiases(config: ModelConfig) : ModelConfig = { config with Norm = GainLayerNorm }
+
     /// Floating-point operations per token of a forward and backward pass over sequences of `positions` positions.
     static member FlopsPerToken(config: ModelConfig, positions: int) : float = ModelConfig.flopsPerToken config positions
 

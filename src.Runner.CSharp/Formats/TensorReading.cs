@@ -81,4 +81,11 @@ internal static class TensorReading
 
         return true;
     }
+
+    /// <summary>Whether a small tensor holds zeros only. Errors: <see cref="InputException"/>.</summary>
+    public static bool IsZero(ITensorFile file, string name)
+    {
+        using DisposeScope scope = torch.NewDisposeScope();
+        return !file.Load(name).any().item<bool>();
+    }
 }

@@ -10,7 +10,17 @@ internal static class ConvertJob
     /// <summary>Writes the model into a new directory, which appears when it is whole. Errors: InputException.</summary>
     public static void Run(ConvertCommand command, CancellationToken stop)
     {
-        JsonObject result = Convert(command, stop);
+        JsonObject result;
+        using (Progress progress = new())
+        {
+            result = Convert(command, progress, stop);
+        }
+
+        foreach (JsonNode? note in result["notes"]!.AsArray())
+        {
+            Terminal.Warn(note!.GetValue<string>());
+        }
+
         if (command.Json)
         {
             Console.Out.WriteLine(result.ToJsonString(Json.Options));
@@ -25,7 +35,7 @@ internal static class ConvertJob
     }
 
     /// <summary>Carries the command out; what there is to say of the result.</summary>
-    internal static JsonObject Convert(ConvertCommand command, CancellationToken stop)
+    internal static JsonObject Convert(ConvertCommand command, Progress progress, CancellationToken stop)
     {
         string target = Path.TrimEndingDirectorySeparator(Path.GetFullPath(command.To));
         if (Files.Occupied(target) || File.Exists(target))
@@ -37,7 +47,6 @@ internal static class ConvertJob
         int parameters = Architecture.Parameters(model.Config).Count;
         string family = "";
         string[] notes = [];
-        using (Progress progress = new())
         using (Stage stage = progress.Stage("convert", parameters))
         {
             HashSet<string> done = [];
@@ -67,11 +76,6 @@ internal static class ConvertJob
                     (family, notes) = (exporter.Family, [.. exporter.Notes]);
                 },
                 replace: true);
-        }
-
-        foreach (string note in notes)
-        {
-            Terminal.Warn(note);
         }
 
         FileInfo[] files = [.. new DirectoryInfo(target).GetFiles().OrderBy(file => file.Name, StringComparer.Ordinal)];

@@ -32,13 +32,13 @@ public sealed class ModelFile : IDisposable
     public int EndOfText { get; init; } = -1;
 
     /// <summary>
-    /// Fits the tensors of a file to a description. Errors: InputException with every missing, unexpected and mis-shaped tensor.
+    /// Fits the tensors of a file to a description, but for some that the model does without. Errors: InputException with every missing, unexpected and mis-shaped tensor.
     /// </summary>
     internal static ModelFile Fit(
-        string path, ModelConfig config, Vocabulary? vocabulary, ITensorFile file, string kind, string? tokenizer, int endOfText)
+        string path, ModelConfig config, Vocabulary? vocabulary, ITensorFile file, IReadOnlyCollection<string> needless, string kind, string? tokenizer, int endOfText)
     {
         Dictionary<string, TensorEntry> there = [];
-        foreach (TensorEntry entry in file.Entries.Values)
+        foreach (TensorEntry entry in file.Entries.Values.Where(entry => !needless.Contains(entry.Name)))
         {
             if (!there.TryAdd(TensorNames.Bare(entry.Name), entry))
             {

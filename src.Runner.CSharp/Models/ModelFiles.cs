@@ -1,3 +1,4 @@
+using Hybrid.Api;
 using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner;
@@ -63,8 +64,20 @@ public static class ModelFiles
                     $"{path} says itself that it has {model.Vocabulary.TextRows} text rows and {model.Vocabulary.ImageCodes} image codes; --text-rows {layout.TextRows} and --image-codes {layout.ImageCodes} contradict it.");
             }
 
+            ModelConfig config = model.Config;
+            string[] biases = model.GainOnly ? [.. file.Entries.Keys.Where(name => name.EndsWith("norm.bias", StringComparison.Ordinal))] : [];
+            if (model.GainOnly && biases.All(name => TensorReading.IsZero(file, name)))
+            {
+                config = Architecture.WithoutNormBiases(config);
+            }
+            else
+            {
+                biases = [];
+            }
+
             string? tokenizer = beside is null ? null : Path.Combine(beside, "tokenizer.json");
-            return ModelFile.Fit(path, model.Config, layout ?? model.Vocabulary, file, kind, File.Exists(tokenizer) ? tokenizer : null, model.EndOfText);
+            return ModelFile.Fit(
+                path, config, layout ?? model.Vocabulary, file, biases, kind, File.Exists(tokenizer) ? tokenizer : null, model.EndOfText);
         }
         catch
         {

@@ -13,6 +13,7 @@ let private all =
             BadInputTests.tests
             CommandLineTests.tests
             ConfigTests.tests
+            ConvertTests.tests
             DecoderTests.tests
             DocsTests.tests
             ExtensionTests.tests
