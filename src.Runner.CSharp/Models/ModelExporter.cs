@@ -10,7 +10,7 @@ namespace Hybrid.Runner;
 /// <summary>Writes a model in the form of another program into a folder, tensor by tensor. Errors: InputException.</summary>
 internal sealed class ModelExporter
 {
-    private const string OpenLmWeights = "epoch_1.pt", OpenLmDescription = "model.json";
+    private const string OpenLmWeights = "epoch_1.pt";
 
     private readonly ModelFile model;
     private readonly string folder;
@@ -90,7 +90,7 @@ internal sealed class ModelExporter
                 $"open_lm has no words for the model in {model.Path}: {string.Join("; ", description.Reasons)}.");
         }
 
-        File.WriteAllText(Path.Combine(folder, OpenLmDescription), description.Json);
+        File.WriteAllText(Path.Combine(folder, ModelFiles.OpenLmDescription), description.Json);
         TensorExport tensors = Tensors;
         TorchWriter.Write(
             Path.Combine(folder, OpenLmWeights), 1, name, [.. tensors.Plain().Concat(tensors.Frequencies()).Select(Watched)], [.. tensors.SecondNames()]);

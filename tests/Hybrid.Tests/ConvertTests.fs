@@ -218,6 +218,7 @@ let private openLm =
             Expect.equal first.Config config "the description"
             Expect.equal first.Vocabulary vocabulary "the layout"
             Expect.equal (parametersOf (file "first")) (parametersOf (modelAt (at "source") null)) "every bit"
+            Expect.equal (parametersOf (modelAt (at "first") null)) (parametersOf (file "first")) "by its directory"
             convert (file "first") (at "hf") ModelFormat.HuggingFace |> ignore
 
             // Pairs that became halves stay halves: open_lm computes both.
