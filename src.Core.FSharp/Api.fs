@@ -176,7 +176,9 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
             reraise ()
 
     /// A model whose weights `fill` writes by name into the fp32 tensors it is given, so that nothing need stand in memory twice.
-    static member Filled(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, fill: Action<string, torch.Tensor>) : Model =
+    static member Filled
+        (config: ModelConfig, vocabulary: Vocabulary, layout: Layout, fill: Action<string, torch.Tensor>)
+        : Model =
         let store = allocate layout config.Rows config
 
         try
@@ -357,14 +359,12 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
     /// Updates left out because their gradient was not finite. Reads from the device.
     member _.Skipped: int64 = int64 (state.Skipped.cpu().data<float32>().[0L])
 
-    /// Puts saved tensors back. Errors: ShapeException where one does not fit.
-    member trainer.Restore(source: Func<string, torch.Tensor>) : unit =
+    /// Puts saved tensors back: `fill` writes each by its name into the tensor it is given.
+    member trainer.Restore(fill: Action<string, torch.Tensor>) : unit =
         use _ = torch.no_grad ()
 
         for pair in trainer.State do
-            use saved = source.Invoke pair.Key
-            Shape.require pair.Key (List.ofArray pair.Value.shape) saved
-            pair.Value.copy_ saved |> ignore
+            fill.Invoke(pair.Key, pair.Value)
 
     interface IDisposable with
         member _.Dispose() = (state :> IDisposable).Dispose()

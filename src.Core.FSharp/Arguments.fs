@@ -231,7 +231,8 @@ type internal ConvertArguments =
             | To _ -> "a new directory"
             | Format _ ->
                 "hf: a directory for Hugging Face's transformers; open_lm: epoch_1.pt and model.json; hybrid: a checkpoint to go on from"
-            | Dtype _ -> "element type of the weights (default: keep, as each stands in the source); hybrid's checkpoints are fp32"
+            | Dtype _ ->
+                "element type of the weights (default: keep, as each stands in the source); hybrid's checkpoints are fp32"
             | Shard_Size _ -> "hf: begin another file above this size (default: 5GB)"
             | Json -> Words.json
 

@@ -281,16 +281,11 @@ module ModelExport =
 
             let vocabulary =
                 if json.Has "textRows" || json.Has "imageCodes" then
-                    Some
-                        {
-                            TextRows = json.Int("textRows", 1, 1 <<< 28)
-                            ImageCodes = json.Int("imageCodes", 0, 1 <<< 28)
-                        }
+                    Some { TextRows = json.Int("textRows", 1, 1 <<< 28); ImageCodes = json.Int("imageCodes", 0, 1 <<< 28) }
                 else
                     None
 
-            let position =
-                json.Choice("position", [ "head_rotary", HeadRotary; "none", NoPosition ], config.Position)
+            let position = json.Choice("position", [ "head_rotary", HeadRotary; "none", NoPosition ], config.Position)
 
             let gainOnly = json.Choice("norm", [ "gain_only_layer_norm", true ], false)
             let sizes = if json.Has "extendedAt" then json.Ints("extendedAt", 1, 1 <<< 28) else []

@@ -132,7 +132,16 @@ public sealed class Checkpoint
         }
 
         using ITensorFile file = SafeTensorsFile.Open(path);
-        trainer.Restore(name => file.Load(name));
+        trainer.Restore((name, target) =>
+        {
+            if (!file.Entries.TryGetValue(name, out TensorEntry? entry) || !entry.Shape.SequenceEqual(target.shape))
+            {
+                string found = entry is null ? "is missing" : $"is {Shape.show(entry.Shape)}";
+                throw new InputException($"{path}: the tensor {name} {found}, must be {Shape.show(target.shape)}.");
+            }
+
+            TensorReading.Into(file, name, target);
+        });
     }
 
     private static void WriteWeights(string path, Model model)

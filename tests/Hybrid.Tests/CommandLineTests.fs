@@ -252,17 +252,7 @@ let private parsing =
                 for size, bytes in
                     [ "7", 7L; "10KB", 10_000L; "3 mb", 3_000_000L; "2GB", 2_000_000_000L; "1GiB", 1L <<< 30; "5B", 5L ] do
                     gives<ConvertCommand>
-                        [
-                            "convert"
-                            "--from"
-                            "a"
-                            "--to"
-                            "b"
-                            "--format=hf"
-                            "--dtype=bf16"
-                            "--shard-size"
-                            size
-                        ]
+                        [ "convert"; "--from"; "a"; "--to"; "b"; "--format=hf"; "--dtype=bf16"; "--shard-size"; size ]
                         (fun c -> c.ShardSize = bytes && c.ElementType = "bf16"))
 
             testCase "inspect takes a path" (fun () ->

@@ -25,7 +25,7 @@ let private valuesOf (seed: int64) (kind: torch.ScalarType) (name: string) (shap
     use scope = torch.NewDisposeScope()
     let chooser = Chooser(seed + int64 (name |> Seq.sumBy int))
     let near = if name.Contains "norm" && name.EndsWith "weight" then 1.0 else 0.0
-    let values = (normals chooser 0.3 (shape |> Array.map int |> List.ofArray)).add (Scalars.Of near)
+    let values = (normals chooser 0.3 (shape |> Array.map int |> List.ofArray)).add(Scalars.Of near)
     values.to_type(kind).MoveToOuterDisposeScope()
 
 /// A model on disk as a checkpoint of hybrid, which holds any configuration, with weights of any type.
@@ -41,14 +41,14 @@ let private source (folder: string) (seed: int64) (kind: torch.ScalarType) (conf
     File.WriteAllText(Path.Combine(folder, "config.json"), Descriptions.Write(config, vocabulary))
 
 let private modelAt (path: string) (config: string | null) : ModelPath =
-    {
-        Path = path
-        Config = config
-        TextRows = Nullable()
-        ImageCodes = Nullable()
-    }
+    { Path = path; Config = config; TextRows = Nullable(); ImageCodes = Nullable() }
 
-let private convertWith (change: ConvertCommand -> ConvertCommand) (from: ModelPath) (target: string) (format: ModelFormat) : JsonObject =
+let private convertWith
+    (change: ConvertCommand -> ConvertCommand)
+    (from: ModelPath)
+    (target: string)
+    (format: ModelFormat)
+    : JsonObject =
     let command =
         change
             {
@@ -106,13 +106,7 @@ let private configOf (chooser: Chooser) (family: string) (rows: int) : ModelConf
         }
 
     match family with
-    | "llama" ->
-        { any with
-            Norm = RmsNorm
-            QkNorm = false
-            PostEmbedNorm = false
-            FeedForward = SwiGlu
-        }
+    | "llama" -> { any with Norm = RmsNorm; QkNorm = false; PostEmbedNorm = false; FeedForward = SwiGlu }
     | "stablelm" -> { whole any with Norm = chooser.Of [ LayerNorm; GainLayerNorm ] }
     | "olmo" -> { whole any with Norm = PlainLayerNorm; NormEpsilon = 1e-5 }
     | _ ->
@@ -136,11 +130,7 @@ let private withVocabulary (chooser: Chooser) (config: ModelConfig) : ModelConfi
         let vocabulary = vocabulary chooser
         let padded = vocabulary.Rows + chooser.Int(0, 3)
 
-        { config with
-            Rows = padded
-            ExtendedAt = [ vocabulary.TextRows ]
-        },
-        vocabulary
+        { config with Rows = padded; ExtendedAt = [ vocabulary.TextRows ] }, vocabulary
     else
         config, { TextRows = config.Rows; ImageCodes = 0 }
 
@@ -198,7 +188,11 @@ let private thereAndBack (family: string) =
             |> ignore
 
             Expect.equal (tensorsOf (at "again")) (tensorsOf (at "hf")) "the same tensors"
-            Expect.equal (File.ReadAllText(at "again/config.json")) (File.ReadAllText(at "hf/config.json")) "the same description"))
+
+            Expect.equal
+                (File.ReadAllText(at "again/config.json"))
+                (File.ReadAllText(at "hf/config.json"))
+                "the same description"))
 
 let private openLmConfig (chooser: Chooser) =
     let config = configOf chooser "openlm" (chooser.Int(8, 24))
@@ -222,7 +216,10 @@ let private openLm =
             convert (file "first") (at "hf") ModelFormat.HuggingFace |> ignore
 
             // Pairs that became halves stay halves: open_lm computes both.
-            if config.Position <> InterleavedRotary || (ModelFiles.Open(modelAt (at "hf") null).Config.Position = InterleavedRotary) then
+            if
+                config.Position <> InterleavedRotary
+                || (ModelFiles.Open(modelAt (at "hf") null).Config.Position = InterleavedRotary)
+            then
                 convert (modelAt (at "hf") null) (at "again") ModelFormat.OpenLm |> ignore
                 Expect.equal (tensorsOf (at "again/epoch_1.pt")) (tensorsOf (at "first/epoch_1.pt")) "by way of hf"
 
@@ -240,19 +237,15 @@ let private refusals =
                     let at name = Path.Combine(folder, name)
                     let plain = ModelConfig.openLm 16 1 4 20 32
 
-                    let odd =
-                        { plain with
-                            KeyValueHeads = 2
-                            RotaryBase = 500.0
-                            NormEpsilon = 1e-6
-                        }
+                    let odd = { plain with KeyValueHeads = 2; RotaryBase = 500.0; NormEpsilon = 1e-6 }
 
                     source (at "source") 1L torch.ScalarType.Float32 odd { TextRows = 20; ImageCodes = 0 }
 
                     let message =
                         refusal (fun () -> convert (modelAt (at "source") null) (at "out") ModelFormat.OpenLm |> ignore)
 
-                    for part in [ "keyValueHeads is 2, not 4"; "rotaryBase is 500, not 10000"; "normEpsilon is 1E-06, not 1E-05" ] do
+                    for part in
+                        [ "keyValueHeads is 2, not 4"; "rotaryBase is 500, not 10000"; "normEpsilon is 1E-06, not 1E-05" ] do
                         Expect.stringContains message part "the fields"
 
                     Expect.isFalse (Directory.Exists(at "out")) "nothing is left"
@@ -262,11 +255,7 @@ let private refusals =
                 inFolder (fun folder ->
                     let at name = Path.Combine(folder, name)
 
-                    let odd =
-                        { ModelConfig.openLm 16 1 4 20 32 with
-                            QkNorm = true
-                            RotaryBase = 500.0
-                        }
+                    let odd = { ModelConfig.openLm 16 1 4 20 32 with QkNorm = true; RotaryBase = 500.0 }
 
                     source (at "source") 1L torch.ScalarType.Float32 odd { TextRows = 20; ImageCodes = 0 }
 
@@ -280,7 +269,14 @@ let private refusals =
             testCase "a target that is not empty stays as it is" (fun () ->
                 inFolder (fun folder ->
                     let at name = Path.Combine(folder, name)
-                    source (at "source") 1L torch.ScalarType.Float32 (ModelConfig.openLm 16 1 4 20 32) { TextRows = 20; ImageCodes = 0 }
+
+                    source
+                        (at "source")
+                        1L
+                        torch.ScalarType.Float32
+                        (ModelConfig.openLm 16 1 4 20 32)
+                        { TextRows = 20; ImageCodes = 0 }
+
                     Directory.CreateDirectory(at "out") |> ignore
                     File.WriteAllText(at "out/mine", "mine")
 
@@ -330,7 +326,14 @@ let private refusals =
             testCase "a job that is stopped leaves nothing" (fun () ->
                 inFolder (fun folder ->
                     let at name = Path.Combine(folder, name)
-                    source (at "source") 1L torch.ScalarType.Float32 (ModelConfig.openLm 16 1 4 20 32) { TextRows = 20; ImageCodes = 0 }
+
+                    source
+                        (at "source")
+                        1L
+                        torch.ScalarType.Float32
+                        (ModelConfig.openLm 16 1 4 20 32)
+                        { TextRows = 20; ImageCodes = 0 }
+
                     use stop = new CancellationTokenSource()
                     stop.Cancel()
 
@@ -391,12 +394,7 @@ let private program =
             let found = evaluated.GetProperty "loss"
 
             for key, wanted in [ "total", "total"; "text", "text"; "image", "image"; "structure", "special" ] do
-                near
-                    1e-4
-                    0.0
-                    key
-                    ((reference.GetProperty wanted).GetDouble())
-                    ((found.GetProperty key).GetDouble())
+                near 1e-4 0.0 key ((reference.GetProperty wanted).GetDouble()) ((found.GetProperty key).GetDouble())
 
             result [ "convert"; "--from"; at "hf"; "--to"; at "back"; "--format"; "open_lm" ] |> ignore
             Expect.equal (tensorsOf (at "back/epoch_1.pt")) (tensorsOf (golden "epoch_1.pt")) "every bit"))
@@ -404,11 +402,4 @@ let private program =
 let tests =
     TorchLibrary.Load()
 
-    testList
-        "Convert"
-        [
-            yield! families |> List.map thereAndBack
-            openLm
-            refusals
-            program
-        ]
+    testList "Convert" [ yield! families |> List.map thereAndBack; openLm; refusals; program ]

@@ -83,7 +83,8 @@ let private writeLegacy (path: string) (tensors: TensorSource[]) =
                 ascii "ctorch._utils\n_rebuild_tensor_v2\n"
                 tuple
                     [
-                        tuple [ text "storage"; ascii "ctorch\nFloatStorage\n"; text (string i); text "cpu"; word count; ascii "N" ]
+                        tuple
+                            [ text "storage"; ascii "ctorch\nFloatStorage\n"; text (string i); text "cpu"; word count; ascii "N" ]
                         ascii "Q"
                         word 0
                         tuple (source.Shape |> Array.map (int >> word) |> List.ofArray)
@@ -108,7 +109,9 @@ let private writeLegacy (path: string) (tensors: TensorSource[]) =
 
 let private writers =
     [
-        "safetensors", torch.ScalarType.Float32, (fun (path: string) (tensors: TensorSource[]) -> SafeTensorsWriter.Write(path, tensors))
+        "safetensors",
+        torch.ScalarType.Float32,
+        (fun (path: string) (tensors: TensorSource[]) -> SafeTensorsWriter.Write(path, tensors))
         "safetensors in bf16", torch.ScalarType.BFloat16, (fun path tensors -> SafeTensorsWriter.Write(path, tensors))
         "a .pt", torch.ScalarType.Float32, (fun path tensors -> TorchWriter.Write(path, 0L, "weights", tensors, [||]))
         "a .pt of before zip", torch.ScalarType.Float32, writeLegacy
@@ -143,9 +146,18 @@ let tests =
                             let weights, json = Path.Combine(folder, "weights"), Path.Combine(folder, "model.json")
                             File.WriteAllText(json, description 6000 1024 3)
                             write weights (sources kind config)
-                            let inMemory = 4L * (Architecture.Parameters config |> Seq.sumBy (fun p -> Array.fold (*) 1L p.Shape))
+
+                            let inMemory =
+                                4L * (Architecture.Parameters config |> Seq.sumBy (fun p -> Array.fold (*) 1L p.Shape))
+
                             Expect.isGreaterThan inMemory 180_000_000L "a model that is large beside the program"
-                            let most = peak ([ "complete"; "--model"; weights; "--model-config"; json ] @ loading) - baseline.Value
-                            Expect.isLessThan (float most) (1.2 * float inMemory) $"peak memory beyond the program's own, of a model of {inMemory} bytes"))
+
+                            let most =
+                                peak ([ "complete"; "--model"; weights; "--model-config"; json ] @ loading) - baseline.Value
+
+                            Expect.isLessThan
+                                (float most)
+                                (1.2 * float inMemory)
+                                $"peak memory beyond the program's own, of a model of {inMemory} bytes"))
             ]
     )

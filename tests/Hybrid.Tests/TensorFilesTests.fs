@@ -99,7 +99,11 @@ let tests =
                             for count in 0 .. 12 - first do
                                 use piece = torch.zeros (int64 count, dtype = torch.float32)
                                 file.Read("a", int64 first, piece)
-                                Expect.equal (piece.data<float32>().ToArray()) values[first .. first + count - 1] $"{first} + {count}"
+
+                                Expect.equal
+                                    (piece.data<float32>().ToArray())
+                                    values[first .. first + count - 1]
+                                    $"{first} + {count}"
 
                         use tooLong = torch.zeros (5L, dtype = torch.float32)
                         Expect.throws (fun () -> file.Read("a", 8L, tooLong)) "beyond the end"

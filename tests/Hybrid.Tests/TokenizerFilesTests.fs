@@ -107,11 +107,20 @@ let tests =
             testCase "a text model's tokenizer is copied byte by byte, with what stands beside it" (fun () ->
                 withFile (small false) (fun path ->
                     let beside = Path.Combine(Path.GetDirectoryName path |> nonNull, "tokenizer_config.json")
-                    File.WriteAllText(beside, """{"tokenizer_class":"Some","bos_token":"<s>","added_tokens_decoder":{"0":{}}}""")
+
+                    File.WriteAllText(
+                        beside,
+                        """{"tokenizer_class":"Some","bos_token":"<s>","added_tokens_decoder":{"0":{}}}"""
+                    )
 
                     inFolder (fun folder ->
                         Expect.isEmpty (TokenizerFiles.Write(path, { TextRows = 6; ImageCodes = 0 }, 64, folder)) "no notes"
-                        Expect.equal (File.ReadAllBytes(Path.Combine(folder, "tokenizer.json"))) (File.ReadAllBytes path) "bytes"
+
+                        Expect.equal
+                            (File.ReadAllBytes(Path.Combine(folder, "tokenizer.json")))
+                            (File.ReadAllBytes path)
+                            "bytes"
+
                         let config = root (Path.Combine(folder, "tokenizer_config.json"))
                         Expect.equal ((config.GetProperty "tokenizer_class").GetString()) "Some" "kept"
                         let special = root (Path.Combine(folder, "special_tokens_map.json"))

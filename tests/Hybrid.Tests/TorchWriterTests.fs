@@ -96,7 +96,10 @@ let tests =
                     let zipped = stream.ToArray()
 
                     if zipped.Length > 8 then
-                        Expect.equal (checksum bytes) (BitConverter.ToUInt32(zipped, zipped.Length - 8)) $"{count} bytes as gzip has it")
+                        Expect.equal
+                            (checksum bytes)
+                            (BitConverter.ToUInt32(zipped, zipped.Length - 8))
+                            $"{count} bytes as gzip has it")
 
             testCase "every type and shape comes back, shared memory too" (fun () ->
                 inFolder (fun folder ->
@@ -115,7 +118,8 @@ let tests =
 
                     Expect.equal
                         names
-                        ([ "data.pkl"; ".format_version"; ".storage_alignment"; "byteorder" ] |> List.map (fun n -> "epoch_3/" + n)
+                        ([ "data.pkl"; ".format_version"; ".storage_alignment"; "byteorder" ]
+                         |> List.map (fun n -> "epoch_3/" + n)
                          |> fun first -> first @ storages @ [ "epoch_3/version"; "epoch_3/.data/serialization_id" ])
                         "names"
 
@@ -150,8 +154,16 @@ let tests =
                     let path = Path.Combine(folder, "epoch_3.pt")
 
                     let broken =
-                        TensorSource("w", torch.ScalarType.Float32, [| 2L |], (fun () -> raise (Hybrid.InputException "no such luck")))
+                        TensorSource(
+                            "w",
+                            torch.ScalarType.Float32,
+                            [| 2L |],
+                            (fun () -> raise (Hybrid.InputException "no such luck"))
+                        )
 
-                    Expect.throws (fun () -> TorchWriter.Write(path, 5_000_000_000L, "a räme", [| broken |], [||])) "the failure"
+                    Expect.throws
+                        (fun () -> TorchWriter.Write(path, 5_000_000_000L, "a räme", [| broken |], [||]))
+                        "the failure"
+
                     Expect.isEmpty (Directory.GetFileSystemEntries folder) "nothing is there"))
         ]
