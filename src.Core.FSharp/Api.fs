@@ -23,6 +23,14 @@ type Descriptions private () =
     /// The config.json of a Hugging Face Llama-like model. Errors: InputException.
     static member Llama(source: string, json: string) : ModelConfig = ModelConfig.ofLlama json |> orThrow source
 
+    /// What the key "hybrid" of another form's description adds to a description read from the rest: the description, the layout of
+    /// an extended table or null, and whether norms have biases of zero for the form's sake only. Errors: InputException.
+    static member Own(source: string, json: string, config: ModelConfig) : struct (ModelConfig * Vocabulary | null * bool) =
+        Json.parse json (fun root ->
+            let config, vocabulary, gainOnly = ModelExport.readOwn root config
+            struct (config, Option.toObj vocabulary, gainOnly))
+        |> orThrow source
+
     /// Hybrid's own description of a model and of its vocabulary. Errors: InputException.
     static member Hybrid(source: string, json: string) : struct (ModelConfig * Vocabulary) =
         Json.parse json (fun root ->
@@ -160,6 +168,25 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
             for slot in store.Slots do
                 use values = source.Invoke slot.Spec.Name
                 Parameters.set store slot.Spec.Name values
+
+            store.Refresh()
+            new Model(config, vocabulary, store)
+        with _ ->
+            (store :> IDisposable).Dispose()
+            reraise ()
+
+    /// A model whose weights `fill` writes by name into the fp32 tensors it is given, so that nothing need stand in memory twice.
+    static member Filled
+        (config: ModelConfig, vocabulary: Vocabulary, layout: Layout, fill: Action<string, torch.Tensor>)
+        : Model =
+        let store = allocate layout config.Rows config
+
+        try
+            use _ = torch.no_grad ()
+
+            for slot in store.Slots do
+                use target = store.MasterOf slot.Spec.Name
+                fill.Invoke(slot.Spec.Name, target)
 
             store.Refresh()
             new Model(config, vocabulary, store)
@@ -331,14 +358,12 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
     /// Updates left out because their gradient was not finite. Reads from the device.
     member _.Skipped: int64 = int64 (state.Skipped.cpu().data<float32>().[0L])
 
-    /// Puts saved tensors back. Errors: ShapeException where one does not fit.
-    member trainer.Restore(source: Func<string, torch.Tensor>) : unit =
+    /// Puts saved tensors back: `fill` writes each by its name into the tensor it is given.
+    member trainer.Restore(fill: Action<string, torch.Tensor>) : unit =
         use _ = torch.no_grad ()
 
         for pair in trainer.State do
-            use saved = source.Invoke pair.Key
-            Shape.require pair.Key (List.ofArray pair.Value.shape) saved
-            pair.Value.copy_ saved |> ignore
+            fill.Invoke(pair.Key, pair.Value)
 
     interface IDisposable with
         member _.Dispose() = (state :> IDisposable).Dispose()

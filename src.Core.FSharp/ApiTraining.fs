@@ -26,6 +26,9 @@ type Architecture private () =
     /// The description with a table of `rows` rows.
     static member WithRows(config: ModelConfig, rows: int) : ModelConfig = { config with Rows = rows }
 
+    /// The description with norms that have weights but no biases.
+    static member WithoutNormBiases(config: ModelConfig) : ModelConfig = { config with Norm = GainLayerNorm }
+
     /// Floating-point operations per token of a forward and backward pass over sequences of `positions` positions.
     static member FlopsPerToken(config: ModelConfig, positions: int) : float = ModelConfig.flopsPerToken config positions
 
@@ -40,6 +43,48 @@ type Architecture private () =
         let tied = if config.Tied then "tied" else "separate"
 
         $"width {config.Width}, {config.Layers} layers, {config.Heads} heads{groups} of width {config.HeadWidth}, feed-forward {config.FeedForward} of width {config.FeedForwardWidth}, {config.Norm}, {config.Position}, {tied} head, table of {config.Rows} rows, {config.Positions} positions"
+
+/// What a model is in the form of another program. Null where it has no such form, and then the reasons.
+[<Sealed>]
+type ExportedDescription internal (json: string | null, family: string, reasons: string list) =
+    /// The text of its JSON, or null
+    member _.Json = json
+    /// The family's name, such as llama; empty for open_lm
+    member _.Family = family
+    /// Why it has no such form, a sentence part each
+    member _.Reasons: IReadOnlyList<string> = List.toArray reasons :> IReadOnlyList<string>
+
+/// Describing a model to other programs.
+[<AbstractClass; Sealed>]
+type Exports private () =
+
+    static let text (json: System.Text.Json.Nodes.JsonObject) =
+        json.ToJsonString(System.Text.Json.JsonSerializerOptions(WriteIndented = true)) + "\n"
+
+    static let some (id: Nullable<int>) = if id.HasValue then Some id.Value else None
+
+    /// open_lm's model JSON.
+    static member OpenLm(config: ModelConfig, vocabulary: Vocabulary) : ExportedDescription =
+        match ModelExport.openLm config vocabulary with
+        | Ok json -> ExportedDescription(text json, "", [])
+        | Error reasons -> ExportedDescription(null, "", reasons)
+
+    /// The config.json of the Hugging Face family whose code computes the model; `elementType` is a torch name such as bfloat16.
+    static member HuggingFace
+        (config: ModelConfig, vocabulary: Vocabulary, beginId: Nullable<int>, endId: Nullable<int>, elementType: string)
+        : ExportedDescription =
+        match ModelExport.family config with
+        | Ok family ->
+            let ids: ModelExport.Ids =
+                {
+                    Begin = some beginId
+                    End = some endId
+                    Pad = if vocabulary.ImageCodes > 0 then Some vocabulary.Pad else None
+                }
+
+            let json = ModelExport.huggingFace family config vocabulary ids elementType
+            ExportedDescription(text json, ModelExport.familyName family, [])
+        | Error reasons -> ExportedDescription(null, "", reasons)
 
 /// A training configuration as the host reads it.
 [<Sealed>]

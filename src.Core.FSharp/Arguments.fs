@@ -16,6 +16,8 @@ type ValueAttribute(placeholder: string) =
     member val Closed = false with get, set
     /// Token ids in one argument, separated by spaces or commas.
     member val Ids = false with get, set
+    /// Bytes with or without a unit: 5GB, 500MB, 1GiB.
+    member val Bytes = false with get, set
     member val Minimum = Double.NegativeInfinity with get, set
     member val Maximum = Double.PositiveInfinity with get, set
     /// The value must be greater than this.
@@ -206,6 +208,32 @@ type internal ImageArguments =
             | Tokenizer_Config _ -> "the JSON that belongs to a MoVQ checkpoint"
             | Input _ -> "pictures, or files of codes to decode"
             | Out _ -> "directory of the results"
+            | Json -> Words.json
+
+type internal ConvertArguments =
+    | [<Mandatory; Unique; Value("PATH")>] From of string
+    | [<Unique; Value("F")>] From_Config of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Text_Rows of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Image_Codes of int
+    | [<Mandatory; Unique; Value("DIR")>] To of string
+    | [<Mandatory; Unique; Value("hf|open_lm|hybrid", Closed = true)>] Format of string
+    | [<Unique; Value("keep|fp32|bf16|fp16", Closed = true)>] Dtype of string
+    | [<Unique; Value("SIZE", Bytes = true)>] Shard_Size of string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | From _ -> Words.model
+            | From_Config _ -> Words.modelConfig
+            | Text_Rows _ -> Words.textRows
+            | Image_Codes _ -> Words.imageCodes
+            | To _ -> "a new directory"
+            | Format _ ->
+                "hf: a directory for Hugging Face's transformers; open_lm: epoch_1.pt and model.json; hybrid: a checkpoint to go on from"
+            | Dtype _ ->
+                "element type of the weights (default: keep, as each stands in the source); hybrid's checkpoints are fp32"
+            | Shard_Size _ -> "hf: begin another file above this size (default: 5GB)"
             | Json -> Words.json
 
 type internal InspectArguments =

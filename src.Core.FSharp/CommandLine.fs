@@ -203,6 +203,8 @@ let private faultOf (flag: Flag) (field: Type) (word: string) : string option =
             None
         else
             fault "token ids such as \"1 2 3\""
+    elif value.Bytes then
+        if (parseBytes word).IsSome then None else fault "a size such as 5GB or 500MB"
     elif word = "" && List.contains value.Placeholder [ "PATH"; "F"; "DIR"; "KEY VALUE"; "auto|must|PATH" ] then
         Some $"{name} {value.Placeholder}, but was given nothing."
     else

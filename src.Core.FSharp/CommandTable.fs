@@ -68,6 +68,28 @@ let readOnly (values: 'T list) = values :> IReadOnlyList<'T>
 
 let splitIds (text: string) = text.Split([| ' '; ','; '\t'; '\n'; '\r' |], StringSplitOptions.RemoveEmptyEntries)
 
+/// Bytes of a text such as 5GB, 500MB or 1GiB; none where it is no such text or the number is not at least 1.
+let parseBytes (text: string) : int64 option =
+    let units =
+        [
+            "GiB", 1L <<< 30
+            "MiB", 1L <<< 20
+            "KiB", 1L <<< 10
+            "GB", 1_000_000_000L
+            "MB", 1_000_000L
+            "KB", 1_000L
+            "B", 1L
+            "", 1L
+        ]
+
+    let name, factor = units |> List.find (fun (name, _) -> text.EndsWith(name, StringComparison.OrdinalIgnoreCase))
+
+    match
+        Int64.TryParse(text.Substring(0, text.Length - name.Length).TrimEnd(), NumberStyles.None, CultureInfo.InvariantCulture)
+    with
+    | true, count when count >= 1L && count <= Int64.MaxValue / factor -> Some(count * factor)
+    | _ -> None
+
 let private ids (text: string) : IReadOnlyList<int> =
     splitIds text
     |> Array.map (fun id -> Int32.Parse(id, CultureInfo.InvariantCulture))
@@ -233,6 +255,35 @@ let table: Entry list =
                     Out = given.GetResult <@ ImageArguments.Out @>
                     Json = given.Contains <@ ImageArguments.Json @>
                 })
+
+        { entry<ConvertArguments>
+              "convert"
+              "a model from one form to another"
+              "hybrid convert --from runs/a --to exported --format hf"
+              (fun given ->
+                  {
+                      ConvertCommand.From =
+                          {
+                              Path = given.GetResult <@ ConvertArguments.From @>
+                              Config = given.TryGetResult <@ ConvertArguments.From_Config @> |> Option.toObj
+                              TextRows = given.TryGetResult <@ ConvertArguments.Text_Rows @> |> Option.toNullable
+                              ImageCodes = given.TryGetResult <@ ConvertArguments.Image_Codes @> |> Option.toNullable
+                          }
+                      To = given.GetResult <@ ConvertArguments.To @>
+                      Format =
+                          match given.GetResult <@ ConvertArguments.Format @> with
+                          | "hf" -> ModelFormat.HuggingFace
+                          | "open_lm" -> ModelFormat.OpenLm
+                          | _ -> ModelFormat.Hybrid
+                      ElementType = given.GetResult(<@ ConvertArguments.Dtype @>, defaultValue = "keep")
+                      ShardSize =
+                          given.TryGetResult <@ ConvertArguments.Shard_Size @>
+                          |> Option.bind parseBytes
+                          |> Option.defaultValue 5_000_000_000L
+                      Json = given.Contains <@ ConvertArguments.Json @>
+                  }) with
+            Together = [ "--text-rows"; "--image-codes" ]
+        }
 
         entry<InspectArguments>
             "inspect"

@@ -154,6 +154,31 @@ type ImageCommand =
     interface ICommand with
         member command.Json = command.Json
 
+/// The form of a model on disk.
+type ModelFormat =
+    /// A directory that Hugging Face's transformers opens.
+    | HuggingFace = 0
+    /// open_lm's epoch_1.pt and model.json.
+    | OpenLm = 1
+    /// A checkpoint of Hybrid without optimizer.
+    | Hybrid = 2
+
+/// A model from one form to another.
+type ConvertCommand =
+    {
+        From: ModelPath
+        To: string
+        Format: ModelFormat
+        /// fp32, bf16, fp16, or keep: that of each tensor of the source.
+        ElementType: string
+        /// Bytes of tensors in a file, at most (one tensor may be larger).
+        ShardSize: int64
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
 /// What a file or directory is.
 type InspectCommand =
     {

@@ -155,7 +155,8 @@ module ModelConfig =
             json.Ignore
                 [ "moe_num_experts"; "moe_top_k"; "moe_capacity_factor"; "moe_loss_weight"; "moe_expert_model_parallelism" ]
 
-            json.Ignore [ "moe_weight_parallelism" ]
+            // The layout of an extended table, which ModelExport reads.
+            json.Ignore [ "moe_weight_parallelism"; "hybrid" ]
 
             let layers = json.Int("n_layers", 1, 1024)
             let heads = json.Int("n_heads", 1, 1024)

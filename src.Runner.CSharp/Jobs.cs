@@ -45,6 +45,9 @@ internal static class Jobs
             case GenerateCommand generate:
                 GenerateJob.Run(generate, ImageTokenizers.DecoderBeside, stop);
                 break;
+            case ConvertCommand convert:
+                ConvertJob.Run(convert, stop);
+                break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);
                 break;

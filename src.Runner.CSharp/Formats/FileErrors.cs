@@ -15,6 +15,14 @@ internal static class FileErrors
         _ => null,
     };
 
+    /// <summary>Names one after the other, at most a dozen and then how many more.</summary>
+    public static string List(IReadOnlyCollection<string> names)
+    {
+        const int most = 12;
+        string shown = string.Join(", ", names.Take(most));
+        return names.Count > most ? $"{shown} and {names.Count - most} more" : shown;
+    }
+
     /// <summary>Text from a file made fit to stand in a message: short, control characters shown as dots.</summary>
     public static string Show(string text)
     {

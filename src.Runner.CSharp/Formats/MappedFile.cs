@@ -1,20 +1,27 @@
 using System.IO.MemoryMappedFiles;
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
 
 namespace Hybrid.Runner.Formats;
 
 /// <summary>A whole file mapped read-only into memory; every access is checked against its length.</summary>
-/// <remarks>Spans are valid until <see cref="Dispose"/>. The file must not shrink while it is mapped.</remarks>
-public sealed unsafe class MappedFile : IDisposable
+/// <remarks>
+/// Spans are valid until <see cref="Dispose"/>. The file must not shrink while it is mapped. Mapped pages that were touched count as
+/// memory of the process, so what is long and needed once is taken by <see cref="CopyTo"/>, which touches none.
+/// </remarks>
+public sealed unsafe partial class MappedFile : IDisposable
 {
+    private readonly SafeFileHandle handle;
     private readonly MemoryMappedFile? map;
     private readonly MemoryMappedViewAccessor? view;
     private readonly byte* start;
     private bool disposed;
 
-    private MappedFile(string path, long length, MemoryMappedFile? map)
+    private MappedFile(string path, long length, SafeFileHandle handle, MemoryMappedFile? map)
     {
         Path = path;
         Length = length;
+        this.handle = handle;
         this.map = map;
         if (map is not null)
         {
@@ -40,18 +47,20 @@ public sealed unsafe class MappedFile : IDisposable
                 throw new InputException($"{path} is a folder; a file is needed here.");
             }
 
-            using FileStream stream = new(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, 1);
-            long length = stream.Length;
-            MemoryMappedFile? map = length == 0
-                ? null
-                : MemoryMappedFile.CreateFromFile(stream, null, length, MemoryMappedFileAccess.Read, HandleInheritability.None, false);
+            SafeFileHandle handle = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+            MemoryMappedFile? map = null;
             try
             {
-                return new MappedFile(path, length, map);
+                long length = RandomAccess.GetLength(handle);
+                map = length == 0
+                    ? null
+                    : MemoryMappedFile.CreateFromFile(handle, null, length, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: true);
+                return new MappedFile(path, length, handle, map);
             }
             catch
             {
                 map?.Dispose();
+                handle.Dispose();
                 throw;
             }
         }
@@ -80,6 +89,49 @@ public sealed unsafe class MappedFile : IDisposable
     public ReadOnlySpan<T> Values<T>(long offset, int count)
         where T : unmanaged => new(Pointer(offset, (long)count * sizeof(T)), count);
 
+    /// <summary>
+    /// Copies a range of bytes without touching the map. Errors: ArgumentOutOfRangeException outside the file; <see cref="InputException"/>
+    /// when the file cannot be read or became shorter.
+    /// </summary>
+    public void CopyTo(byte* target, long offset, long count)
+    {
+        const int most = 1 << 30;
+        Pointer(offset, count);
+        try
+        {
+            for (long done = 0; done < count;)
+            {
+                int read = RandomAccess.Read(handle, new Span<byte>(target + done, (int)Math.Min(most, count - done)), offset + done);
+                done += read > 0 ? read : throw new InputException($"{Path} became shorter while it was read (offset {offset + done}).");
+            }
+        }
+        catch (Exception e) when (FileErrors.Explain(e, Path) is { } refusal)
+        {
+            throw refusal;
+        }
+    }
+
+    /// <summary>Gives the memory of a range that was looked at back to the system; the range can still be looked at.</summary>
+    public void Release(long offset, long count)
+    {
+        if (OperatingSystem.IsWindows() || count == 0)
+        {
+            return;
+        }
+
+        const int dontNeed = 4;
+        nint page = Environment.SystemPageSize, first = ((nint)Pointer(offset, count) + page - 1) / page * page;
+        nint length = (((nint)start + (nint)offset + (nint)count) / page * page) - first;
+        if (length > 0)
+        {
+            // A read-only map has nothing to lose: its pages come back from the file.
+            _ = Advise(first, length, dontNeed);
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "madvise")]
+    private static partial int Advise(nint address, nint length, int advice);
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -92,5 +144,6 @@ public sealed unsafe class MappedFile : IDisposable
         view?.SafeMemoryMappedViewHandle.ReleasePointer();
         view?.Dispose();
         map?.Dispose();
+        handle.Dispose();
     }
 }

@@ -51,29 +51,23 @@ public sealed class SafeTensorsFile : ITensorFile
     /// <inheritdoc/>
     public torch.Tensor Load(string name)
     {
-        Extent extent = Find(name);
-        TensorEntry entry = entries[name];
-        torch.Tensor tensor = TensorMemory.Empty(entry.Type, entry.Shape);
-        try
-        {
-            if (extent.Type == "U16")
-            {
-                if (extent.Bytes > 0)
-                {
-                    TensorMemory.FillWidened(tensor, file, extent.Offset, extent.Bytes / sizeof(ushort));
-                }
-            }
-            else
-            {
-                TensorMemory.Fill(tensor, file, extent.Offset, extent.Bytes, $"tensor \"{FileErrors.Show(name)}\"");
-            }
+        Find(name);
+        return TensorReading.Whole(this, entries[name]);
+    }
 
-            return tensor;
-        }
-        catch
+    /// <inheritdoc/>
+    public void Read(string name, long first, torch.Tensor target)
+    {
+        Extent extent = Find(name);
+        long count = TensorReading.Count(entries[name], first, target);
+        if (extent.Type == "U16")
         {
-            tensor.Dispose();
-            throw;
+            TensorMemory.FillWidened(target, file, extent.Offset + (first * sizeof(ushort)), count);
+        }
+        else
+        {
+            int size = SafeTensorsTypes.Size(extent.Type);
+            TensorMemory.Fill(target, file, extent.Offset + (first * size), count * size, $"tensor \"{FileErrors.Show(name)}\"");
         }
     }
 

@@ -10,9 +10,8 @@ namespace Hybrid.Runner.Formats;
 /// The file appears under its name only when it is complete.
 /// </summary>
 /// <remarks>Rows wait in files beside the target, so memory does not grow with their number.</remarks>
-public sealed unsafe class SafeTensorsWriter : IDisposable
+public sealed class SafeTensorsWriter : IDisposable
 {
-    private const int Chunk = 1 << 26;
     private readonly string path;
     private readonly List<Column> columns = [];
 
@@ -28,43 +27,24 @@ public sealed unsafe class SafeTensorsWriter : IDisposable
     public static void Write(
         string path,
         IEnumerable<(string Name, torch.Tensor Tensor)> tensors,
-        IReadOnlyDictionary<string, string>? metadata = null)
+        IReadOnlyDictionary<string, string>? metadata = null) =>
+        Write(path, tensors.Select(t => new TensorSource(t.Name, t.Tensor.dtype, t.Tensor.shape, t.Tensor.alias)), metadata);
+
+    /// <summary>Writes tensors as one file, making one at a time.</summary>
+    /// <exception cref="ArgumentException">A name is repeated or reserved.</exception>
+    public static void Write(string path, IEnumerable<TensorSource> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
-        List<(string Name, string Type, long[] Shape, torch.Tensor Tensor)> ordered =
+        TensorSource[] ordered =
         [
-            .. tensors.Select(t => (t.Name, Type: SafeTensorsTypes.StoredAs(t.Tensor.dtype), Shape: t.Tensor.shape, t.Tensor))
-                .OrderByDescending(t => SafeTensorsTypes.Size(t.Type)).ThenBy(t => t.Name, StringComparer.Ordinal),
+            .. tensors.OrderByDescending(t => SafeTensorsTypes.Size(SafeTensorsTypes.StoredAs(t.Type))).ThenBy(t => t.Name, StringComparer.Ordinal),
         ];
-        byte[] header = Header(ordered.Select(t => (t.Name, t.Type, t.Shape)), metadata);
+        byte[] header = Header(ordered.Select(t => (t.Name, SafeTensorsTypes.StoredAs(t.Type), t.Shape)), metadata);
         AtomicFile.Write(path, stream =>
         {
             stream.Write(header);
-            foreach ((_, string type, long[] shape, torch.Tensor tensor) in ordered)
+            foreach (TensorSource tensor in ordered)
             {
-                long bytes = TensorMemory.SizeInBytes(shape, SafeTensorsTypes.Size(type)) ?? 0;
-                if (bytes == 0)
-                {
-                    continue;
-                }
-
-                torch.Tensor ready = TensorMemory.OnCpu(tensor);
-                try
-                {
-                    byte* source = TensorMemory.Pointer(ready);
-                    for (long done = 0; done < bytes; done += Chunk)
-                    {
-                        stream.Write(new ReadOnlySpan<byte>(source + done, (int)Math.Min(Chunk, bytes - done)));
-                    }
-
-                    GC.KeepAlive(ready);
-                }
-                finally
-                {
-                    if (!ReferenceEquals(ready, tensor))
-                    {
-                        ready.Dispose();
-                    }
-                }
+                tensor.Copy(stream.Write);
             }
         });
     }

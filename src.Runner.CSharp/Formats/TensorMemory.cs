@@ -50,13 +50,14 @@ internal static unsafe partial class TensorMemory
             return;
         }
 
-        byte* source = file.Pointer(offset, bytes);
+        byte* target = Pointer(tensor);
+        file.CopyTo(target, offset, bytes);
         if (tensor.dtype == torch.ScalarType.Bool)
         {
-            CheckBooleans(source, bytes, file.Path, what, offset);
+            CheckBooleans(target, bytes, file.Path, what, offset);
         }
 
-        Buffer.MemoryCopy(source, Pointer(tensor), bytes, bytes);
+        GC.KeepAlive(tensor);
     }
 
     /// <summary>Checks that bytes are 0 or 1: torch's behaviour is undefined for other booleans.</summary>
@@ -75,12 +76,21 @@ internal static unsafe partial class TensorMemory
     /// <summary>Widens unsigned 16-bit values of a file into an int32 tensor.</summary>
     public static void FillWidened(torch.Tensor tensor, MappedFile file, long offset, long count)
     {
-        ushort* source = (ushort*)file.Pointer(offset, count * sizeof(ushort));
+        if (count == 0)
+        {
+            return;
+        }
+
+        // They are read into the upper half of the tensor and spread from below: no value is overwritten before it is taken.
         int* target = (int*)Pointer(tensor);
+        ushort* source = (ushort*)target + count;
+        file.CopyTo((byte*)source, offset, count * sizeof(ushort));
         for (long i = 0; i < count; i++)
         {
             target[i] = source[i];
         }
+
+        GC.KeepAlive(tensor);
     }
 
     /// <summary>The bytes of an element.</summary>

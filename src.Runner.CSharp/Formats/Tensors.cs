@@ -29,6 +29,13 @@ public interface ITensorFile : IDisposable
     /// Errors: <see cref="InputException"/> when the file has no tensor of that name.
     /// </summary>
     torch.Tensor Load(string name);
+
+    /// <summary>
+    /// Copies elements of a tensor, from number <paramref name="first"/> on in row-major order, into a contiguous CPU tensor of the
+    /// entry's type, which decides how many. No other memory of that size is taken. Errors: <see cref="InputException"/>;
+    /// ArgumentException when the target does not fit.
+    /// </summary>
+    void Read(string name, long first, torch.Tensor target);
 }
 
 /// <summary>Names and values in the order in which they were added.</summary>

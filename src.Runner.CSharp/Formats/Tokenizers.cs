@@ -104,6 +104,9 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
         }
     }
 
+    /// <summary>Ids and tokens, as the vocabulary writes them.</summary>
+    public IReadOnlyDictionary<int, string> Tokens => names;
+
     /// <summary>The token of an id as the vocabulary writes it, or null for an id that no token has.</summary>
     public string? TokenOf(int id) => names.GetValueOrDefault(id);
 

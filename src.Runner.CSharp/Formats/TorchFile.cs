@@ -23,11 +23,11 @@ public sealed class TorchFile : ITensorFile
     private readonly OrderedEntries<string> metadata = new();
     private readonly Dictionary<string, PickleTensor> tensors = new(StringComparer.Ordinal);
 
-    private TorchFile(MappedFile file, TorchContent content)
+    private TorchFile(MappedFile file, TorchContent content, bool asNamed)
     {
         this.file = file;
         this.content = content;
-        AddTensors();
+        AddTensors(asNamed);
         AddMetadata();
     }
 
@@ -48,7 +48,9 @@ public sealed class TorchFile : ITensorFile
     public object? Root => content.Root;
 
     /// <summary>Opens a checkpoint and finds its state dict. Errors: <see cref="InputException"/>.</summary>
-    public static TorchFile Open(string path)
+    /// <param name="path">The file.</param>
+    /// <param name="asNamed">Leaves the names as they are, as an index of several files has them.</param>
+    public static TorchFile Open(string path, bool asNamed = false)
     {
         MappedFile file = MappedFile.Open(path);
         try
@@ -62,7 +64,7 @@ public sealed class TorchFile : ITensorFile
             TorchContent content = start.SequenceEqual("PK\u0003\u0004"u8) ? TorchZipFile.Read(file)
                 : start[0] == 0x80 ? TorchLegacyFile.Read(file)
                 : throw new InputException($"{path} is not a PyTorch checkpoint: it begins neither as a zip file nor as a pickle.");
-            return new TorchFile(file, content);
+            return new TorchFile(file, content, asNamed);
         }
         catch
         {
@@ -72,49 +74,27 @@ public sealed class TorchFile : ITensorFile
     }
 
     /// <inheritdoc/>
-    public torch.Tensor Load(string name) => tensors.TryGetValue(name, out PickleTensor? tensor)
-        ? Load(tensor, name)
-        : throw new InputException($"{Path} has no tensor \"{FileErrors.Show(name)}\".");
+    public torch.Tensor Load(string name) => Load(Find(name), name);
+
+    /// <inheritdoc/>
+    public void Read(string name, long first, torch.Tensor target)
+    {
+        PickleTensor tensor = Find(name);
+        TensorReading.Count(entries[name], first, target);
+        RequireStored(tensor, name);
+        Read(tensor, name, first, target);
+    }
 
     /// <summary>A contiguous CPU copy, which the caller owns, of any tensor of <see cref="Root"/>.</summary>
     /// <param name="tensor">The tensor.</param>
     /// <param name="name">What messages call it.</param>
-    public unsafe torch.Tensor Load(PickleTensor tensor, string name)
+    public torch.Tensor Load(PickleTensor tensor, string name)
     {
-        int size = TensorMemory.ElementSize(tensor.Storage.Type);
-        long bytes = TensorMemory.SizeInBytes(tensor.Shape, size) ?? throw new ArgumentException("The tensor is of no file.", nameof(tensor));
-
-        // A stride of 0 repeats elements, so a few bytes of a file could claim any amount of memory.
-        if (bytes > (16 * file.Length) + (1 << 20))
-        {
-            throw new InputException(
-                $"{Path}: tensor \"{FileErrors.Show(name)}\" repeats {tensor.Storage.Count} elements into {Shape.show(tensor.Shape)}, far more than the whole file; save a contiguous copy of it.");
-        }
-
-        long origin = content.Storages[tensor.Storage.Key];
+        RequireStored(tensor, name);
         torch.Tensor result = TensorMemory.Empty(tensor.Storage.Type, tensor.Shape);
         try
         {
-            if (bytes == 0)
-            {
-                return result;
-            }
-
-            if (IsContiguous(tensor))
-            {
-                TensorMemory.Fill(result, file, origin + (tensor.Offset * size), bytes, $"tensor \"{FileErrors.Show(name)}\"");
-            }
-            else
-            {
-                byte* source = file.Pointer(origin, tensor.Storage.Count * size);
-                if (tensor.Storage.Type == torch.ScalarType.Bool)
-                {
-                    TensorMemory.CheckBooleans(source, tensor.Storage.Count, Path, $"tensor \"{FileErrors.Show(name)}\"", origin);
-                }
-
-                Gather(source + (tensor.Offset * size), TensorMemory.Pointer(result), tensor.Shape, tensor.Strides, size);
-            }
-
+            Read(tensor, name, 0, result);
             return result;
         }
         catch
@@ -143,11 +123,60 @@ public sealed class TorchFile : ITensorFile
         return true;
     }
 
-    /// <summary>Copies a strided view, element by element, into row-major order. No axis is empty.</summary>
-    private static unsafe void Gather(byte* source, byte* target, long[] shape, long[] strides, int size)
+    private PickleTensor Find(string name) => tensors.TryGetValue(name, out PickleTensor? tensor)
+        ? tensor
+        : throw new InputException($"{Path} has no tensor \"{FileErrors.Show(name)}\".");
+
+    /// <summary>A stride of 0 repeats elements, so a few bytes of a file could claim any amount of memory.</summary>
+    private void RequireStored(PickleTensor tensor, string name)
+    {
+        long bytes = TensorMemory.SizeInBytes(tensor.Shape, TensorMemory.ElementSize(tensor.Storage.Type)) ?? throw new ArgumentException("The tensor is of no file.", nameof(tensor));
+        if (bytes > (16 * file.Length) + (1 << 20))
+        {
+            throw new InputException(
+                $"{Path}: tensor \"{FileErrors.Show(name)}\" repeats {tensor.Storage.Count} elements into {Shape.show(tensor.Shape)}, far more than the whole file; save a contiguous copy of it.");
+        }
+    }
+
+    private unsafe void Read(PickleTensor tensor, string name, long first, torch.Tensor target)
+    {
+        long count = target.numel();
+        if (count == 0)
+        {
+            return;
+        }
+
+        string what = $"tensor \"{FileErrors.Show(name)}\"";
+        int size = TensorMemory.ElementSize(tensor.Storage.Type);
+        long origin = content.Storages[tensor.Storage.Key];
+        if (IsContiguous(tensor))
+        {
+            TensorMemory.Fill(target, file, origin + ((tensor.Offset + first) * size), count * size, what);
+            return;
+        }
+
+        byte* result = TensorMemory.Pointer(target);
+        Gather(file.Pointer(origin, tensor.Storage.Count * size) + (tensor.Offset * size), result, first, count, tensor.Shape, tensor.Strides, size);
+        if (target.dtype == torch.ScalarType.Bool)
+        {
+            TensorMemory.CheckBooleans(result, count, Path, what, origin);
+        }
+
+        GC.KeepAlive(target);
+        file.Release(origin, tensor.Storage.Count * size);
+    }
+
+    /// <summary>Copies elements of a strided view, one by one from number <paramref name="first"/> on, into row-major order. No axis is empty.</summary>
+    private static unsafe void Gather(byte* source, byte* target, long first, long count, long[] shape, long[] strides, int size)
     {
         long[] index = new long[shape.Length];
-        while (true)
+        for (int axis = shape.Length - 1; axis >= 0; axis--)
+        {
+            (first, index[axis]) = Math.DivRem(first, shape[axis]);
+            source += index[axis] * strides[axis] * size;
+        }
+
+        for (long done = 0; done < count; done++)
         {
             Buffer.MemoryCopy(source, target, size, size);
             target += size;
@@ -158,16 +187,14 @@ public sealed class TorchFile : ITensorFile
                 index[axis--] = 0;
             }
 
-            if (axis < 0)
+            if (axis >= 0)
             {
-                return;
+                source += strides[axis] * size;
             }
-
-            source += strides[axis] * size;
         }
     }
 
-    private void AddTensors()
+    private void AddTensors(bool asNamed)
     {
         PickleDict state = FindState();
         List<KeyValuePair<string, PickleTensor>> found = [];
@@ -176,12 +203,12 @@ public sealed class TorchFile : ITensorFile
             if (value is PickleTensor tensor)
             {
                 found.Add(key is string name
-                    ? new(Strip(name), tensor)
+                    ? new(asNamed ? name : Strip(name), tensor)
                     : throw new InputException($"{Path}: a tensor of the state dict has no name but a key that is not text."));
             }
         }
 
-        bool wrapped = found.Count > 0 && found.TrueForAll(pair => pair.Key.StartsWith("model.", StringComparison.Ordinal));
+        bool wrapped = !asNamed && found.Count > 0 && found.TrueForAll(pair => pair.Key.StartsWith("model.", StringComparison.Ordinal));
         foreach ((string key, PickleTensor tensor) in found)
         {
             string name = wrapped ? Strip(key["model.".Length..]) : key;

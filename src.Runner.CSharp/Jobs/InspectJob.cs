@@ -28,8 +28,8 @@ internal static class InspectJob
         if (Directory.Exists(path))
         {
             return File.Exists(Path.Combine(path, "run.json")) ? Run(path)
-                : File.Exists(Path.Combine(path, Checkpoint.Description)) ? Model(path)
-                : File.Exists(Path.Combine(path, "model.safetensors")) ? Tensors(path)
+                : File.Exists(Path.Combine(path, Checkpoint.Description)) || ModelFiles.OpenLmWeights(path) is not null ? Model(path)
+                : TensorFiles.Holds(path) ? Tensors(path)
                 : Tokens(path);
         }
 

@@ -36,7 +36,7 @@ internal sealed record TrainStart(Model Model, string? Tokenizer, string Words)
 
         if (file.Config.Rows >= vocabulary.Rows)
         {
-            return new(Model.Load(file.Config, vocabulary, layout, file.Load), file.TokenizerPath, $"the weights of {plan.Checkpoint} as they are");
+            return new(file.Open(layout, vocabulary), file.TokenizerPath, $"the weights of {plan.Checkpoint} as they are");
         }
 
         RequireTable(plan, file.Config, plan.Checkpoint);
@@ -50,7 +50,7 @@ internal sealed record TrainStart(Model Model, string? Tokenizer, string Words)
     {
         using ModelFile file = ModelFiles.Open(checkpoint.Directory);
         return file.Vocabulary.Equals(plan.Config.Vocabulary)
-            ? new(Model.Load(file.Config, file.Vocabulary, layout, file.Load), file.TokenizerPath, $"{checkpoint.Directory}, at step {checkpoint.State.Step}")
+            ? new(file.Open(layout), file.TokenizerPath, $"{checkpoint.Directory}, at step {checkpoint.State.Step}")
             : throw new ConfigurationException($"vocabulary: is not the one of {checkpoint.Directory}.");
     }
 

@@ -73,6 +73,15 @@ public sealed class Checkpoint
             },
             replace: true);
 
+    /// <summary>Fills a folder with a checkpoint of a model without optimizer, at step 0.</summary>
+    internal static void WriteModel(string folder, ModelConfig config, Vocabulary vocabulary, IEnumerable<TensorSource> tensors, Companions companions)
+    {
+        SafeTensorsWriter.Write(Path.Combine(folder, Weights), tensors);
+        File.WriteAllText(Path.Combine(folder, Description), Descriptions.Write(config, vocabulary));
+        companions.CopyTo(folder);
+        File.WriteAllText(Path.Combine(folder, StateFile), Text(new CheckpointState(0, 0, 0, "", ""), folder));
+    }
+
     /// <summary>
     /// Opens a checkpoint and checks that its files are there in full. Errors: InputException that says what is torn or missing.
     /// </summary>
@@ -123,7 +132,16 @@ public sealed class Checkpoint
         }
 
         using ITensorFile file = SafeTensorsFile.Open(path);
-        trainer.Restore(name => file.Load(name));
+        trainer.Restore((name, target) =>
+        {
+            if (!file.Entries.TryGetValue(name, out TensorEntry? entry) || !entry.Shape.SequenceEqual(target.shape))
+            {
+                string found = entry is null ? "is missing" : $"is {Shape.show(entry.Shape)}";
+                throw new InputException($"{path}: the tensor {name} {found}, must be {Shape.show(target.shape)}.");
+            }
+
+            TensorReading.Into(file, name, target);
+        });
     }
 
     private static void WriteWeights(string path, Model model)

@@ -6,6 +6,9 @@ namespace Hybrid.Runner;
 /// <summary>What a JSON file says a model is: open_lm's form, a Hugging Face config.json, or Hybrid's own config.json.</summary>
 public sealed record ModelDescription(ModelConfig Config, Vocabulary? Vocabulary, DescriptionForm Form, int EndOfText)
 {
+    /// <summary>Whether the norms' biases are there for the form's sake only: where they are zero, the model has none.</summary>
+    public bool GainOnly { get; init; }
+
     /// <summary>Reads a description. Errors: InputException naming every key that is wrong.</summary>
     public static ModelDescription Read(string path)
     {
@@ -17,10 +20,17 @@ public sealed record ModelDescription(ModelConfig Config, Vocabulary? Vocabulary
                 var (config, vocabulary) = Descriptions.Hybrid(path, text);
                 return new(config, vocabulary, form, endOfText);
             case DescriptionForm.HuggingFace:
-                return new(Descriptions.Llama(path, text), null, form, endOfText);
+                return Own(path, text, Descriptions.Llama(path, text), form, endOfText);
             default:
-                return new(Descriptions.OpenLm(path, text), null, form, endOfText);
+                return Own(path, text, Descriptions.OpenLm(path, text), form, endOfText);
         }
+    }
+
+    /// <summary>A description of another form with what this program put into it for itself.</summary>
+    private static ModelDescription Own(string path, string text, ModelConfig read, DescriptionForm form, int endOfText)
+    {
+        var (config, vocabulary, gainOnly) = Descriptions.Own(path, text, read);
+        return new(config, vocabulary, form, endOfText) { GainOnly = gainOnly };
     }
 
     private static (DescriptionForm Form, int EndOfText) Recognise(string path, string text)

@@ -32,13 +32,13 @@ public sealed class ModelFile : IDisposable
     public int EndOfText { get; init; } = -1;
 
     /// <summary>
-    /// Fits the tensors of a file to a description. Errors: InputException with every missing, unexpected and mis-shaped tensor.
+    /// Fits the tensors of a file to a description, but for some that the model does without. Errors: InputException with every missing, unexpected and mis-shaped tensor.
     /// </summary>
     internal static ModelFile Fit(
-        string path, ModelConfig config, Vocabulary? vocabulary, ITensorFile file, string kind, string? tokenizer, int endOfText)
+        string path, ModelConfig config, Vocabulary? vocabulary, ITensorFile file, IReadOnlyCollection<string> needless, string kind, string? tokenizer, int endOfText)
     {
         Dictionary<string, TensorEntry> there = [];
-        foreach (TensorEntry entry in file.Entries.Values)
+        foreach (TensorEntry entry in file.Entries.Values.Where(entry => !needless.Contains(entry.Name)))
         {
             if (!there.TryAdd(TensorNames.Bare(entry.Name), entry))
             {
@@ -111,6 +111,9 @@ public sealed class ModelFile : IDisposable
         return model;
     }
 
+    /// <summary>The element type that a parameter is stored in; the widest of several.</summary>
+    public torch.ScalarType TypeOf(string parameter) => sources[parameter].Select(part => file.Entries[part].Type).Aggregate(torch.promote_types);
+
     /// <summary>A parameter's values; the caller owns them. Errors: InputException.</summary>
     public torch.Tensor Load(string parameter)
     {
@@ -124,16 +127,30 @@ public sealed class ModelFile : IDisposable
         return torch.cat([.. parts.Select(file.Load)]).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Writes a parameter's values into a contiguous tensor of its shape, in pieces. Errors: InputException.</summary>
+    public void Fill(string parameter, torch.Tensor target)
+    {
+        long row = 0;
+        foreach (string part in sources[parameter])
+        {
+            long rows = file.Entries[part].Shape[0];
+            using torch.Tensor place = target.narrow(0, row, rows);
+            TensorReading.Into(file, part, place);
+            row += rows;
+        }
+    }
+
     /// <summary>The model in memory.</summary>
-    public Model Open(Layout layout) => Model.Load(Config, Vocabulary, layout, Load);
+    public Model Open(Layout layout) => Open(layout, Vocabulary);
+
+    /// <summary>The model in memory, its table laid out in another way.</summary>
+    public Model Open(Layout layout, Vocabulary vocabulary) => Model.Filled(Config, vocabulary, layout, Fill);
 
     public void Dispose() => file.Dispose();
 
     private void RequireTied(string name)
     {
-        using DisposeScope scope = torch.NewDisposeScope();
-        torch.Tensor table = Load("tok_embeddings.weight"), head = file.Load(name);
-        if (!table.shape.SequenceEqual(head.shape) || !table.eq(head).all().item<bool>())
+        if (!TensorReading.Same(file, sources["tok_embeddings.weight"][0], name))
         {
             throw new InputException($"{Path} has a head ({name}) that differs from its embedding table, but its description says that the two are tied.");
         }

@@ -1,3 +1,4 @@
+using Hybrid.Api;
 using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner;
@@ -5,6 +6,9 @@ namespace Hybrid.Runner;
 /// <summary>From the path that a person gives to a model: whatever kind of model it is.</summary>
 public static class ModelFiles
 {
+    /// <summary>The description of an open_lm model beside its weights.</summary>
+    public const string OpenLmDescription = "model.json";
+
     private const string Description = "config.json";
 
     /// <summary>
@@ -33,11 +37,21 @@ public static class ModelFiles
         return Open(path, ModelDescription.Read(description), layout, "a file of weights", Path.GetDirectoryName(Path.GetFullPath(path)));
     }
 
+    /// <summary>The weights of a directory as convert writes it for open_lm, one .pt beside its description; null for any other.</summary>
+    internal static string? OpenLmWeights(string directory) =>
+        !File.Exists(Path.Combine(directory, Description)) && File.Exists(Path.Combine(directory, OpenLmDescription))
+            && Directory.GetFiles(directory, "*.pt") is [var weights] ? weights : null;
+
     /// <inheritdoc cref="Open(string, string?, int?, int?)"/>
     public static ModelFile Open(ModelPath model) => Open(model.Path, model.Config, model.TextRows, model.ImageCodes);
 
     private static ModelFile OpenDirectory(string directory, string? given, Vocabulary? layout)
     {
+        if (given is null && OpenLmWeights(directory) is { } weights)
+        {
+            return Open(weights, ModelDescription.Read(Path.Combine(directory, OpenLmDescription)), layout, "an open_lm directory", directory);
+        }
+
         string description = given ?? Path.Combine(directory, Description);
         if (!File.Exists(description))
         {
@@ -63,8 +77,20 @@ public static class ModelFiles
                     $"{path} says itself that it has {model.Vocabulary.TextRows} text rows and {model.Vocabulary.ImageCodes} image codes; --text-rows {layout.TextRows} and --image-codes {layout.ImageCodes} contradict it.");
             }
 
+            ModelConfig config = model.Config;
+            string[] biases = model.GainOnly ? [.. file.Entries.Keys.Where(name => name.EndsWith("norm.bias", StringComparison.Ordinal))] : [];
+            if (model.GainOnly && biases.All(name => TensorReading.IsZero(file, name)))
+            {
+                config = Architecture.WithoutNormBiases(config);
+            }
+            else
+            {
+                biases = [];
+            }
+
             string? tokenizer = beside is null ? null : Path.Combine(beside, "tokenizer.json");
-            return ModelFile.Fit(path, model.Config, layout ?? model.Vocabulary, file, kind, File.Exists(tokenizer) ? tokenizer : null, model.EndOfText);
+            return ModelFile.Fit(
+                path, config, layout ?? model.Vocabulary, file, biases, kind, File.Exists(tokenizer) ? tokenizer : null, model.EndOfText);
         }
         catch
         {

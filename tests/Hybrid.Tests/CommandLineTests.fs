@@ -80,6 +80,18 @@ let private frozen =
             "--out DIR"
             "--json"
         ]
+        "convert",
+        [
+            "--from PATH"
+            "--from-config F"
+            "--text-rows N"
+            "--image-codes K"
+            "--to DIR"
+            "--format hf|open_lm|hybrid"
+            "--dtype keep|fp32|bf16|fp16"
+            "--shard-size SIZE"
+            "--json"
+        ]
         "inspect", [ "PATH"; "--json" ]
         "doctor", [ "--json" ]
     ]
@@ -226,6 +238,23 @@ let private parsing =
                     gives<ImageCommand> [ "image"; action; "--tokenizer"; "v"; "--input"; "a.png"; "--out"; "o" ] (fun c ->
                         c.Action = expected))
 
+            testCase "convert takes a source, a target and a form" (fun () ->
+                for word, format in
+                    [ "hf", ModelFormat.HuggingFace; "open_lm", ModelFormat.OpenLm; "hybrid", ModelFormat.Hybrid ] do
+                    gives<ConvertCommand> [ "convert"; "--from"; "a"; "--to"; "b"; "--format"; word ] (fun c ->
+                        c.From.Path = "a"
+                        && isNull c.From.Config
+                        && c.To = "b"
+                        && c.Format = format
+                        && c.ElementType = "keep"
+                        && c.ShardSize = 5_000_000_000L)
+
+                for size, bytes in
+                    [ "7", 7L; "10KB", 10_000L; "3 mb", 3_000_000L; "2GB", 2_000_000_000L; "1GiB", 1L <<< 30; "5B", 5L ] do
+                    gives<ConvertCommand>
+                        [ "convert"; "--from"; "a"; "--to"; "b"; "--format=hf"; "--dtype=bf16"; "--shard-size"; size ]
+                        (fun c -> c.ShardSize = bytes && c.ElementType = "bf16"))
+
             testCase "inspect takes a path" (fun () ->
                 gives<InspectCommand> [ "inspect"; "--json"; "runs/a" ] (fun c -> c.Path = "runs/a" && c.Json))
 
@@ -278,6 +307,20 @@ let private wrong =
         [ "image"; "encod"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ],
         [ "The first word must be one of encode, decode, reconstruct, but was given 'encod'. Did you mean encode?" ]
         [ "image"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ], [ "hybrid image needs encode|decode|reconstruct" ]
+        [ "convert"; "--from"; "a"; "--to"; "b"; "--format"; "hg"; "--shard-size"; "5 TB" ],
+        [
+            "--format needs one of hf, open_lm, hybrid, but was given 'hg'. Did you mean hf?"
+            "--shard-size needs a size such as 5GB or 500MB, but was given '5 TB'."
+        ]
+        [ "convert"; "--from"; "a"; "--to"; "b"; "--format"; "hf"; "--shard-size"; "0" ], [ "--shard-size needs a size" ]
+        [ "convert"; "--from"; "a"; "--to"; "b"; "--format"; "hf"; "--shard-size"; "99999999999GB" ],
+        [ "--shard-size needs a size" ]
+        [ "convert" ],
+        [
+            "hybrid convert needs --from PATH"
+            "hybrid convert needs --to DIR"
+            "hybrid convert needs --format hf|open_lm|hybrid"
+        ]
         [ "inspect" ], [ "hybrid inspect needs PATH" ]
         [ "inspect"; "a"; "b" ], [ "'b' belongs to no option." ]
         [ "tokenize"; "--tokenizer"; "t"; "--text=--json" ], [ "--text"; "See: hybrid tokenize --help" ]

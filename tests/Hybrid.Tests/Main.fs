@@ -13,6 +13,7 @@ let private all =
             BadInputTests.tests
             CommandLineTests.tests
             ConfigTests.tests
+            ConvertTests.tests
             DecoderTests.tests
             DocsTests.tests
             ExtensionTests.tests
@@ -24,6 +25,7 @@ let private all =
             JsonTests.tests
             LayersTests.tests
             LikelihoodTests.tests
+            LoadMemoryTests.tests
             LossTests.tests
             NativeTests.tests
             NpyTests.tests
@@ -43,8 +45,11 @@ let private all =
             StatisticsTests.tests
             StepTests.tests
             StudyTests.tests
+            TensorFilesTests.tests
+            TokenizerFilesTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
+            TorchWriterTests.tests
             TrainConfigTests.tests
             TrainableTests.tests
             VocabularyTests.tests
