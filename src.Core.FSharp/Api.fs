@@ -20,8 +20,8 @@ type Descriptions private () =
     /// open_lm's model JSON. Errors: InputException naming every key that is wrong.
     static member OpenLm(source: string, json: string) : ModelConfig = ModelConfig.ofOpenLm json |> orThrow source
 
-    /// The config.json of a Hugging Face Llama-like model. Errors: InputException.
-    static member Llama(source: string, json: string) : ModelConfig = ModelConfig.ofLlama json |> orThrow source
+    /// The config.json of a Hugging Face model. Errors: InputException.
+    static member HuggingFace(source: string, json: string) : ModelConfig = HuggingFaceConfig.read json |> orThrow source
 
     /// What the key "hybrid" of another form's description adds to a description read from the rest: the description, the layout of
     /// an extended table or null, and whether norms have biases of zero for the form's sake only. Errors: InputException.
@@ -34,7 +34,7 @@ type Descriptions private () =
     /// Hybrid's own description of a model and of its vocabulary. Errors: InputException.
     static member Hybrid(source: string, json: string) : struct (ModelConfig * Vocabulary) =
         Json.parse json (fun root ->
-            let model = ModelConfig.ofHybrid (root.Object "model")
+            let model = HybridConfig.read (root.Object "model")
             let vocabulary = root.Object "vocabulary"
 
             let layout =
@@ -55,7 +55,7 @@ type Descriptions private () =
     /// The text that `Hybrid` reads back.
     static member Write(config: ModelConfig, vocabulary: Vocabulary) : string =
         let root = System.Text.Json.Nodes.JsonObject()
-        root.Add("model", ModelConfig.toHybrid config)
+        root.Add("model", HybridConfig.write config)
         let layout = System.Text.Json.Nodes.JsonObject()
         layout.Add("textRows", System.Text.Json.Nodes.JsonValue.Create vocabulary.TextRows)
         layout.Add("imageCodes", System.Text.Json.Nodes.JsonValue.Create vocabulary.ImageCodes)

@@ -1,8 +1,6 @@
 /// What a decoder is: one description for every family that Hybrid reads.
 namespace Hybrid
 
-open System.Text.Json.Nodes
-
 /// Normalisation of a vector of width D, in fp32.
 type Norm =
     /// (x − mean) / √(var + ε) · weight + bias
@@ -24,15 +22,55 @@ type Position =
     | HeadRotary
     /// None
     | NoPosition
+    /// A table of `Positions` rows that is added to the embeddings
+    | LearnedPosition
+
+/// Llama 3's way of slowing rotation down (Llama 3.1's rope_type "llama3").
+type Llama3Scaling =
+    {
+        Factor: float
+        LowFrequencyFactor: float
+        HighFrequencyFactor: float
+        OriginalPositions: int
+    }
+
+/// YaRN (Peng et al. 2023).
+type YarnScaling =
+    {
+        Factor: float
+        OriginalPositions: int
+        BetaFast: float
+        BetaSlow: float
+        /// Factor of cosine and sine
+        AttentionFactor: float
+        /// Whether the ramp begins and ends at whole pairs
+        Truncate: bool
+    }
+
+/// How rotation is slowed down to reach further positions than a model was trained on.
+type RotaryScaling =
+    | NoScaling
+    /// Positions divided by a factor
+    | LinearScaling of factor: float
+    /// The base grows with the length of the sequence beyond the model's positions (NTK-aware)
+    | DynamicScaling of factor: float
+    | Llama3Scaling of Llama3Scaling
+    | YarnScaling of YarnScaling
 
 /// The feed-forward layer of a block.
 type FeedForward =
     /// W3 (silu(g) · u), [g | u] = W12 x
     | SwiGlu
+    /// W3 (gelu(g) · u), [g | u] = W12 x, exact GELU
+    | GeGlu
     /// W2 gelu(W1 x), exact GELU
     | Gelu
+    /// W2 gelu(W1 x), GELU by its tanh approximation
+    | GeluTanh
+    /// W2 relu(W1 x)
+    | Relu
 
-/// A pre-norm decoder without biases in its projections: x + attention(norm x), then + feedForward(norm x).
+/// A pre-norm decoder: x + attention(norm x), then + feedForward(norm x); or both at once.
 type ModelConfig =
     {
         /// D, width of the residual stream
@@ -61,10 +99,26 @@ type ModelConfig =
         PostEmbedNorm: bool
         Position: Position
         RotaryBase: float
+        /// R, the first dimensions of each head that rotate
+        RotaryWidth: int
+        RotaryScaling: RotaryScaling
+        /// Positions that a query sees, its own included; 0: all before it
+        Window: int
         FeedForward: FeedForward
+        /// Attention and feed-forward layer read the same residual stream: x + attention(norm x) + feedForward(norm' x)
+        ParallelResidual: bool
+        /// Biases of the projections to q, k and v
+        QkvBias: bool
+        /// Bias of attention's output projection
+        OutBias: bool
+        /// Biases of the feed-forward layer
+        FeedForwardBias: bool
         /// The head is the embedding table
         Tied: bool
     }
+
+    /// Whether the feed-forward layer has a gate: its first matrix then has 2F rows.
+    member c.Gated = (c.FeedForward = SwiGlu || c.FeedForward = GeGlu)
 
 /// Reading model descriptions and what follows from them.
 module ModelConfig =
@@ -82,12 +136,12 @@ module ModelConfig =
     let private positions =
         [ "rotary", Rotary; "head_rotary", HeadRotary; "llama_rotary", InterleavedRotary; "none", NoPosition ]
 
-    let private feedForwards = [ "swiglu", SwiGlu; "swiglu_torch", SwiGlu; "gelu", Gelu ]
+    let private feedForwards = [ "swiglu", SwiGlu; "swiglu_torch", SwiGlu; "gelu", Gelu; "gemma_geglu", GeGlu ]
 
     /// open_lm's width of the SwiGLU layer: 8D/3 rounded down, then up to a multiple of 256.
     let swiGluWidth (width: int) : int = 256 * ((8 * width / 3 + 255) / 256)
 
-    let private maximum = 1 <<< 20
+    let internal maximum = 1 <<< 20
 
     /// A decoder as open_lm builds it: separate heads without groups, its feed-forward width, ε = 1e-5, rotary base 10,000.
     let openLm (width: int) (layers: int) (heads: int) (rows: int) (positions: int) : ModelConfig =
@@ -107,7 +161,14 @@ module ModelConfig =
             PostEmbedNorm = false
             Position = Rotary
             RotaryBase = 10000.0
+            RotaryWidth = width / max 1 heads
+            RotaryScaling = NoScaling
+            Window = 0
             FeedForward = SwiGlu
+            ParallelResidual = false
+            QkvBias = false
+            OutBias = false
+            FeedForwardBias = false
             Tied = false
         }
 
@@ -126,8 +187,16 @@ module ModelConfig =
                 $"the table of {config.Rows} rows cannot have been extended at {sizes}: the sizes must grow and stay below it."
             if config.KeyValueHeads < 1 || config.Heads % config.KeyValueHeads <> 0 then
                 $"{config.Heads} heads cannot share {config.KeyValueHeads} key-value heads evenly."
-            if config.HeadWidth % 2 <> 0 && (config.Position = Rotary || config.Position = InterleavedRotary) then
-                $"rotary positions need an even head width, not {config.HeadWidth}."
+            if config.Position = Rotary || config.Position = InterleavedRotary then
+                if config.RotaryWidth % 2 <> 0 then
+                    $"rotary positions need an even width, not {config.RotaryWidth} of each head's {config.HeadWidth}."
+                if config.RotaryWidth < 2 || config.RotaryWidth > config.HeadWidth then
+                    $"{config.RotaryWidth} dimensions of a head of {config.HeadWidth} cannot rotate."
+                match config.RotaryScaling with
+                | DynamicScaling _ when config.RotaryWidth <= 2 ->
+                    "dynamic scaling needs more than two rotating dimensions in a head."
+                | YarnScaling _ when config.RotaryBase <= 1.0 -> "YaRN needs a rotary base above 1."
+                | _ -> ()
             if
                 int64 config.Rows * int64 config.Width > (1L <<< 40)
                 || int64 config.Layers * int64 config.Width * int64 (config.Width + config.FeedForwardWidth) > (1L <<< 44)
@@ -135,22 +204,47 @@ module ModelConfig =
                 "the model would have more than 10^13 parameters."
         ]
 
-    let private checkedAt (object: JsonFields) (name: string) (config: ModelConfig) =
+    let internal checkedAt (object: JsonFields) (name: string) (config: ModelConfig) =
         if object.Sound then
             for problem in problems config do
                 object.Error(name, problem)
 
         config
 
+    /// A model as open_lm's code makes it, with its names of norms, positions and feed-forward layers.
+    let internal openLmVariant
+        (json: JsonFields)
+        (norm: string)
+        (qkNorm: string)
+        (width: int)
+        (layers: int)
+        (heads: int)
+        (rows: int)
+        (positionCount: int)
+        : ModelConfig =
+        if json.Int("moe_freq", 0, maximum, 0) > 0 then
+            json.Error("moe_freq", "mixture-of-experts layers are not supported; only dense models are.")
+
+        if json.Has "ffn_type" && json.Text("ffn_type", "") = "moe" then
+            json.Error("ffn_type", "mixture-of-experts layers are not supported; only dense models are.")
+
+        let feedForward = json.Choice("ffn_type", ("moe", SwiGlu) :: feedForwards, SwiGlu)
+
+        { openLm width layers heads rows positionCount with
+            Norm = json.Choice(norm, norms, LayerNorm)
+            QkNorm = json.Bool(qkNorm, false)
+            PostEmbedNorm = json.Bool("post_embed_norm", false)
+            Position = json.Choice("positional_embedding_type", positions, Rotary)
+            FeedForward = feedForward
+            FeedForwardWidth = (if feedForward = Gelu then 4 * width else swiGluWidth width)
+            FeedForwardBias = (feedForward = GeGlu)
+            Tied = json.Bool("weight_tying", false)
+        }
+
     /// Reads open_lm's model JSON (`hidden_dim`, `n_layers`, …). Unknown keys are errors.
     let ofOpenLm (text: string) : Result<ModelConfig, string list> =
         Json.parse text (fun json ->
             let width = json.Int("hidden_dim", 1, maximum)
-
-            let moe = json.Int("moe_freq", 0, maximum, 0)
-
-            if moe > 0 then
-                json.Error("moe_freq", "mixture-of-experts layers are not supported; only dense models are.")
 
             json.Ignore
                 [ "moe_num_experts"; "moe_top_k"; "moe_capacity_factor"; "moe_loss_weight"; "moe_expert_model_parallelism" ]
@@ -162,128 +256,9 @@ module ModelConfig =
             let heads = json.Int("n_heads", 1, 1024)
             let rows = json.Int("vocab_size", 1, 1 <<< 28)
             let length = json.Int("seq_len", 1, 1 <<< 28)
-            let feedForward = json.Choice("ffn_type", feedForwards, SwiGlu)
-
-            let config =
-                { openLm width layers heads rows length with
-                    Norm = json.Choice("model_norm", norms, LayerNorm)
-                    QkNorm = json.Bool("qk_norm", false)
-                    PostEmbedNorm = json.Bool("post_embed_norm", false)
-                    Position = json.Choice("positional_embedding_type", positions, Rotary)
-                    FeedForward = feedForward
-                    FeedForwardWidth = (if feedForward = SwiGlu then swiGluWidth width else 4 * width)
-                    Tied = json.Bool("weight_tying", false)
-                }
-
+            let config = openLmVariant json "model_norm" "qk_norm" width layers heads rows length
             json.Finish()
             checkedAt json "hidden_dim" config)
-
-    /// Reads the `config.json` of a Hugging Face Llama-like model. Keys that do not bear on the computation are left alone;
-    /// features that are not supported are errors.
-    let ofLlama (text: string) : Result<ModelConfig, string list> =
-        Json.parse text (fun json ->
-            let family = json.Text "model_type"
-
-            if family <> "llama" && family <> "mistral" then
-                json.Error("model_type", $"{family} is not a supported family; llama and mistral are.")
-
-            let width = json.Int("hidden_size", 1, maximum)
-            let heads = json.Int("num_attention_heads", 1, 1024)
-
-            if json.Text("hidden_act", "silu") <> "silu" then
-                json.Error("hidden_act", "only silu is supported.")
-
-            for key in [ "attention_bias"; "mlp_bias" ] do
-                if json.Bool(key, false) then
-                    json.Error(key, "biases in the projections are not supported.")
-
-            for key in [ "rope_scaling"; "sliding_window" ] do
-                if json.Has key then
-                    json.Error(key, "is not supported; it must be null.")
-
-            { openLm
-                  width
-                  (json.Int("num_hidden_layers", 1, 1024))
-                  heads
-                  (json.Int("vocab_size", 1, 1 <<< 28))
-                  (json.Int("max_position_embeddings", 1, 1 <<< 28)) with
-                KeyValueHeads = json.Int("num_key_value_heads", 1, 1024, heads)
-                HeadWidth = json.Int("head_dim", 1, maximum, width / max 1 heads)
-                FeedForwardWidth = json.Int("intermediate_size", 1, maximum)
-                Norm = RmsNorm
-                NormEpsilon = json.Float("rms_norm_eps", 0.0, 1.0, 1e-6)
-                RotaryBase = json.Float("rope_theta", 1.0, 1e12, 10000.0)
-                Tied = json.Bool("tie_word_embeddings", false)
-            }
-            |> checkedAt json "hidden_size")
-
-    let private normName =
-        function
-        | LayerNorm -> "layer_norm"
-        | GainLayerNorm -> "gain_only_layer_norm"
-        | PlainLayerNorm -> "plain_layer_norm"
-        | RmsNorm -> "rms_norm"
-
-    let private positionName =
-        function
-        | Rotary -> "rotary"
-        | InterleavedRotary -> "interleaved_rotary"
-        | HeadRotary -> "head_rotary"
-        | NoPosition -> "none"
-
-    let private named (name: 'a -> string) (cases: 'a list) = cases |> List.map (fun case -> name case, case)
-
-    /// Hybrid's own form: every field by its own name. `ofHybrid` reads it back.
-    let toHybrid (config: ModelConfig) : JsonObject =
-        let json = JsonObject()
-        let add (name: string) (value: 'a) = json.Add(name, JsonValue.Create<'a> value)
-        add "width" config.Width
-        add "layers" config.Layers
-        add "heads" config.Heads
-        add "keyValueHeads" config.KeyValueHeads
-        add "headWidth" config.HeadWidth
-        add "feedForwardWidth" config.FeedForwardWidth
-        add "rows" config.Rows
-        let sizes = config.ExtendedAt |> List.map (fun size -> JsonValue.Create size :> (JsonNode | null))
-        json.Add("extendedAt", JsonArray(List.toArray sizes))
-        add "positions" config.Positions
-        add "norm" (normName config.Norm)
-        add "normEpsilon" config.NormEpsilon
-        add "qkNorm" config.QkNorm
-        add "postEmbedNorm" config.PostEmbedNorm
-        add "position" (positionName config.Position)
-        add "rotaryBase" config.RotaryBase
-        add "feedForward" (if config.FeedForward = SwiGlu then "swiglu" else "gelu")
-        add "tied" config.Tied
-        json
-
-    /// Reads the object that `toHybrid` writes.
-    let ofHybrid (json: JsonFields) : ModelConfig =
-        let width = json.Int("width", 1, maximum)
-
-        let config =
-            {
-                Width = width
-                Layers = json.Int("layers", 1, 1024)
-                Heads = json.Int("heads", 1, 1024)
-                KeyValueHeads = json.Int("keyValueHeads", 1, 1024)
-                HeadWidth = json.Int("headWidth", 1, maximum)
-                FeedForwardWidth = json.Int("feedForwardWidth", 1, maximum)
-                Rows = json.Int("rows", 1, 1 <<< 28)
-                ExtendedAt = json.Ints("extendedAt", 1, 1 <<< 28)
-                Positions = json.Int("positions", 1, 1 <<< 28)
-                Norm = json.Choice("norm", named normName [ LayerNorm; GainLayerNorm; PlainLayerNorm; RmsNorm ])
-                NormEpsilon = json.Float("normEpsilon", 0.0, 1.0)
-                QkNorm = json.Bool "qkNorm"
-                PostEmbedNorm = json.Bool "postEmbedNorm"
-                Position = json.Choice("position", named positionName [ Rotary; InterleavedRotary; HeadRotary; NoPosition ])
-                RotaryBase = json.Float("rotaryBase", 1.0, 1e12)
-                FeedForward = json.Choice("feedForward", [ "swiglu", SwiGlu; "gelu", Gelu ])
-                Tied = json.Bool "tied"
-            }
-
-        json.Finish()
-        checkedAt json "width" config
 
     /// Width of all query heads together, H · C.
     let queryWidth (config: ModelConfig) : int = config.Heads * config.HeadWidth
@@ -294,7 +269,7 @@ module ModelConfig =
     /// Parameters in matrix multiplications: attention and feed-forward projections of all layers, and the head.
     let matrixParameters (config: ModelConfig) : int64 =
         let d, q, k = int64 config.Width, int64 (queryWidth config), int64 (keyWidth config)
-        let feedForwardMatrices = if config.FeedForward = SwiGlu then 3L else 2L
+        let feedForwardMatrices = if config.Gated then 3L else 2L
 
         int64 config.Layers * (d * (q + 2L * k) + q * d + feedForwardMatrices * d * int64 config.FeedForwardWidth)
         + int64 config.Rows * d

@@ -1,19 +1,35 @@
 /// The decoder: embed >> blocks >> norm >> head, each a function that a script can take by itself.
-/// Architecture: open_lm (pre-norm, no biases in projections), which Llama is a case of.
+/// Architecture: pre-norm blocks as open_lm has them, with what Llama, GPT-NeoX, GPT-2 and their like differ in.
 module Hybrid.Decoder
 
 open TorchSharp
 
-/// x_BTD of tokens_BT: rows of the embedding table, normalised where the model says so.
-let embed (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
+/// x_BTD of tokens_BT at positions [start, start + T): rows of the embedding table, with the positions' rows added or normalised where
+/// the model says so. Errors: ShapeException for a position that a table of positions has no row for.
+let embedAt (config: ModelConfig) (weights: Weights) (start: int64) (tokens_BT: torch.Tensor) : torch.Tensor =
     let x = Dispatcher.embedding (weights "tok_embeddings.weight") tokens_BT
+    let length = tokens_BT.shape[1]
+
+    let x =
+        if config.Position <> LearnedPosition then
+            x
+        elif start + length > int64 config.Positions then
+            raise (
+                ShapeException
+                    $"a sequence of {start + length} positions is longer than the model's table of {config.Positions} learned positions."
+            )
+        else
+            x.plus ((weights "pos_embeddings.weight").narrow (0, start, length))
 
     if config.PostEmbedNorm then
         Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x
     else
         x
 
-/// One block with a cache: x + attention(norm x), then + feedForward(norm x).
+/// `embedAt` from position 0 on.
+let embed (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor = embedAt config weights 0L tokens_BT
+
+/// One block with a cache: x + attention(norm x), then + feedForward(norm x), which reads x itself where the two are parallel.
 let cachedBlock
     (config: ModelConfig)
     (weights: Weights)
@@ -30,7 +46,8 @@ let cachedBlock
         Layers.attention config weights $"{prefix}.attention" rotation cache (norm "attention_norm" x_BTD)
 
     let x = x_BTD.plus mixed
-    let x = x.plus (Layers.feedForward config weights prefix (norm "ffn_norm" x))
+    let read = if config.ParallelResidual then x_BTD else x
+    let x = x.plus (Layers.feedForward config weights prefix (norm "ffn_norm" read))
     x.MoveToOuterDisposeScope(), cache
 
 /// One block of the model, without a cache.
@@ -89,6 +106,13 @@ let parameters (config: ModelConfig) : ParameterSpec list =
     [
         table "tok_embeddings.weight"
 
+        if config.Position = LearnedPosition then
+            {
+                Name = "pos_embeddings.weight"
+                Shape = [ int64 config.Positions; int64 config.Width ]
+                Init = TruncatedNormal(1.0 / sqrt (float config.Width))
+            }
+
         if config.PostEmbedNorm then
             yield! Layers.normParameters config.Norm "post_embed_norm" config.Width
 
@@ -137,7 +161,7 @@ let next
         let x, cache = cachedBlock config weights rotation layer cache x
         x, cache :: grown
 
-    let x, grown = List.indexed caches |> List.fold step (embed config weights tokens_BT, [])
+    let x, grown = List.indexed caches |> List.fold step (embedAt config weights start tokens_BT, [])
     let last = x.narrow (1, x.shape[1] - 1L, 1L)
     let logits = finalNorm config weights last |> head config weights rows
     logits.squeeze(1).MoveToOuterDisposeScope(), List.rev grown

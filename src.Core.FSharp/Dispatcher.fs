@@ -20,6 +20,9 @@ module private Native =
     extern int torch_new_list_reserve_size(unativeint size, nativeint& list)
 
     [<DllImport("torch_cpu")>]
+    extern int torch_new_string_handle(nativeint text, unativeint length, nativeint& handle)
+
+    [<DllImport("torch_cpu")>]
     extern int torch_list_push_back(nativeint list, uint64 element)
 
     [<DllImport("torch_cpu")>]
@@ -40,6 +43,8 @@ type Argument =
     /// float? that is given
     | SomeNumber of float
     | Flag of bool
+    /// str
+    | Word of string
     /// Any optional argument that is left out
     | Absent
 
@@ -62,6 +67,13 @@ let private list (elements: uint64 list) : uint64 =
 
     uint64 list
 
+let private word (text: string) : uint64 =
+    let bytes = System.Text.Encoding.UTF8.GetBytes text
+    let mutable handle = 0n
+    use pinned = fixed bytes
+    require "a string" (Native.torch_new_string_handle (NativeInterop.NativePtr.toNativeInt pinned, unativeint bytes.Length, &handle))
+    uint64 handle
+
 /// An optional's value stands in a box of 8 bytes that torch frees.
 let private boxed (value: uint64) : uint64 =
     let box = NativeMemory.Alloc 8un |> NativeInterop.NativePtr.ofVoidPtr<uint64>
@@ -78,6 +90,7 @@ let private push (argument: Argument) : uint64 =
     | Number value -> BitConverter.DoubleToUInt64Bits value
     | SomeNumber value -> boxed (BitConverter.DoubleToUInt64Bits value)
     | Flag value -> if value then 1UL else 0UL
+    | Word value -> word value
     | Absent -> 0UL
 
 /// Calls an operator, such as "aten::rms_norm", and returns its tensors: `results` of them, in the schema's order.
@@ -101,6 +114,9 @@ let call (operator: string) (overload: string) (arguments: Argument list) (resul
 let rmsNorm (weight: torch.Tensor) (epsilon: float) (x: torch.Tensor) : torch.Tensor =
     call "aten::rms_norm" "" [ Tensor x; Integers [ weight.shape[0] ]; SomeTensor weight; SomeNumber epsilon ] 1
     |> List.head
+
+/// GELU by its tanh approximation (Hendrycks & Gimpel 2016).
+let geluTanh (x: torch.Tensor) : torch.Tensor = call "aten::gelu" "" [ Tensor x; Word "tanh" ] 1 |> List.head
 
 /// Rows of a table [R, D] by int64 indices [...]: [..., D].
 let embedding (table: torch.Tensor) (indices: torch.Tensor) : torch.Tensor =

@@ -72,6 +72,8 @@ type AttentionPlan =
         /// Rotates the queries' and keys' heads [B, T, H + H_kv, C] by cosine and sine tables
         Turn: Rotation -> torch.Tensor -> torch.Tensor
         Rotation: Rotation option
+        /// Positions that a query sees, its own included; 0: all before it
+        Window: int64
         /// Rows of queries are worked on together up to this many scores
         ScoresAtOnce: int64
         /// Up to this many scores are kept for the backward pass; more are computed again
@@ -86,20 +88,25 @@ let private rowsOf (plan: AttentionPlan) (batch: int64) (length: int64) : QueryR
     let count = max 1L (min length (plan.ScoresAtOnce / max 1L (batch * plan.Heads * length)))
     [ for first in 0L .. count .. length - 1L -> { First = first; Count = min count (length - first) } ]
 
+/// What is added to the scores [rows, keys] of queries at positions `first` and on, of keys at positions 0 and on: 0 where a query sees
+/// a key, −∞ elsewhere. A query sees itself and what is before it, the last `window` of them where it is not 0.
+let mask (first: int64) (rows: int64) (keys: int64) (window: int64) (like: torch.Tensor) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
+    let hidden () = torch.full ([| rows; keys |], Scalars.Of(-infinity), dtype = like.dtype, device = like.device)
+    let mask = hidden().triu_ (first + 1L)
+
+    if window > 0L && first + rows > window then
+        mask.plus_ (hidden().tril_ (first - window)) |> ignore
+
+    mask.MoveToOuterDisposeScope()
+
 /// softmax(q kᵀ / √C + mask) of some rows: [B H_kv, G rows, keys].
-let private probabilities (q_NGTC: torch.Tensor) (k_NSC: torch.Tensor) (rows: QueryRows) : torch.Tensor =
+let private probabilities (window: int64) (q_NGTC: torch.Tensor) (k_NSC: torch.Tensor) (rows: QueryRows) : torch.Tensor =
     let n, g, c = q_NGTC.shape[0], q_NGTC.shape[1], q_NGTC.shape[3]
     let keys = rows.First + rows.Count
     use scope = torch.NewDisposeScope()
     let q = q_NGTC.narrow(2, rows.First, rows.Count).reshape(n, g * rows.Count, c)
-
-    let mask =
-        torch
-            .full([| rows.Count; keys |], Scalars.Of(-infinity), dtype = q.dtype, device = q.device)
-            .triu_(rows.First + 1L)
-            .repeat(g, 1L)
-            .unsqueeze(0)
-            .expand(n, g * rows.Count, keys)
+    let mask = (mask rows.First rows.Count keys window q).repeat(g, 1L).unsqueeze(0).expand(n, g * rows.Count, keys)
 
     // mask + q kᵀ / √C. TorchSharp 0.107 hands the arguments on as (batch1, batch2, input).
     torch
@@ -145,7 +152,7 @@ type private CausalAttention() =
         let pieces =
             [
                 for rows in rowsOf plan b t do
-                    let p = probabilities q k rows
+                    let p = probabilities plan.Window q k rows
                     let keys = rows.First + rows.Count
                     let mixed = torch.bmm(p, v.narrow (1, 0L, keys)).view(b * kv, heads / kv, rows.Count, c)
 
@@ -195,7 +202,7 @@ type private CausalAttention() =
         for i, rows in List.indexed pieces do
             use scope = torch.NewDisposeScope()
             let keys = rows.First + rows.Count
-            let p = if kept.IsEmpty then probabilities q k rows else kept[i]
+            let p = if kept.IsEmpty then probabilities plan.Window q k rows else kept[i]
             let some (x: torch.Tensor) = x.narrow(2, rows.First, rows.Count).reshape(n, g * rows.Count, c)
             let rowsOuter = some outer
             let dp = torch.bmm (rowsOuter, v.narrow(1, 0L, keys).transpose(1, 2))

@@ -18,6 +18,13 @@ module Layers =
     /// y = x Wᵀ.
     let linear (weight: torch.Tensor) (x: torch.Tensor) : torch.Tensor = torch.nn.functional.linear (x, weight)
 
+    /// y = x Wᵀ, + b where it has a bias: the projection under `prefix`.
+    let projection (bias: bool) (weights: Weights) (prefix: string) (x: torch.Tensor) : torch.Tensor =
+        if bias then
+            torch.nn.functional.linear (x, weights (prefix + ".weight"), weights (prefix + ".bias"))
+        else
+            linear (weights (prefix + ".weight")) x
+
     /// A norm over the last axis; `weight` and `bias` are looked up under `prefix`. Statistics are fp32 in every precision.
     let norm (kind: Norm) (epsilon: float) (weights: Weights) (prefix: string) (x: torch.Tensor) : torch.Tensor =
         let width = x.shape[x.shape.Length - 1]
@@ -38,8 +45,7 @@ module Layers =
                 { Name = prefix + ".bias"; Shape = [ int64 width ]; Init = Zeros }
         ]
 
-    /// Angles position · θ^(−2i/C) for positions [start, start + length), computed in double precision.
-    /// HeadRotary turns q and k of a head by one angle, which cancels in q·k: it needs no tables, like NoPosition.
+    /// The rotation tables for positions [start, start + length), where the model has any; see `Rotary`.
     let rotation
         (config: ModelConfig)
         (device: torch.Device)
@@ -47,54 +53,27 @@ module Layers =
         (start: int64)
         (length: int64)
         : Rotation option =
-        let half = config.HeadWidth / 2
+        Rotary.tables config device elementType start length
 
-        let table (f: float -> float) =
-            use scope = torch.NewDisposeScope()
-
-            let values =
-                Array.init (int length * config.HeadWidth) (fun k ->
-                    let position, c = k / config.HeadWidth, k % config.HeadWidth
-                    let i = if config.Position = Rotary then c % half else c / 2
-                    let frequency = config.RotaryBase ** (-2.0 * float i / float config.HeadWidth)
-                    float32 (f (float (start + int64 position) * frequency)))
-
-            let table = Host.floats [ length; 1L; int64 config.HeadWidth ] values
-            table.``to``(elementType, device).MoveToOuterDisposeScope()
-
-        match config.Position with
-        | HeadRotary
-        | NoPosition -> None
-        | Rotary
-        | InterleavedRotary -> Some { Cosine = table cos; Sine = table sin }
-
-    /// Rotates x_BTHC: x · cos + partner(x) · sin, where the partner of (x₁, x₂) is (−x₂, x₁) over halves or adjacent pairs.
-    let rotate (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : torch.Tensor =
-        let half = int64 (config.HeadWidth / 2)
-
-        let partner =
-            if config.Position = Rotary then
-                torch.cat ([| x_BTHC.narrow(-1, half, half).neg(); x_BTHC.narrow (-1, 0L, half) |], -1L)
-            else
-                let pairs = x_BTHC.unflatten (x_BTHC.dim () - 1L, half, 2L)
-                torch.stack([| pairs.select(-1, 1L).neg(); pairs.select (-1, 0L) |], -1L).flatten(-2L)
-
-        x_BTHC.mul(rotation.Cosine).plus(partner.mul rotation.Sine)
+    /// Rotates the first R dimensions of each head of x_BTHC: x · cos + partner(x) · sin, where the partner of (x₁, x₂) is (−x₂, x₁)
+    /// over halves or adjacent pairs.
+    let rotate (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : torch.Tensor = Rotary.turn config rotation x_BTHC
 
     // Scores above this count are left to the fused kernel, which never holds them; below, plain matrix products are faster.
     let private explicitScores = 1L <<< 26
 
-    /// softmax(q kᵀ / √C + causal mask) v over [B, H, T, C]. Queries are the last positions of the keys.
-    let attend (q_BHTC: torch.Tensor) (k_BHSC: torch.Tensor) (v_BHSC: torch.Tensor) : torch.Tensor =
+    /// softmax(q kᵀ / √C + mask) v over [B, H, T, C]. Queries are the last positions of the keys and see those up to themselves, the
+    /// last `window` of them where it is not 0.
+    let attendWithin (window: int64) (q_BHTC: torch.Tensor) (k_BHSC: torch.Tensor) (v_BHSC: torch.Tensor) : torch.Tensor =
         let b, h, t, c = q_BHTC.shape[0], q_BHTC.shape[1], q_BHTC.shape[2], q_BHTC.shape[3]
         let s = k_BHSC.shape[2]
 
-        if t = s && (q_BHTC.device_type <> DeviceType.CPU || b * h * t * s > explicitScores) then
+        let narrow = window > 0L && window < s
+
+        if not narrow && t = s && (q_BHTC.device_type <> DeviceType.CPU || b * h * t * s > explicitScores) then
             torch.nn.functional.scaled_dot_product_attention (q_BHTC, k_BHSC, v_BHSC, is_casual = true)
         else
-            // Position i of the queries is position s − t + i of the keys and sees those up to itself.
-            let mask =
-                torch.full([| t; s |], Scalars.Of(-infinity), dtype = q_BHTC.dtype, device = q_BHTC.device).triu_(s - t + 1L)
+            let mask = Fused.mask (s - t) t s window q_BHTC
 
             // mask + q kᵀ / √C. TorchSharp 0.107 hands the arguments on as (batch1, batch2, input).
             let scores =
@@ -107,6 +86,10 @@ module Layers =
                 )
 
             torch.bmm(scores.softmax -1L, v_BHSC.reshape (b * h, s, c)).view(b, h, t, c)
+
+    /// `attendWithin` without a window.
+    let attend (q_BHTC: torch.Tensor) (k_BHSC: torch.Tensor) (v_BHSC: torch.Tensor) : torch.Tensor =
+        attendWithin 0L q_BHTC k_BHSC v_BHSC
 
     // Query heads share key-value heads in groups: head h reads key-value head h / (H / H_kv).
     let private spread (heads: int64) (x_BHTC: torch.Tensor) =
@@ -129,7 +112,8 @@ module Layers =
         : torch.Tensor * Cache option =
         let b, t = x_BTD.shape[0], x_BTD.shape[1]
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
-        let qkv = linear (weights (prefix + ".in_proj.weight")) x_BTD
+        let qkv = projection config.QkvBias weights (prefix + ".in_proj") x_BTD
+        let out = projection config.OutBias weights (prefix + ".out_proj")
 
         if cache.IsNone && not config.QkNorm && qkv.device_type = DeviceType.CPU then
             let plan: Fused.AttentionPlan =
@@ -139,11 +123,12 @@ module Layers =
                     HeadWidth = c
                     Turn = rotate config
                     Rotation = rotation
+                    Window = int64 config.Window
                     ScoresAtOnce = 1L <<< 23
                     ScoresKept = 1L <<< 24
                 }
 
-            linear (weights (prefix + ".out_proj.weight")) (Fused.causalAttention plan qkv), None
+            out (Fused.causalAttention plan qkv), None
         else
 
             let qk_BTHC =
@@ -173,8 +158,8 @@ module Layers =
                     let length = cache.Length + t
                     cache.Keys.narrow (2, 0L, length), cache.Values.narrow (2, 0L, length), Some { cache with Length = length }
 
-            let mixed = attend q (spread heads keys) (spread heads values)
-            linear (weights (prefix + ".out_proj.weight")) (mixed.transpose(1, 2).reshape(b, t, heads * c)), cache
+            let mixed = attendWithin (int64 config.Window) q (spread heads keys) (spread heads values)
+            out (mixed.transpose(1, 2).reshape(b, t, heads * c)), cache
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).
@@ -194,40 +179,51 @@ module Layers =
                 Shape = [ width; int64 q ]
                 Init = TruncatedNormal(deviation / sqrt (2.0 * float (layer + 1)))
             }
+            if config.QkvBias then
+                { Name = prefix + ".in_proj.bias"; Shape = [ int64 (q + 2 * k) ]; Init = Zeros }
+            if config.OutBias then
+                { Name = prefix + ".out_proj.bias"; Shape = [ width ]; Init = Zeros }
             if config.QkNorm then
                 yield! normParameters config.Norm (prefix + ".q_norm") q
                 yield! normParameters config.Norm (prefix + ".k_norm") k
         ]
 
-    /// The names of the two feed-forward matrices of a layer, as open_lm has them.
+    /// The two feed-forward projections of a layer, by open_lm's names.
     let private feedForwardNames (config: ModelConfig) (prefix: string) =
-        match config.FeedForward with
-        | SwiGlu -> prefix + ".feed_forward.w12.weight", prefix + ".feed_forward.w3.weight"
-        | Gelu -> prefix + "._ff_w1.weight", prefix + "._ff_w2.weight"
+        if config.Gated then
+            prefix + ".feed_forward.w12", prefix + ".feed_forward.w3"
+        else
+            prefix + "._ff_w1", prefix + "._ff_w2"
 
     /// The feed-forward layer of the block under `prefix`.
     let feedForward (config: ModelConfig) (weights: Weights) (prefix: string) (x_BTD: torch.Tensor) : torch.Tensor =
         let first, second = feedForwardNames config prefix
-        let hidden = linear (weights first) x_BTD
+        let hidden = projection config.FeedForwardBias weights first x_BTD
 
         match config.FeedForward with
-        | Gelu -> linear (weights second) (torch.nn.functional.gelu hidden)
-        | SwiGlu -> linear (weights second) (Fused.swiGluGate hidden)
+        | SwiGlu -> Fused.swiGluGate hidden
+        | GeGlu ->
+            let width = int64 config.FeedForwardWidth
+            torch.nn.functional.gelu(hidden.narrow (-1, 0L, width)).mul (hidden.narrow (-1, width, width))
+        | Gelu -> torch.nn.functional.gelu hidden
+        | GeluTanh -> Dispatcher.geluTanh hidden
+        | Relu -> torch.nn.functional.relu hidden
+        |> projection config.FeedForwardBias weights second
 
     /// The parameters of the feed-forward layer of a block.
     let feedForwardParameters (config: ModelConfig) (layer: int) (prefix: string) : ParameterSpec list =
         let width, hidden = int64 config.Width, int64 config.FeedForwardWidth
         let first, second = feedForwardNames config prefix
+        let rows = if config.Gated then 2L * hidden else hidden
 
         [
+            { Name = first + ".weight"; Shape = [ rows; width ]; Init = TruncatedNormal(1.0 / sqrt (float width)) }
             {
-                Name = first
-                Shape = [ (if config.FeedForward = SwiGlu then 2L * hidden else hidden); width ]
-                Init = TruncatedNormal(1.0 / sqrt (float width))
-            }
-            {
-                Name = second
+                Name = second + ".weight"
                 Shape = [ width; hidden ]
                 Init = TruncatedNormal(1.0 / sqrt (float hidden) / sqrt (2.0 * float (layer + 1)))
             }
+            if config.FeedForwardBias then
+                { Name = first + ".bias"; Shape = [ rows ]; Init = Zeros }
+                { Name = second + ".bias"; Shape = [ width ]; Init = Zeros }
         ]

@@ -9,8 +9,12 @@ open Microsoft.FSharp.Reflection
 /// Whose config.json of Hugging Face it is, and so how its tensors are called.
 type HuggingFaceFamily =
     | Llama
+    | Mistral
+    | Qwen2
     | StableLm
     | Olmo
+    | GptNeoX
+    | Gpt2
     /// open_lm's own classes, as DCLM's releases have them; they need the open_lm package
     | OpenLm
 
@@ -58,6 +62,8 @@ module ModelExport =
                     $"{camel field.Name} is {shown found}, not {shown needed}"
         ]
 
+    let private positionless (config: ModelConfig) = config.Position = HeadRotary || config.Position = NoPosition
+
     // What open_lm's classes compute; its position encodings have one base, and its widths follow from each other.
     let private openLmTemplate (config: ModelConfig) =
         let plain = ModelConfig.openLm config.Width config.Layers config.Heads config.Rows config.Positions
@@ -67,13 +73,16 @@ module ModelExport =
             Norm = config.Norm
             QkNorm = config.QkNorm
             PostEmbedNorm = config.PostEmbedNorm
-            Position = config.Position
-            FeedForward = config.FeedForward
+            Position = (if config.Position = LearnedPosition then Rotary else config.Position)
+            // Where nothing rotates, these say nothing.
+            RotaryWidth = (if positionless config then config.RotaryWidth else plain.RotaryWidth)
+            FeedForward = (if config.Gated || config.FeedForward = Gelu then config.FeedForward else SwiGlu)
             FeedForwardWidth =
-                (if config.FeedForward = SwiGlu then
+                (if config.Gated then
                      ModelConfig.swiGluWidth config.Width
                  else
                      4 * config.Width)
+            FeedForwardBias = (config.FeedForward = GeGlu)
             Tied = config.Tied
         }
 
@@ -89,12 +98,15 @@ module ModelExport =
         | Rotary -> "rotary"
         | HeadRotary -> "head_rotary"
         | InterleavedRotary -> "llama_rotary"
-        | NoPosition -> "none"
+        | NoPosition
+        // Not open_lm's; its template has none of them.
+        | LearnedPosition -> "none"
 
     let private openLmFeedForward =
         function
-        | SwiGlu -> "swiglu_torch"
+        | GeGlu -> "gemma_geglu"
         | Gelu -> "gelu"
+        | _ -> "swiglu_torch"
 
     // What only Hybrid knows of a model; other readers pass over it.
     let private own (config: ModelConfig) (vocabulary: Vocabulary) (more: (string * (JsonNode | null)) list) =
@@ -136,24 +148,85 @@ module ModelExport =
             |> Ok
         | fields -> Error fields
 
-    // A family whose heads divide the width of the residual stream among themselves.
-    let private wholeHeads (config: ModelConfig) =
+    // What most families share: the block's two halves follow each other, nothing is normalised beside the usual.
+    let private common (config: ModelConfig) =
         { config with
-            Width = config.Heads * config.HeadWidth
             QkNorm = false
             PostEmbedNorm = false
-            FeedForward = SwiGlu
+            ParallelResidual = false
+            Window = 0
+            Position = (if config.Position = LearnedPosition then Rotary else config.Position)
         }
+
+    let private llamaLike (config: ModelConfig) =
+        { common config with Norm = RmsNorm; FeedForward = SwiGlu; RotaryWidth = config.HeadWidth }
+
+    // A family whose heads divide the width of the residual stream among themselves.
+    let private wholeHeads (config: ModelConfig) =
+        { common config with Width = config.Heads * config.HeadWidth; FeedForward = SwiGlu; OutBias = false; FeedForwardBias = false }
+
+    // Rows of adjacent pairs are written as rows of halves, which takes a head that rotates as a whole.
+    let private halves (config: ModelConfig) (template: ModelConfig) =
+        if config.Position = InterleavedRotary && config.RotaryWidth <> config.HeadWidth then
+            { template with Position = Rotary }
+        else
+            template
+
+    let private neither (config: ModelConfig) = if config.Gated then Gelu else config.FeedForward
 
     let private templates: (HuggingFaceFamily * string * (ModelConfig -> ModelConfig)) list =
         [
-            Llama,
-            "llama",
-            (fun config -> { config with Norm = RmsNorm; QkNorm = false; PostEmbedNorm = false; FeedForward = SwiGlu })
+            Llama, "llama", (fun config -> { llamaLike config with OutBias = config.QkvBias })
+            Mistral,
+            "mistral",
+            (fun config ->
+                { llamaLike config with
+                    QkvBias = false
+                    OutBias = false
+                    FeedForwardBias = false
+                    Window = config.Window
+                })
+            Qwen2, "qwen2", (fun config -> { llamaLike config with QkvBias = true; OutBias = false; FeedForwardBias = false })
             StableLm,
             "stablelm",
-            (fun config -> { wholeHeads config with Norm = (if config.Norm = GainLayerNorm then GainLayerNorm else LayerNorm) })
-            Olmo, "olmo", (fun config -> { wholeHeads config with Norm = PlainLayerNorm; NormEpsilon = 1e-5 })
+            (fun config ->
+                { wholeHeads config with Norm = (if config.Norm = GainLayerNorm then GainLayerNorm else LayerNorm) }
+                |> halves config)
+            Olmo,
+            "olmo",
+            (fun config ->
+                { wholeHeads config with
+                    Norm = PlainLayerNorm
+                    NormEpsilon = 1e-5
+                    QkvBias = false
+                    RotaryWidth = config.HeadWidth
+                })
+            GptNeoX,
+            "gpt_neox",
+            (fun config ->
+                { common config with
+                    Width = config.Heads * config.HeadWidth
+                    KeyValueHeads = config.Heads
+                    Norm = LayerNorm
+                    Position = (if config.Position = InterleavedRotary then Rotary else (common config).Position)
+                    FeedForward = neither config
+                    ParallelResidual = config.ParallelResidual
+                    OutBias = config.QkvBias
+                    FeedForwardBias = true
+                })
+            Gpt2,
+            "gpt2",
+            (fun config ->
+                { common config with
+                    Width = config.Heads * config.HeadWidth
+                    KeyValueHeads = config.Heads
+                    Norm = LayerNorm
+                    Position = LearnedPosition
+                    FeedForward = neither config
+                    QkvBias = true
+                    OutBias = true
+                    FeedForwardBias = true
+                })
             OpenLm, "openlm", (fun config -> { openLmTemplate config with NormEpsilon = config.NormEpsilon })
         ]
 
@@ -171,10 +244,42 @@ module ModelExport =
         templates |> List.pick (fun (f, name, _) -> if f = family then Some name else None)
 
     // A rotation slowed down so far that it turns nothing: cos 1 and a sine that adding does not feel.
-    let private stillRotation () : JsonNode | null =
-        record [ "rope_type", node "linear"; "type", node "linear"; "factor", real 1e30 ]
+    let private stillRotation = LinearScaling 1e30
 
-    let private positionless (config: ModelConfig) = config.Position = HeadRotary || config.Position = NoPosition
+    let private scaling (config: ModelConfig) : JsonNode | null =
+        let rope (kind: string) (fields: (string * (JsonNode | null)) list) : JsonNode | null =
+            record ([ "rope_type", node kind; "type", node kind ] @ fields)
+
+        match (if positionless config then stillRotation else config.RotaryScaling) with
+        | NoScaling -> null
+        | LinearScaling factor -> rope "linear" [ "factor", real factor ]
+        | DynamicScaling factor -> rope "dynamic" [ "factor", real factor ]
+        | Llama3Scaling s ->
+            rope
+                "llama3"
+                [
+                    "factor", real s.Factor
+                    "low_freq_factor", real s.LowFrequencyFactor
+                    "high_freq_factor", real s.HighFrequencyFactor
+                    "original_max_position_embeddings", node s.OriginalPositions
+                ]
+        | YarnScaling s ->
+            rope
+                "yarn"
+                [
+                    "factor", real s.Factor
+                    "original_max_position_embeddings", node s.OriginalPositions
+                    "beta_fast", real s.BetaFast
+                    "beta_slow", real s.BetaSlow
+                    "attention_factor", real s.AttentionFactor
+                    "truncate", node s.Truncate
+                ]
+
+    let private activationName =
+        function
+        | GeluTanh -> "gelu_new"
+        | Relu -> "relu"
+        | _ -> "gelu"
 
     /// The config.json for a family that `family` gave. `elementType` is a torch name such as bfloat16.
     let huggingFace
@@ -215,7 +320,8 @@ module ModelExport =
                 "rope_theta", real config.RotaryBase
             ]
 
-        let slowed = "rope_scaling", (if positionless config then stillRotation () else null)
+        let slowed = "rope_scaling", scaling config
+        let rotating = float config.RotaryWidth / float config.HeadWidth
 
         // How the model is to be read back where the family has no words for it.
         let hints =
@@ -234,8 +340,64 @@ module ModelExport =
                 "head_dim", node config.HeadWidth
                 "rms_norm_eps", real config.NormEpsilon
                 slowed
-                "attention_bias", node false
-                "mlp_bias", node false
+                "attention_bias", node config.QkvBias
+                "mlp_bias", node config.FeedForwardBias
+            ]
+        | Mistral ->
+            common "MistralForCausalLM"
+            @ sizes
+            @ [
+                "head_dim", node config.HeadWidth
+                "rms_norm_eps", real config.NormEpsilon
+                slowed
+                "sliding_window", (if config.Window = 0 then null else node config.Window)
+            ]
+        | Qwen2 ->
+            common "Qwen2ForCausalLM"
+            @ sizes
+            @ [
+                "head_dim", node config.HeadWidth
+                "rms_norm_eps", real config.NormEpsilon
+                slowed
+                "use_sliding_window", node false
+                "sliding_window", null
+            ]
+        | GptNeoX ->
+            common "GPTNeoXForCausalLM"
+            @ [
+                "hidden_size", node config.Width
+                "intermediate_size", node config.FeedForwardWidth
+                "num_hidden_layers", node config.Layers
+                "num_attention_heads", node config.Heads
+                "max_position_embeddings", node config.Positions
+                "hidden_act", node (activationName config.FeedForward)
+                "layer_norm_eps", real config.NormEpsilon
+                "rotary_pct", real (if positionless config then 1.0 else rotating)
+                "rotary_emb_base", real config.RotaryBase
+                "rope_theta", real config.RotaryBase
+                "partial_rotary_factor", real (if positionless config then 1.0 else rotating)
+                slowed
+                "use_parallel_residual", node config.ParallelResidual
+                "attention_bias", node config.QkvBias
+                "attention_dropout", real 0.0
+                "hidden_dropout", real 0.0
+            ]
+        | Gpt2 ->
+            common "GPT2LMHeadModel"
+            @ [
+                "n_embd", node config.Width
+                "n_layer", node config.Layers
+                "n_head", node config.Heads
+                "n_positions", node config.Positions
+                "n_ctx", node config.Positions
+                "n_inner", node config.FeedForwardWidth
+                "activation_function", node (activationName config.FeedForward)
+                "layer_norm_epsilon", real config.NormEpsilon
+                "scale_attn_weights", node true
+                "scale_attn_by_inverse_layer_idx", node false
+                "attn_pdrop", real 0.0
+                "embd_pdrop", real 0.0
+                "resid_pdrop", real 0.0
             ]
         | StableLm ->
             common "StableLmForCausalLM"
@@ -243,9 +405,9 @@ module ModelExport =
             @ [
                 "layer_norm_eps", real config.NormEpsilon
                 // No part of a head turns where there are no positions.
-                "partial_rotary_factor", real (if positionless config then 0.0 else 1.0)
-                "rope_scaling", null
-                "use_qkv_bias", node false
+                "partial_rotary_factor", real (if positionless config then 0.0 else rotating)
+                "rope_scaling", (if positionless config then null else scaling config)
+                "use_qkv_bias", node config.QkvBias
                 "qk_layernorm", node false
                 "use_parallel_residual", node false
                 "hidden_dropout", real 0.0

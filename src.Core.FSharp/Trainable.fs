@@ -6,7 +6,7 @@ type Preset =
     | All
     /// Embedding table and head
     | EmbeddingHead
-    /// + layer norms and positional parameters (rotary positions have none)
+    /// + layer norms and learned positions (rotary positions have no parameters)
     | PlusNorms
     /// + all of the first half of the layers
     | PlusFirstHalf
@@ -33,6 +33,10 @@ let private isTable (name: string) = name = "tok_embeddings.weight" || name = "o
 
 let private isNorm (name: string) = name.Contains "norm."
 
+let private isPosition (name: string) = name = "pos_embeddings.weight"
+
+let private isNormOrPosition (name: string) = isNorm name || isPosition name
+
 let private isFeedForward (name: string) = name.Contains ".feed_forward." || name.Contains "._ff_w"
 
 let private layer (name: string) = if name.StartsWith "layers." then Some(int (name.Split('.')[1])) else None
@@ -48,9 +52,9 @@ let movement (config: ModelConfig) (oldRows: int) (preset: Preset) (spec: Parame
         match preset with
         | All -> true
         | EmbeddingHead -> isTable spec.Name
-        | PlusNorms -> isTable spec.Name || isNorm spec.Name
-        | PlusFirstHalf -> isTable spec.Name || isNorm spec.Name || inFirstHalf
-        | PlusFeedForward -> isTable spec.Name || isNorm spec.Name || inFirstHalf || isFeedForward spec.Name
+        | PlusNorms -> isTable spec.Name || isNormOrPosition spec.Name
+        | PlusFirstHalf -> isTable spec.Name || isNormOrPosition spec.Name || inFirstHalf
+        | PlusFeedForward -> isTable spec.Name || isNormOrPosition spec.Name || inFirstHalf || isFeedForward spec.Name
         | NewRowsOnly -> isTable spec.Name
 
     if not moves then Stays
@@ -68,6 +72,7 @@ let describe (config: ModelConfig) (oldRows: int) (preset: Preset) : string =
     let group (spec: ParameterSpec) =
         if isTable spec.Name then "embedding and head"
         elif isNorm spec.Name then "norms"
+        elif isPosition spec.Name then "positions"
         elif isFeedForward spec.Name then "feed-forward"
         else "attention"
 
@@ -84,7 +89,7 @@ let describe (config: ModelConfig) (oldRows: int) (preset: Preset) : string =
         match preset with
         | PlusNorms
         | PlusFirstHalf
-        | PlusFeedForward -> "; positional parameters 0 (the positions are not learned)"
+        | PlusFeedForward when config.Position <> LearnedPosition -> "; positional parameters 0 (the positions are not learned)"
         | _ -> ""
 
     let moving, all = List.sumBy count specs, specs |> List.sumBy (fun spec -> spec.Count)

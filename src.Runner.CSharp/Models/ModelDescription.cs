@@ -20,7 +20,7 @@ public sealed record ModelDescription(ModelConfig Config, Vocabulary? Vocabulary
                 var (config, vocabulary) = Descriptions.Hybrid(path, text);
                 return new(config, vocabulary, form, endOfText);
             case DescriptionForm.HuggingFace:
-                return Own(path, text, Descriptions.Llama(path, text), form, endOfText);
+                return Own(path, text, Descriptions.HuggingFace(path, text), form, endOfText);
             default:
                 return Own(path, text, Descriptions.OpenLm(path, text), form, endOfText);
         }

@@ -93,7 +93,7 @@ internal sealed class ModelExporter
         File.WriteAllText(Path.Combine(folder, ModelFiles.OpenLmDescription), description.Json);
         TensorExport tensors = Tensors;
         TorchWriter.Write(
-            Path.Combine(folder, OpenLmWeights), 1, name, [.. tensors.Plain().Concat(tensors.Frequencies()).Select(Watched)], [.. tensors.SecondNames()]);
+            Path.Combine(folder, OpenLmWeights), 1, name, [.. tensors.OpenLm().Concat(tensors.Frequencies()).Select(Watched)], [.. tensors.SecondNames()]);
         new Companions(model.TokenizerPath, ImageTokenizer).CopyTo(folder);
     }
 

@@ -16,6 +16,11 @@ internal sealed class TensorExport(ModelFile model, torch.ScalarType? elementTyp
     public IEnumerable<TensorSource> Plain(string prefix = "") =>
         Architecture.Parameters(config).Select(parameter => Source(prefix + parameter.Name, parameter.Name, parameter.Shape));
 
+    /// <summary>Every parameter as open_lm's modules name it, with <paramref name="prefix"/> before it.</summary>
+    public IEnumerable<TensorSource> OpenLm(string prefix = "") => Architecture.Parameters(config)
+        .SelectMany(parameter => Cut(TensorNames.InOpenLm(parameter.Name, config), parameter))
+        .Select(tensor => tensor with { Name = prefix + tensor.Name });
+
     /// <summary>The frequencies that open_lm keeps as a buffer of each layer that rotates.</summary>
     public IEnumerable<TensorSource> Frequencies(string prefix = "") =>
         config.Position.IsRotary || config.Position.IsHeadRotary
@@ -42,46 +47,49 @@ internal sealed class TensorExport(ModelFile model, torch.ScalarType? elementTyp
     public IEnumerable<TensorSource> HuggingFace(string family) => family switch
     {
         // Second names are written out: a safetensors file shares no memory.
-        "openlm" => [.. Plain("model."), .. Frequencies("model."), .. SecondNames("model.").Select(pair => Again(pair.Key, pair.Value["model.".Length..]))],
-        _ => Architecture.Parameters(config).SelectMany(LlamaLike).Concat(family == "stablelm" && config.Norm.IsGainLayerNorm ? ZeroBiases() : []),
+        "openlm" => [.. OpenLm("model."), .. Frequencies("model."), .. SecondNames("model.").Select(pair => Again(pair.Key, pair.Value["model.".Length..]))],
+        _ => Architecture.Parameters(config).SelectMany(parameter => InFamily(family, parameter)).Concat(family == "stablelm" && config.Norm.IsGainLayerNorm ? ZeroBiases() : []),
     };
 
     /// <summary>All of a model in fp32, as a checkpoint of this program has it.</summary>
     public static IEnumerable<TensorSource> Checkpoint(ModelFile model) => new TensorExport(model, torch.ScalarType.Float32).Plain();
 
-    private IEnumerable<TensorSource> LlamaLike(ParameterShape parameter)
+    private IEnumerable<TensorSource> InFamily(string family, ParameterShape parameter) =>
+        Cut(TensorNames.InFamily(family, parameter.Name), parameter);
+
+    /// <summary>The tensors of a recipe from their parameter.</summary>
+    private IEnumerable<TensorSource> Cut(TensorRecipe recipe, ParameterShape parameter)
     {
-        string[] words = parameter.Name.Split('.');
-        string prefix = words[0] == "layers" ? $"model.layers.{words[1]}." : "";
-        long queries = config.Heads * config.HeadWidth, keys = config.KeyValueHeads * config.HeadWidth, hidden = config.FeedForwardWidth;
-        string leaf = words[^1];
-        return string.Join('.', words[0] == "layers" ? words[2..^1] : words[..^1]) switch
+        if (recipe.Layout != TensorLayout.Rows)
         {
-            "tok_embeddings" => [Source($"model.embed_tokens.{leaf}", parameter)],
-            "output" => [Source($"lm_head.{leaf}", parameter)],
-            "norm" => [Source($"model.norm.{leaf}", parameter)],
-            "attention_norm" => [Source($"{prefix}input_layernorm.{leaf}", parameter)],
-            "ffn_norm" => [Source($"{prefix}post_attention_layernorm.{leaf}", parameter)],
-            "attention.in_proj" =>
-            [
-                Rows($"{prefix}self_attn.q_proj.{leaf}", parameter, 0, queries, turned: true),
-                Rows($"{prefix}self_attn.k_proj.{leaf}", parameter, queries, keys, turned: true),
-                Rows($"{prefix}self_attn.v_proj.{leaf}", parameter, queries + keys, keys, turned: false),
-            ],
-            "attention.out_proj" => [Source($"{prefix}self_attn.o_proj.{leaf}", parameter)],
-            "feed_forward.w12" =>
-            [
-                Rows($"{prefix}mlp.gate_proj.{leaf}", parameter, 0, hidden, turned: false),
-                Rows($"{prefix}mlp.up_proj.{leaf}", parameter, hidden, hidden, turned: false),
-            ],
-            "feed_forward.w3" => [Source($"{prefix}mlp.down_proj.{leaf}", parameter)],
-            _ => throw new InvalidOperationException($"{parameter.Name} has no name among Llama's tensors."),
-        };
+            return [Turned(recipe.Names[0], recipe.Layout, parameter)];
+        }
+
+        if (recipe.Names.Length == 1)
+        {
+            return [Source(recipe.Names[0], parameter)];
+        }
+
+        long keys = config.KeyValueHeads * config.HeadWidth;
+        bool attention = recipe.Names.Length == 3;
+        long[] counts = attention ? [config.Heads * config.HeadWidth, keys, keys] : [config.FeedForwardWidth, config.FeedForwardWidth];
+        return recipe.Names.Select((name, i) => Rows(name, parameter, counts[..i].Sum(), counts[i], turned: attention && i < 2));
+    }
+
+    private TensorSource Turned(string name, TensorLayout layout, ParameterShape parameter)
+    {
+        torch.ScalarType type = elementType ?? model.TypeOf(parameter.Name);
+        long[] shape = layout == TensorLayout.Transposed ? [.. parameter.Shape.Reverse()] : parameter.Shape;
+        return new(name, type, shape, () =>
+        {
+            using torch.Tensor whole = model.Load(parameter.Name);
+            return Cast(TensorFit.Disassemble(layout, whole, config), type, name);
+        });
     }
 
     /// <summary>The biases of a family that has them, for a model without.</summary>
     private IEnumerable<TensorSource> ZeroBiases() =>
-        Architecture.Parameters(config).Where(parameter => parameter.Shape.Length == 1).SelectMany(LlamaLike)
+        Architecture.Parameters(config).Where(parameter => parameter.Name.EndsWith("norm.weight", StringComparison.Ordinal)).SelectMany(parameter => InFamily("stablelm", parameter))
             .Select(weight => new TensorSource(
                 weight.Name[..^"weight".Length] + "bias", weight.Type, weight.Shape, () => torch.zeros(weight.Shape, dtype: weight.Type)));
 

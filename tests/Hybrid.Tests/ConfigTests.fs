@@ -8,7 +8,7 @@ open Hybrid.Tests.Generate
 
 let private openLm1b = { ModelConfig.openLm 2048 24 16 50432 2048 with Position = HeadRotary }
 
-let private parseHybrid (text: string) = Json.parse text ModelConfig.ofHybrid
+let private parseHybrid (text: string) = Json.parse text HybridConfig.read
 
 /// A description in open_lm's words, made of a seed.
 let private openLmText (chooser: Chooser) =
@@ -150,7 +150,7 @@ let tests =
                         Tied = true
                     }
 
-                Expect.equal (ModelConfig.ofLlama llama |> accepted "a Llama") expected "the model")
+                Expect.equal (HuggingFaceConfig.read llama |> accepted "a Llama") expected "the model")
 
             testCase "what a Llama may not have is refused by name" (fun () ->
                 for key, value in
@@ -170,17 +170,17 @@ let tests =
 
                     json[key] <- JsonNode.Parse value
                     let place = if key = "num_key_value_heads" then "hidden_size" else key
-                    ModelConfig.ofLlama (json.ToJsonString()) |> errorsAt key [ place ])
+                    HuggingFaceConfig.read (json.ToJsonString()) |> errorsAt key [ place ])
 
-            property "toHybrid and ofHybrid are inverse" (fun seed ->
+            property "write and read are inverse" (fun seed ->
                 let chooser = Chooser seed
                 let config = config chooser (chooser.Int(1, 70000))
-                let text = (ModelConfig.toHybrid config).ToJsonString()
-                Expect.equal (parseHybrid text |> accepted "what toHybrid wrote") config "the model")
+                let text = (HybridConfig.write config).ToJsonString()
+                Expect.equal (parseHybrid text |> accepted "what write wrote") config "the model")
 
-            property "every key that toHybrid writes is needed and checked" (fun seed ->
+            property "every key that write writes is needed and checked" (fun seed ->
                 let chooser = Chooser seed
-                let json = ModelConfig.toHybrid (config chooser 9)
+                let json = HybridConfig.write (config chooser 9)
                 let keys = [ for pair in json -> pair.Key ]
                 Expect.equal keys.Length 17 "a field each"
 

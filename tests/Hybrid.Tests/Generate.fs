@@ -166,7 +166,7 @@ let config (chooser: Chooser) (rows: int) : ModelConfig =
     let keyValueHeads = chooser.Int(1, 2)
     let heads = keyValueHeads * chooser.Int(1, 3)
     let headWidth = 2 * chooser.Int(1, 3)
-    let feedForward = chooser.Of [ SwiGlu; Gelu ]
+    let position = chooser.Of [ Rotary; InterleavedRotary; HeadRotary; NoPosition; LearnedPosition ]
 
     {
         Width = max heads (chooser.Int(3, 12))
@@ -182,9 +182,16 @@ let config (chooser: Chooser) (rows: int) : ModelConfig =
         NormEpsilon = chooser.Of [ 1e-5; 1e-6; 1e-3 ]
         QkNorm = chooser.Bool()
         PostEmbedNorm = chooser.Bool()
-        Position = chooser.Of [ Rotary; InterleavedRotary; HeadRotary; NoPosition ]
+        Position = position
         RotaryBase = chooser.Of [ 10000.0; 500.0 ]
-        FeedForward = feedForward
+        RotaryWidth = 2 * chooser.Int(1, headWidth / 2)
+        RotaryScaling = chooser.Of [ NoScaling; LinearScaling 2.0 ]
+        Window = chooser.Of [ 0; 0; 3; 100 ]
+        FeedForward = chooser.Of [ SwiGlu; GeGlu; Gelu; GeluTanh; Relu ]
+        ParallelResidual = chooser.Bool()
+        QkvBias = chooser.Bool()
+        OutBias = chooser.Bool()
+        FeedForwardBias = chooser.Bool()
         Tied = chooser.Bool()
     }
 
