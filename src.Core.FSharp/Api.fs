@@ -21,7 +21,7 @@ type Descriptions private () =
     static member OpenLm(source: string, json: string) : ModelConfig = ModelConfig.ofOpenLm json |> orThrow source
 
     /// The config.json of a Hugging Face Llama-like model. Errors: InputException.
-    static member Llama(source: string, json: string) : ModelConfig = ModelConfig.ofLlama json |> orThrow source
+    static member Llama(source: string, json: string) : ModelConfig = ModelImport.ofHuggingFace json |> orThrow source
 
     /// What the key "hybrid" of another form's description adds to a description read from the rest: the description, the layout of
     /// an extended table or null, and whether norms have biases of zero for the form's sake only. Errors: InputException.
