@@ -86,8 +86,7 @@ module ModelImport =
             | value when value.GetValueKind() = JsonValueKind.Number -> value.GetValue<float>()
             | _ -> 1e-5
 
-        ModelConfig.ofOpenLm (json.ToJsonString())
-        |> Result.map (fun config -> { config with NormEpsilon = epsilon })
+        ModelConfig.ofOpenLm (json.ToJsonString()) |> Result.map (fun config -> { config with NormEpsilon = epsilon })
 
     /// Reads the config.json of a Hugging Face directory: StableLM, OLMo, open_lm's own form, or the Llama-like families of
     /// `ModelConfig.ofLlama`.

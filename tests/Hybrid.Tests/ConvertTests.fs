@@ -356,6 +356,88 @@ let private refusals =
                     Expect.equal (Directory.GetFileSystemEntries folder) [| at "source" |] "nothing is left"))
         ]
 
+let private alongside =
+    testList
+        "what comes along"
+        [
+            testCase "tokenizers of pictures and of text, into every form and on from there" (fun () ->
+                inFolder (fun folder ->
+                    let at name = Path.Combine(folder, name)
+                    let vocabulary = { TextRows = 8; ImageCodes = 4 }
+
+                    let config = { ModelConfig.openLm 16 1 4 vocabulary.Rows 32 with ExtendedAt = [ 8 ] }
+
+                    source (at "source") 1L torch.ScalarType.Float32 config vocabulary
+                    File.WriteAllText(at "source/image_tokenizer.safetensors", "pictures")
+
+                    File.WriteAllText(
+                        at "source/tokenizer.json",
+                        """{"added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+                        "model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1,"dog":2},"unk_token":"[UNK]"}}"""
+                    )
+
+                    for i, (format, name) in
+                        List.indexed
+                            [
+                                ModelFormat.HuggingFace, "hf"
+                                ModelFormat.OpenLm, "openlm"
+                                ModelFormat.Hybrid, "hybrid"
+                                ModelFormat.HuggingFace, "again"
+                            ] do
+                        let before = [ "source"; "hf"; "openlm"; "hybrid" ][i]
+                        let result = convert (modelAt (at before) null) (at name) format
+                        Expect.equal ((result["notes"] |> nonNull).AsArray().Count) 0 "no notes"
+                        Expect.equal (File.ReadAllText(at $"{name}/image_tokenizer.safetensors")) "pictures" name
+                        use file = ModelFiles.Open(modelAt (at name) null)
+                        Expect.equal file.Vocabulary vocabulary name
+                        Expect.equal file.Config.ExtendedAt [ 8 ] name
+                        use tokenizer = HuggingFaceTokenizer.Open(file.TokenizerPath |> nonNull)
+                        Expect.equal (tokenizer.Encode("a dog", false)) [| 1; 2 |] name
+
+                        Expect.equal
+                            (tokenizer.Encode("<doc>dog<image_code_3><unused_7>", false))
+                            [| vocabulary.Doc; 2; vocabulary.FirstCode + 3; 7 |]
+                            name
+
+                    for file in [ "tokenizer.json"; "tokenizer_config.json"; "config.json"; "generation_config.json" ] do
+                        Expect.equal (File.ReadAllText(at $"again/{file}")) (File.ReadAllText(at $"hf/{file}")) file))
+
+            testCase "biases that were put in are left out again only while they are zero" (fun () ->
+                inFolder (fun folder ->
+                    let at name = Path.Combine(folder, name)
+
+                    let config = { ModelConfig.openLm 16 2 4 20 32 with Norm = GainLayerNorm }
+
+                    source (at "source") 1L torch.ScalarType.BFloat16 config { TextRows = 20; ImageCodes = 0 }
+                    convert (modelAt (at "source") null) (at "hf") ModelFormat.HuggingFace |> ignore
+                    use file = ModelFiles.Open(modelAt (at "hf") null)
+                    Expect.equal file.Config.Norm GainLayerNorm "zero biases"
+                    let weights = at "hf/model.safetensors"
+                    use tensors = TensorFiles.Open weights
+
+                    // As another program leaves it that trained the biases.
+                    let trained =
+                        [|
+                            for entry in tensors.Entries.Values ->
+                                TensorSource(
+                                    entry.Name,
+                                    entry.Type,
+                                    entry.Shape,
+                                    fun () ->
+                                        if entry.Name = "model.layers.1.input_layernorm.bias" then
+                                            torch.full (entry.Shape, Scalars.Of 0.5, dtype = entry.Type)
+                                        else
+                                            tensors.Load entry.Name
+                                )
+                        |]
+
+                    SafeTensorsWriter.Write(weights, trained)
+                    use file = ModelFiles.Open(modelAt (at "hf") null)
+                    Expect.equal file.Config.Norm LayerNorm "trained biases"
+                    use bias = file.Load "layers.1.attention_norm.bias"
+                    Expect.equal (bias.to_type(torch.float32).data<float32>().ToArray()) (Array.create 16 0.5f) "their values"))
+        ]
+
 /// The shared checkpoints through the program itself.
 let private program =
     testCase "the program: an open_lm .pt to hf, evaluated without --text-rows, and back" (fun () ->
@@ -402,4 +484,4 @@ let private program =
 let tests =
     TorchLibrary.Load()
 
-    testList "Convert" [ yield! families |> List.map thereAndBack; openLm; refusals; program ]
+    testList "Convert" [ yield! families |> List.map thereAndBack; openLm; alongside; refusals; program ]
