@@ -26,13 +26,7 @@ type Position =
     | LearnedPosition
 
 /// Llama 3's way of slowing rotation down (Llama 3.1's rope_type "llama3").
-type Llama3Scaling =
-    {
-        Factor: float
-        LowFrequencyFactor: float
-        HighFrequencyFactor: float
-        OriginalPositions: int
-    }
+type Llama3Scaling = { Factor: float; LowFrequencyFactor: float; HighFrequencyFactor: float; OriginalPositions: int }
 
 /// YaRN (Peng et al. 2023).
 type YarnScaling =
@@ -190,8 +184,10 @@ module ModelConfig =
             if config.Position = Rotary || config.Position = InterleavedRotary then
                 if config.RotaryWidth % 2 <> 0 then
                     $"rotary positions need an even width, not {config.RotaryWidth} of each head's {config.HeadWidth}."
+
                 if config.RotaryWidth < 2 || config.RotaryWidth > config.HeadWidth then
                     $"{config.RotaryWidth} dimensions of a head of {config.HeadWidth} cannot rotate."
+
                 match config.RotaryScaling with
                 | DynamicScaling _ when config.RotaryWidth <= 2 ->
                     "dynamic scaling needs more than two rotating dimensions in a head."

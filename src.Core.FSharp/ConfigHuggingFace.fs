@@ -65,7 +65,8 @@ module HuggingFaceConfig =
             | Some(_, rope) when rope.Has name -> read rope
             | _ -> fallback
 
-        let theta = float json baseName 1.0 1e15 10000.0 |> either "rope_theta" (fun rope -> rope.Float("rope_theta", 1.0, 1e15))
+        let theta =
+            float json baseName 1.0 1e15 10000.0 |> either "rope_theta" (fun rope -> rope.Float("rope_theta", 1.0, 1e15))
 
         let share =
             float json shareName 0.0 1.0 share
@@ -99,7 +100,9 @@ module HuggingFaceConfig =
                     let attention =
                         if rope.Has "attention_factor" then
                             rope.Float("attention_factor", 0.0, 1e30)
-                        elif rope.Has "mscale" && rope.Has "mscale_all_dim" && rope.Float("mscale_all_dim", -1e30, 1e30) <> 0.0 then
+                        elif
+                            rope.Has "mscale" && rope.Has "mscale_all_dim" && rope.Float("mscale_all_dim", -1e30, 1e30) <> 0.0
+                        then
                             magnitude (rope.Float("mscale", -1e30, 1e30)) / magnitude (rope.Float("mscale_all_dim", -1e30, 1e30))
                         else
                             magnitude 1.0
@@ -119,15 +122,12 @@ module HuggingFaceConfig =
 
         theta, share, scaling
 
-    let private window (json: JsonFields) (fallback: int) (positions: int) : int =
+    let private window (json: JsonFields) (fallback: int) : int =
         json.Ignore [ "sliding_window" ]
         // Written out as null, it is switched off; absent, the class's own default holds.
-        let window =
-            if json.Has "sliding_window" then json.Int("sliding_window", 1, 1 <<< 28)
-            elif Seq.contains "sliding_window" json.Names then 0
-            else fallback
-
-        if window >= positions then 0 else window
+        if json.Has "sliding_window" then json.Int("sliding_window", 1, 1 <<< 28)
+        elif Seq.contains "sliding_window" json.Names then 0
+        else fallback
 
     let private sizes (json: JsonFields) =
         let width = json.Int("hidden_size", 1, maximum)
@@ -178,9 +178,7 @@ module HuggingFaceConfig =
             FeedForwardBias = flag json "mlp_bias" false
         }
 
-    let private mistral (json: JsonFields) : ModelConfig =
-        let config = llamaLike (Some 8) json
-        { config with Window = window json 4096 config.Positions }
+    let private mistral (json: JsonFields) : ModelConfig = { llamaLike (Some 8) json with Window = window json 4096 }
 
     let private qwen2 (json: JsonFields) : ModelConfig =
         let config = llamaLike (Some 32) json
@@ -285,7 +283,11 @@ module HuggingFaceConfig =
     let private openLm (root: JsonFields) : ModelConfig =
         let json = if root.Has "params_args_dict" then root.Object "params_args_dict" else root
         let one (names: string list) = names |> List.tryFind json.Has |> Option.defaultValue names.Head
-        let named = openLmSizes |> List.tryFind (fun (name, _) -> json.Has "model" && name = text json "model" "") |> Option.map snd
+
+        let named =
+            openLmSizes
+            |> List.tryFind (fun (name, _) -> json.Has "model" && name = text json "model" "")
+            |> Option.map snd
 
         let size (names: string list) (known: (int * int * int) -> int) (high: int) =
             match named with
@@ -295,10 +297,24 @@ module HuggingFaceConfig =
         let width = size [ "dim"; "hidden_dim" ] (fun (width, _, _) -> width) maximum
         let layers = size [ "n_layers" ] (fun (_, layers, _) -> layers) 1024
         let heads = size [ "n_heads" ] (fun (_, _, heads) -> heads) 1024
-        let rows = if named.IsSome then int json "vocab_size" 1 (1 <<< 28) 50432 else json.Int("vocab_size", 1, 1 <<< 28)
+
+        let rows =
+            if named.IsSome then
+                int json "vocab_size" 1 (1 <<< 28) 50432
+            else
+                json.Int("vocab_size", 1, 1 <<< 28)
+
         let positions = int json "seq_len" 1 (1 <<< 28) 2048
 
-        { ModelConfig.openLmVariant json (one [ "model_norm"; "norm_type" ]) (one [ "qk_norm"; "apply_qk_norm" ]) width layers heads rows positions with
+        { ModelConfig.openLmVariant
+              json
+              (one [ "model_norm"; "norm_type" ])
+              (one [ "qk_norm"; "apply_qk_norm" ])
+              width
+              layers
+              heads
+              rows
+              positions with
             NormEpsilon = float json "norm_eps" 0.0 1.0 1e-5
         }
 
@@ -322,7 +338,10 @@ module HuggingFaceConfig =
             match families |> List.tryFind (fun (name, _) -> name = family) with
             | Some(_, read) ->
                 if json.Has "quantization_config" then
-                    json.Error("quantization_config", "quantised weights are not supported; take the model in fp32, fp16 or bf16.")
+                    json.Error(
+                        "quantization_config",
+                        "quantised weights are not supported; take the model in fp32, fp16 or bf16."
+                    )
 
                 read json |> ModelConfig.checkedAt json "model_type"
             | None ->

@@ -19,7 +19,7 @@ let embedAt (config: ModelConfig) (weights: Weights) (start: int64) (tokens_BT: 
                     $"a sequence of {start + length} positions is longer than the model's table of {config.Positions} learned positions."
             )
         else
-            x.plus ((weights "pos_embeddings.weight").narrow (0, start, length))
+            x.plus ((weights "pos_embeddings.weight").narrow(0, start, length))
 
     if config.PostEmbedNorm then
         Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x

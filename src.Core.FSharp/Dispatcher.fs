@@ -71,7 +71,11 @@ let private word (text: string) : uint64 =
     let bytes = System.Text.Encoding.UTF8.GetBytes text
     let mutable handle = 0n
     use pinned = fixed bytes
-    require "a string" (Native.torch_new_string_handle (NativeInterop.NativePtr.toNativeInt pinned, unativeint bytes.Length, &handle))
+
+    require
+        "a string"
+        (Native.torch_new_string_handle (NativeInterop.NativePtr.toNativeInt pinned, unativeint bytes.Length, &handle))
+
     uint64 handle
 
 /// An optional's value stands in a box of 8 bytes that torch frees.

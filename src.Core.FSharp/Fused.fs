@@ -93,10 +93,10 @@ let private rowsOf (plan: AttentionPlan) (batch: int64) (length: int64) : QueryR
 let mask (first: int64) (rows: int64) (keys: int64) (window: int64) (like: torch.Tensor) : torch.Tensor =
     use scope = torch.NewDisposeScope()
     let hidden () = torch.full ([| rows; keys |], Scalars.Of(-infinity), dtype = like.dtype, device = like.device)
-    let mask = hidden().triu_ (first + 1L)
+    let mask = hidden().triu_(first + 1L)
 
     if window > 0L && first + rows > window then
-        mask.plus_ (hidden().tril_ (first - window)) |> ignore
+        mask.plus_ (hidden().tril_(first - window)) |> ignore
 
     mask.MoveToOuterDisposeScope()
 

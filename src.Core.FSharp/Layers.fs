@@ -57,7 +57,8 @@ module Layers =
 
     /// Rotates the first R dimensions of each head of x_BTHC: x · cos + partner(x) · sin, where the partner of (x₁, x₂) is (−x₂, x₁)
     /// over halves or adjacent pairs.
-    let rotate (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : torch.Tensor = Rotary.turn config rotation x_BTHC
+    let rotate (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : torch.Tensor =
+        Rotary.turn config rotation x_BTHC
 
     // Scores above this count are left to the fused kernel, which never holds them; below, plain matrix products are faster.
     let private explicitScores = 1L <<< 26
@@ -204,7 +205,7 @@ module Layers =
         | SwiGlu -> Fused.swiGluGate hidden
         | GeGlu ->
             let width = int64 config.FeedForwardWidth
-            torch.nn.functional.gelu(hidden.narrow (-1, 0L, width)).mul (hidden.narrow (-1, width, width))
+            torch.nn.functional.gelu(hidden.narrow (-1, 0L, width)).mul(hidden.narrow (-1, width, width))
         | Gelu -> torch.nn.functional.gelu hidden
         | GeluTanh -> Dispatcher.geluTanh hidden
         | Relu -> torch.nn.functional.relu hidden
@@ -217,7 +218,11 @@ module Layers =
         let rows = if config.Gated then 2L * hidden else hidden
 
         [
-            { Name = first + ".weight"; Shape = [ rows; width ]; Init = TruncatedNormal(1.0 / sqrt (float width)) }
+            {
+                Name = first + ".weight"
+                Shape = [ rows; width ]
+                Init = TruncatedNormal(1.0 / sqrt (float width))
+            }
             {
                 Name = second + ".weight"
                 Shape = [ width; hidden ]

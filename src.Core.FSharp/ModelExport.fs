@@ -77,11 +77,7 @@ module ModelExport =
             // Where nothing rotates, these say nothing.
             RotaryWidth = (if positionless config then config.RotaryWidth else plain.RotaryWidth)
             FeedForward = (if config.Gated || config.FeedForward = Gelu then config.FeedForward else SwiGlu)
-            FeedForwardWidth =
-                (if config.Gated then
-                     ModelConfig.swiGluWidth config.Width
-                 else
-                     4 * config.Width)
+            FeedForwardWidth = (if config.Gated then ModelConfig.swiGluWidth config.Width else 4 * config.Width)
             FeedForwardBias = (config.FeedForward = GeGlu)
             Tied = config.Tied
         }
@@ -163,7 +159,12 @@ module ModelExport =
 
     // A family whose heads divide the width of the residual stream among themselves.
     let private wholeHeads (config: ModelConfig) =
-        { common config with Width = config.Heads * config.HeadWidth; FeedForward = SwiGlu; OutBias = false; FeedForwardBias = false }
+        { common config with
+            Width = config.Heads * config.HeadWidth
+            FeedForward = SwiGlu
+            OutBias = false
+            FeedForwardBias = false
+        }
 
     // Rows of adjacent pairs are written as rows of halves, which takes a head that rotates as a whole.
     let private halves (config: ModelConfig) (template: ModelConfig) =
@@ -321,7 +322,15 @@ module ModelExport =
             ]
 
         let slowed = "rope_scaling", scaling config
-        let rotating = float config.RotaryWidth / float config.HeadWidth
+
+        // The share of a head that rotates: the reader multiplies and cuts off.
+        let rotating =
+            let share = float config.RotaryWidth / float config.HeadWidth
+
+            if int (share * float config.HeadWidth) = config.RotaryWidth then
+                share
+            else
+                System.Math.BitIncrement share
 
         // How the model is to be read back where the family has no words for it.
         let hints =
@@ -452,7 +461,10 @@ module ModelExport =
             let gainOnly = json.Choice("norm", [ "gain_only_layer_norm", true ], false)
             let sizes = if json.Has "extendedAt" then json.Ints("extendedAt", 1, 1 <<< 28) else []
             json.Finish()
-            let config = { config with ExtendedAt = sizes; Position = position }
+            // A rotation that was slowed down until it turns nothing is no scaling.
+            let scaling = if json.Has "position" then NoScaling else config.RotaryScaling
+
+            let config = { config with ExtendedAt = sizes; Position = position; RotaryScaling = scaling }
 
             if root.Sound && json.Sound then
                 for problem in ModelConfig.problems config do

@@ -29,8 +29,7 @@ let frequencies (config: ModelConfig) (length: int64) : float[] * float =
             elif wavelength < original / s.HighFrequencyFactor then
                 f
             else
-                let smooth =
-                    (original / wavelength - s.LowFrequencyFactor) / (s.HighFrequencyFactor - s.LowFrequencyFactor)
+                let smooth = (original / wavelength - s.LowFrequencyFactor) / (s.HighFrequencyFactor - s.LowFrequencyFactor)
 
                 (1.0 - smooth) * f / s.Factor + smooth * f
 
@@ -97,4 +96,8 @@ let turn (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : tor
             torch.stack([| both.select(-1, 1L).neg(); both.select (-1, 0L) |], -1L).flatten(-2L)
 
     let turned = x.mul(rotation.Cosine).plus(partner.mul rotation.Sine)
-    if rest = 0L then turned else torch.cat ([| turned; x_BTHC.narrow (-1, width, rest) |], -1L)
+
+    if rest = 0L then
+        turned
+    else
+        torch.cat ([| turned; x_BTHC.narrow (-1, width, rest) |], -1L)

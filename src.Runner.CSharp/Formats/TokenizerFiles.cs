@@ -29,7 +29,7 @@ internal static class TokenizerFiles
     {
         string path = Path.Combine(folder, Checkpoint.Tokenizer);
         string[] marks = [.. VocabularyModule.marks];
-        if (vocabulary.ImageCodes == 0)
+        if (vocabulary.ImageCodes == 0 || IsExtended(source, vocabulary, ref marks))
         {
             File.WriteAllBytes(path, File.ReadAllBytes(source));
         }
@@ -59,9 +59,26 @@ internal static class TokenizerFiles
 
         for (int code = 0; code < vocabulary.ImageCodes; code++)
         {
-            yield return (vocabulary.FirstCode + code, $"<image_code_{code}>");
+            yield return (vocabulary.FirstCode + code, Code(code));
         }
     }
+
+    /// <summary>Whether a tokenizer is that of the extended table already, as an earlier conversion wrote it; then its marks.</summary>
+    private static bool IsExtended(string source, Vocabulary vocabulary, ref string[] marks)
+    {
+        using HuggingFaceTokenizer tokenizer = HuggingFaceTokenizer.Open(source);
+        bool extended = tokenizer.VocabularySize == vocabulary.Rows
+            && Enumerable.Range(0, vocabulary.ImageCodes).All(code => tokenizer.TokenOf(vocabulary.FirstCode + code) == Code(code))
+            && Enumerable.Range(0, marks.Length).All(mark => tokenizer.TokenOf(vocabulary.Doc + mark) is not null);
+        if (extended)
+        {
+            marks = [.. Enumerable.Range(vocabulary.Doc, marks.Length).Select(id => tokenizer.TokenOf(id)!)];
+        }
+
+        return extended;
+    }
+
+    private static string Code(int code) => $"<image_code_{code}>";
 
     /// <summary>Writes the extended tokenizer and reads it back; a sentence where it cannot be.</summary>
     private static string? Extend(string source, Vocabulary vocabulary, string path, out string[] marks)

@@ -93,36 +93,85 @@ let private logitsOf (path: ModelPath) (ids: int64[]) =
     use _ = torch.inference_mode ()
     values (model.Logits(Host.int64s [ 1L; int64 ids.Length ] ids))
 
+let private rotates (config: ModelConfig) = config.Position = Rotary || config.Position = InterleavedRotary
+
+/// Where nothing rotates, what rotation is like has no place in a family's form.
+let private still (config: ModelConfig) =
+    if rotates config then
+        config
+    else
+        { config with RotaryWidth = config.HeadWidth; RotaryScaling = NoScaling }
+
 /// What a family of models may be made of.
 let private configOf (chooser: Chooser) (family: string) (rows: int) : ModelConfig =
     let any = config chooser rows
 
-    let whole (config: ModelConfig) =
-        { config with
-            Width = config.Heads * config.HeadWidth
+    let plain =
+        { any with
             QkNorm = false
             PostEmbedNorm = false
             FeedForward = SwiGlu
+            ParallelResidual = false
+            Window = 0
+            QkvBias = false
+            OutBias = false
+            FeedForwardBias = false
+            RotaryWidth = any.HeadWidth
+            Position = (if any.Position = LearnedPosition then Rotary else any.Position)
         }
 
+    let whole = { plain with Width = plain.Heads * plain.HeadWidth }
+    let neither = chooser.Of [ Gelu; GeluTanh; Relu ]
+    let bias = chooser.Bool()
+
     match family with
-    | "llama" -> { any with Norm = RmsNorm; QkNorm = false; PostEmbedNorm = false; FeedForward = SwiGlu }
-    | "stablelm" -> { whole any with Norm = chooser.Of [ LayerNorm; GainLayerNorm ] }
-    | "olmo" -> { whole any with Norm = PlainLayerNorm; NormEpsilon = 1e-5 }
+    | "llama" -> { plain with Norm = RmsNorm; QkvBias = bias; OutBias = bias; FeedForwardBias = any.FeedForwardBias }
+    | "mistral" -> { plain with Norm = RmsNorm; Window = chooser.Int(1, 100) }
+    | "qwen2" -> { plain with Norm = RmsNorm; QkvBias = true }
+    | "stablelm" ->
+        let part = if whole.Position = Rotary then any.RotaryWidth else whole.HeadWidth
+        { whole with Norm = chooser.Of [ LayerNorm; GainLayerNorm ]; QkvBias = bias; RotaryWidth = part }
+    | "olmo" -> { whole with Norm = PlainLayerNorm; NormEpsilon = 1e-5 }
+    | "gpt_neox" ->
+        { whole with
+            KeyValueHeads = whole.Heads
+            Norm = LayerNorm
+            Position = (if whole.Position = InterleavedRotary then Rotary else whole.Position)
+            RotaryWidth = any.RotaryWidth
+            FeedForward = neither
+            ParallelResidual = any.ParallelResidual
+            QkvBias = bias
+            OutBias = bias
+            FeedForwardBias = true
+        }
+    | "gpt2" ->
+        { whole with
+            KeyValueHeads = whole.Heads
+            Norm = LayerNorm
+            Position = LearnedPosition
+            RotaryBase = 10000.0
+            FeedForward = neither
+            QkvBias = true
+            OutBias = true
+            FeedForwardBias = true
+        }
     | _ ->
         let heads = chooser.Int(1, 4)
         let width = heads * any.HeadWidth + chooser.Int(0, heads - 1)
+        let feedForward = chooser.Of [ SwiGlu; GeGlu; Gelu ]
 
         { ModelConfig.openLm width any.Layers heads rows 64 with
             // One of these has no other family than open_lm's.
             QkNorm = true
             Norm = any.Norm
             PostEmbedNorm = any.PostEmbedNorm
-            Position = any.Position
-            FeedForward = any.FeedForward
-            FeedForwardWidth = (if any.FeedForward = SwiGlu then ModelConfig.swiGluWidth width else 4 * width)
+            Position = plain.Position
+            FeedForward = feedForward
+            FeedForwardWidth = (if feedForward = Gelu then 4 * width else ModelConfig.swiGluWidth width)
+            FeedForwardBias = (feedForward = GeGlu)
             Tied = any.Tied
         }
+    |> still
 
 /// An extended vocabulary half of the time, with the sizes before extensions.
 let private withVocabulary (chooser: Chooser) (config: ModelConfig) : ModelConfig * Vocabulary =
@@ -141,7 +190,7 @@ let private exported (family: string) (config: ModelConfig) =
     else
         config
 
-let private families = [ "llama"; "stablelm"; "olmo"; "openlm" ]
+let private families = [ "llama"; "mistral"; "qwen2"; "stablelm"; "olmo"; "gpt_neox"; "gpt2"; "openlm" ]
 
 let private thereAndBack (family: string) =
     property $"hybrid to hf ({family}) and back: descriptions, bits and logits" (fun seed ->
@@ -356,6 +405,88 @@ let private refusals =
                     Expect.equal (Directory.GetFileSystemEntries folder) [| at "source" |] "nothing is left"))
         ]
 
+let private alongside =
+    testList
+        "what comes along"
+        [
+            testCase "tokenizers of pictures and of text, into every form and on from there" (fun () ->
+                inFolder (fun folder ->
+                    let at name = Path.Combine(folder, name)
+                    let vocabulary = { TextRows = 8; ImageCodes = 4 }
+
+                    let config = { ModelConfig.openLm 16 1 4 vocabulary.Rows 32 with ExtendedAt = [ 8 ] }
+
+                    source (at "source") 1L torch.ScalarType.Float32 config vocabulary
+                    File.WriteAllText(at "source/image_tokenizer.safetensors", "pictures")
+
+                    File.WriteAllText(
+                        at "source/tokenizer.json",
+                        """{"added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+                        "model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1,"dog":2},"unk_token":"[UNK]"}}"""
+                    )
+
+                    for i, (format, name) in
+                        List.indexed
+                            [
+                                ModelFormat.HuggingFace, "hf"
+                                ModelFormat.OpenLm, "openlm"
+                                ModelFormat.Hybrid, "hybrid"
+                                ModelFormat.HuggingFace, "again"
+                            ] do
+                        let before = [ "source"; "hf"; "openlm"; "hybrid" ][i]
+                        let result = convert (modelAt (at before) null) (at name) format
+                        Expect.equal ((result["notes"] |> nonNull).AsArray().Count) 0 "no notes"
+                        Expect.equal (File.ReadAllText(at $"{name}/image_tokenizer.safetensors")) "pictures" name
+                        use file = ModelFiles.Open(modelAt (at name) null)
+                        Expect.equal file.Vocabulary vocabulary name
+                        Expect.equal file.Config.ExtendedAt [ 8 ] name
+                        use tokenizer = HuggingFaceTokenizer.Open(file.TokenizerPath |> nonNull)
+                        Expect.equal (tokenizer.Encode("a dog", false)) [| 1; 2 |] name
+
+                        Expect.equal
+                            (tokenizer.Encode("<doc>dog<image_code_3><unused_7>", false))
+                            [| vocabulary.Doc; 2; vocabulary.FirstCode + 3; 7 |]
+                            name
+
+                    for file in [ "tokenizer.json"; "tokenizer_config.json"; "config.json"; "generation_config.json" ] do
+                        Expect.equal (File.ReadAllText(at $"again/{file}")) (File.ReadAllText(at $"hf/{file}")) file))
+
+            testCase "biases that were put in are left out again only while they are zero" (fun () ->
+                inFolder (fun folder ->
+                    let at name = Path.Combine(folder, name)
+
+                    let config = { ModelConfig.openLm 16 2 4 20 32 with Norm = GainLayerNorm }
+
+                    source (at "source") 1L torch.ScalarType.BFloat16 config { TextRows = 20; ImageCodes = 0 }
+                    convert (modelAt (at "source") null) (at "hf") ModelFormat.HuggingFace |> ignore
+                    use file = ModelFiles.Open(modelAt (at "hf") null)
+                    Expect.equal file.Config.Norm GainLayerNorm "zero biases"
+                    let weights = at "hf/model.safetensors"
+                    use tensors = TensorFiles.Open weights
+
+                    // As another program leaves it that trained the biases.
+                    let trained =
+                        [|
+                            for entry in tensors.Entries.Values ->
+                                TensorSource(
+                                    entry.Name,
+                                    entry.Type,
+                                    entry.Shape,
+                                    fun () ->
+                                        if entry.Name = "model.layers.1.input_layernorm.bias" then
+                                            torch.full (entry.Shape, Scalars.Of 0.5, dtype = entry.Type)
+                                        else
+                                            tensors.Load entry.Name
+                                )
+                        |]
+
+                    SafeTensorsWriter.Write(weights, trained)
+                    use file = ModelFiles.Open(modelAt (at "hf") null)
+                    Expect.equal file.Config.Norm LayerNorm "trained biases"
+                    use bias = file.Load "layers.1.attention_norm.bias"
+                    Expect.equal (bias.to_type(torch.float32).data<float32>().ToArray()) (Array.create 16 0.5f) "their values"))
+        ]
+
 /// The shared checkpoints through the program itself.
 let private program =
     testCase "the program: an open_lm .pt to hf, evaluated without --text-rows, and back" (fun () ->
@@ -402,4 +533,4 @@ let private program =
 let tests =
     TorchLibrary.Load()
 
-    testList "Convert" [ yield! families |> List.map thereAndBack; openLm; refusals; program ]
+    testList "Convert" [ yield! families |> List.map thereAndBack; openLm; alongside; refusals; program ]

@@ -21,7 +21,7 @@ let private same (tolerance: float) (what: string) (a: float[] * float[]) (b: fl
     close tolerance tolerance $"{what}: gradient" (snd a) (snd b)
 
 /// Attention by its formula, with autograd's own gradient.
-let private plain (config: ModelConfig) (rotation: Rotation option) (joined: torch.Tensor) : torch.Tensor =
+let private plain (config: ModelConfig) (window: int) (rotation: Rotation option) (joined: torch.Tensor) : torch.Tensor =
     let b, t = joined.shape[0], joined.shape[1]
     let h, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
     let x = joined.view (b, t, h + 2L * kv, c)
@@ -31,7 +31,14 @@ let private plain (config: ModelConfig) (rotation: Rotation option) (joined: tor
     let k = turn (x.narrow (2, h, kv)) |> heads
     let v = x.narrow (2, h + kv, kv) |> heads
     let scores = q.matmul(k.transpose (2, 3)).div(Scalars.Of(sqrt (float c)))
-    let mask = torch.full([| t; t |], Scalars.Of(-infinity), dtype = scores.dtype).triu_ 1L
+
+    let seen (i: int64) (j: int64) = j <= i && (window = 0 || j > i - int64 window)
+
+    let mask =
+        Array.init (int (t * t)) (fun k -> if seen (int64 k / t) (int64 k % t) then 0.0f else -infinityf)
+        |> Host.floats [ t; t ]
+
+    let mask = mask.``to`` scores.dtype
     scores.plus(mask).softmax(-1L).matmul(v).transpose(1, 2).reshape(b, t, h * c)
 
 let tests =
@@ -61,13 +68,15 @@ let tests =
                             KeyValueHeads = kv
                             HeadWidth = c
                             Position = position
+                            RotaryWidth = 2 * chooser.Int(1, c / 2)
                         }
 
                     let rotation = Layers.rotation config torch.CPU torch.float64 0L (int64 t)
+                    let window = chooser.Of [ 0; 1; 3; 50 ]
                     let width = (kv * groups + 2 * kv) * c
                     let x = (normals chooser 1.0 [ b; t; width ]).``to`` torch.float64
                     let direction = (normals chooser 1.0 [ b; t; kv * groups * c ]).``to`` torch.float64
-                    let expected = through (plain config rotation) x direction
+                    let expected = through (plain config window rotation) x direction
 
                     for atOnce, kept in [ 1L <<< 20, 1L <<< 20; 200L, 1L <<< 20; 200L, 0L; 1L <<< 20, 0L ] do
                         let plan: Fused.AttentionPlan =
@@ -77,6 +86,7 @@ let tests =
                                 HeadWidth = int64 c
                                 Turn = Layers.rotate config
                                 Rotation = rotation
+                                Window = int64 window
                                 ScoresAtOnce = atOnce
                                 ScoresKept = kept
                             }

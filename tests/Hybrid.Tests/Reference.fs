@@ -44,6 +44,8 @@ let erf (x: float) : float =
 
 let gelu (x: float) : float = 0.5 * x * (1.0 + erf (x / sqrt 2.0))
 
+let geluTanh (x: float) : float = 0.5 * x * (1.0 + Math.Tanh(sqrt (2.0 / Math.PI) * (x + 0.044715 * x * x * x)))
+
 let silu (x: float) : float = x / (1.0 + Math.Exp -x)
 
 /// A norm; `get` gives a parameter's values by name.
@@ -77,12 +79,15 @@ let turn (interleaved: bool) (theta: float) (position: float) (x: float[]) : flo
 
     result
 
+/// W x, + b where there is one.
+let project (bias: bool) (get: string -> float[]) (prefix: string) (inputs: int) (x: float[]) : float[] =
+    let y = apply (matrix inputs (get (prefix + ".weight"))) x
+    if bias then Array.map2 (+) y (get (prefix + ".bias")) else y
+
 /// Causal self-attention of one sequence xs [T][D].
 let attention (config: ModelConfig) (get: string -> float[]) (prefix: string) (xs: float[][]) : float[][] =
     let c = config.HeadWidth
     let queries, keys = config.Heads * c, config.KeyValueHeads * c
-    let project = matrix config.Width (get (prefix + ".in_proj.weight"))
-    let output = matrix queries (get (prefix + ".out_proj.weight"))
 
     let normed name x =
         if config.QkNorm then
@@ -93,15 +98,27 @@ let attention (config: ModelConfig) (get: string -> float[]) (prefix: string) (x
     let head (x: float[]) h = x[h * c .. (h + 1) * c - 1]
 
     let turned position (h: int) x =
+        let slowed =
+            match config.RotaryScaling with
+            | LinearScaling factor -> float position / factor
+            | NoScaling -> float position
+            | other -> invalidOp $"the reference has no {other}."
+
+        let part interleaved =
+            Array.append
+                (turn interleaved config.RotaryBase slowed (Array.truncate config.RotaryWidth x))
+                (Array.skip config.RotaryWidth x)
+
         match config.Position with
-        | Rotary -> turn false config.RotaryBase (float position) x
-        | InterleavedRotary -> turn true config.RotaryBase (float position) x
+        | Rotary -> part false
+        | InterleavedRotary -> part true
         // What open_lm does: the head's index stands where the position belongs. Defined without groups only.
         | HeadRotary when config.Heads = config.KeyValueHeads -> turn false config.RotaryBase (float h) x
         | HeadRotary
+        | LearnedPosition
         | NoPosition -> x
 
-    let projected = xs |> Array.map (apply project)
+    let projected = xs |> Array.map (project config.QkvBias get (prefix + ".in_proj") config.Width)
     let q = projected |> Array.map (fun p -> normed "q_norm" p[.. queries - 1])
     let k = projected |> Array.map (fun p -> normed "k_norm" p[queries .. queries + keys - 1])
     let v = projected |> Array.map (fun p -> p[queries + keys ..])
@@ -114,28 +131,35 @@ let attention (config: ModelConfig) (get: string -> float[]) (prefix: string) (x
                         let own = h / (config.Heads / config.KeyValueHeads)
                         let query = turned t h (head q[t] h)
 
-                        let weights = [| for s in 0..t -> dot query (turned s own (head k[s] own)) / sqrt (float c) |] |> softmax
+                        let first = if config.Window > 0 then max 0 (t - config.Window + 1) else 0
+
+                        let weights =
+                            [| for s in first..t -> dot query (turned s own (head k[s] own)) / sqrt (float c) |] |> softmax
 
                         for i in 0 .. c - 1 do
-                            weights |> Array.mapi (fun s w -> w * (head v[s] own)[i]) |> Array.sum
+                            weights |> Array.mapi (fun s w -> w * (head v[first + s] own)[i]) |> Array.sum
                 |]
 
-            apply output heads
+            project config.OutBias get (prefix + ".out_proj") queries heads
     |]
 
 /// The feed-forward layer of one position.
 let feedForward (config: ModelConfig) (get: string -> float[]) (prefix: string) (x: float[]) : float[] =
     let width = config.FeedForwardWidth
+    let project = project config.FeedForwardBias get
+
+    let plain f = project (prefix + "._ff_w1") config.Width x |> Array.map f |> project (prefix + "._ff_w2") width
+
+    let gated f =
+        let hidden = project (prefix + ".feed_forward.w12") config.Width x
+        Array.init width (fun i -> f hidden[i] * hidden[width + i]) |> project (prefix + ".feed_forward.w3") width
 
     match config.FeedForward with
-    | Gelu ->
-        apply (matrix config.Width (get (prefix + "._ff_w1.weight"))) x
-        |> Array.map gelu
-        |> apply (matrix width (get (prefix + "._ff_w2.weight")))
-    | SwiGlu ->
-        let hidden = apply (matrix config.Width (get (prefix + ".feed_forward.w12.weight"))) x
-        let gated = Array.init width (fun i -> silu hidden[i] * hidden[width + i])
-        apply (matrix width (get (prefix + ".feed_forward.w3.weight"))) gated
+    | Gelu -> plain gelu
+    | GeluTanh -> plain geluTanh
+    | Relu -> plain (max 0.0)
+    | SwiGlu -> gated silu
+    | GeGlu -> gated gelu
 
 /// Logits [T][V] of one sequence.
 let logits (config: ModelConfig) (get: string -> float[]) (tokens: int64[]) : float[][] =
@@ -145,12 +169,23 @@ let logits (config: ModelConfig) (get: string -> float[]) (tokens: int64[]) : fl
 
     let embedded =
         tokens
-        |> Array.map (fun id -> if config.PostEmbedNorm then norm "post_embed_norm" table[int id] else table[int id])
+        |> Array.mapi (fun t id ->
+            let row =
+                if config.Position = LearnedPosition then
+                    Array.map2 (+) table[int id] (matrix config.Width (get "pos_embeddings.weight") |> Array.item t)
+                else
+                    table[int id]
+
+            if config.PostEmbedNorm then norm "post_embed_norm" row else row)
 
     let block xs layer =
         let prefix = $"layers.{layer}"
-        let xs = add xs (attention config get (prefix + ".attention") (Array.map (norm (prefix + ".attention_norm")) xs))
-        add xs (xs |> Array.map (norm (prefix + ".ffn_norm") >> feedForward config get prefix))
+
+        let mixed =
+            add xs (attention config get (prefix + ".attention") (Array.map (norm (prefix + ".attention_norm")) xs))
+
+        let read = if config.ParallelResidual then xs else mixed
+        add mixed (read |> Array.map (norm (prefix + ".ffn_norm") >> feedForward config get prefix))
 
     let head = if config.Tied then table else matrix config.Width (get "output.weight")
 

@@ -52,6 +52,15 @@ let private extends (source: string) (vocabulary: Vocabulary) (marks: string lis
             (Array.concat [ [| vocabulary.Doc |]; before.Encode(texts[0], false); [| vocabulary.EndDoc |] ])
             "a text between marks"
 
+        // What is extended already stays as it is.
+        inFolder (fun second ->
+            let extended = Path.Combine(folder, "tokenizer.json")
+            Expect.isEmpty (TokenizerFiles.Write(extended, vocabulary, 64, second)) "nothing to say again"
+
+            for file in Directory.GetFiles folder do
+                let again = Path.Combine(second, Path.GetFileName file |> nonNull)
+                Expect.equal (File.ReadAllText again) (File.ReadAllText file) again)
+
         Expect.equal (after.Decode around) (before.Decode(before.Encode(texts[0], false))) "marks are left out of the text"
         let config = root (Path.Combine(folder, "tokenizer_config.json"))
         Expect.equal ((config.GetProperty "pad_token").GetString()) marks[6] "pad_token"
