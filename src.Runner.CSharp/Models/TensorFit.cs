@@ -159,10 +159,9 @@ internal sealed class TensorFit
             return "Likely cause: the model is a mixture of experts, which is not supported.";
         }
 
-        string? looks = TensorNames.Guess(there.Keys), described = TensorNames.Guess([.. recipes.Values.SelectMany(recipe => recipe.Names.Select(TensorNames.Bare))]);
-        if (looks is not null && described != looks)
+        if (TensorNames.Stranger(there.Keys, missing) is { } family)
         {
-            return $"Likely cause: the description is that of another family of models; the tensors are called as {looks}'s are.";
+            return $"Likely cause: the description is that of another family of models; the tensors are called as {family}'s are.";
         }
 
         if (Layers() is { } layers && layers != config.Layers)

@@ -155,15 +155,17 @@ internal static class TensorNames
 
     public static bool IsTable(string parameter) => parameter is "tok_embeddings.weight" or "output.weight";
 
-    /// <summary>The family that most of some bare names belong to, in words, or null.</summary>
-    public static string? Guess(IReadOnlyCollection<string> bare)
+    /// <summary>The family whose tensors some bare names look like, in words, where it has no name for one of the missing parameters; else null.</summary>
+    public static string? Stranger(IReadOnlyCollection<string> bare, IEnumerable<string> missing)
     {
-        bool Has(string part) => bare.Any(name => name.Contains(part, StringComparison.Ordinal));
-        return Has(".attn.c_attn.") ? "GPT-2"
-            : Has(".attention.query_key_value.") ? "GPT-NeoX"
-            : Has(".self_attn.q_proj.") ? "Llama"
-            : Has(".attention.in_proj.") ? "open_lm"
-            : null;
+        (Family Family, string Mark, string Name)[] marks =
+        [
+            (gpt2, ".attn.c_attn.", "GPT-2"),
+            (neoX, ".attention.query_key_value.", "GPT-NeoX"),
+            (llama, ".self_attn.q_proj.", "Llama"),
+        ];
+        (Family family, _, string words) = marks.FirstOrDefault(known => bare.Any(name => name.Contains(known.Mark, StringComparison.Ordinal)));
+        return family is not null && missing.Any(parameter => family.Recipe(parameter, "") is null) ? words : null;
     }
 
     private static bool Ends(string name, params string[] endings) => endings.Any(ending => name.EndsWith(ending, StringComparison.Ordinal));

@@ -17,6 +17,7 @@ let private all =
             DecoderTests.tests
             DocsTests.tests
             ExtensionTests.tests
+            FamilyTests.tests
             FusedTests.tests
             GoldenTests.tests
             HostTests.tests
