@@ -48,16 +48,42 @@ module internal Pixels =
 
         if count = 0 then [||] else Array.chunkBySize (bytes.Length / count) bytes
 
+/// How an image tokenizer is opened and how it computes.
+type TokenizerOptions =
+    {
+        /// The tokenizer's own configuration, JSON; null where its tensors say all.
+        Description: string | null
+        /// Takes the moving averages that the trainer kept.
+        Averages: bool
+        /// Computes in bf16. What stands next to the quantiser stays in fp32.
+        HalfPrecision: bool
+        /// Bytes for the maps of pictures; larger pictures go through in tiles.
+        MemoryBudget: int64
+    }
+
+    /// The parameters as they are, in fp32. 4 GB, a figure that does not depend on the machine, since tiles change results a little.
+    static member val Default = { Description = null; Averages = false; HalfPrecision = false; MemoryBudget = 4_000_000_000L }
+
 /// An image tokenizer: pictures to codes and back. Dispose it to release the weights.
 [<Sealed>]
-type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore list) =
+type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore list, budget: int64, remainder: string option) =
     let weights: Weights =
-        fun name ->
-            let holder = stores |> List.tryFind (fun store -> store.Slots |> List.exists (fun slot -> slot.Spec.Name = name))
+        let owners =
+            dict
+                [
+                    for store in stores do
+                        for slot in store.Slots do
+                            slot.Spec.Name, store
+                ]
 
-            match holder with
-            | Some store -> store.Weights name
-            | None -> raise (KeyNotFoundException $"the image tokenizer has no entry {name}.")
+        fun name ->
+            match owners.TryGetValue name with
+            | true, store -> store.Weights name
+            | _ -> raise (KeyNotFoundException $"the image tokenizer has no entry {name}.")
+
+    /// A tokenizer whose entries say all, with the usual memory budget.
+    internal new(config: TokenizerConfig, stores: ParameterStore list) =
+        new PictureTokenizer(config, stores, TokenizerOptions.Default.MemoryBudget, None)
 
     /// How many codes there are.
     member _.Codes = int (ImageTokenizer.codes config)
@@ -69,31 +95,71 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
     member _.Names: IReadOnlyList<string> =
         ImageTokenizer.parameters config |> List.map _.Name |> List.toArray :> IReadOnlyList<string>
 
-    /// An entry's values in fp32; the caller owns the tensor.
+    /// What a copy must keep beside its entries, for `TokenizerOptions.Description`; null where the entries say all.
+    member _.Description: string | null = Option.toObj remainder
+
+    /// An entry's values in fp32, however the tokenizer computes; the caller owns the tensor.
     member _.Values(name: string) : torch.Tensor =
-        (weights name).detach().``to``(torch.float32, copy = true).DetachFromDisposeScope()
+        let store = stores |> List.find (fun store -> store.Slots |> List.exists (fun slot -> slot.Spec.Name = name))
+        use values = store.MasterOf name
+        values.clone().DetachFromDisposeScope()
 
-    /// The tokenizer that a file's entries hold. Errors: InputException naming every entry that is missing or does not fit.
+    /// The tokenizer that a file's entries hold. Errors: InputException naming every entry that is missing or does not fit, or what
+    /// the options ask for that is not there.
     static member Load
-        (source: string, entries: IEnumerable<KeyValuePair<string, int64[]>>, load: Func<string, torch.Tensor>)
-        : PictureTokenizer =
-        match ImageTokenizer.infer (entries |> Seq.map (fun entry -> entry.Key, entry.Value)) with
-        | Error problem -> raise (InputException $"{source} is not an image tokenizer that Hybrid knows: {problem}")
-        | Ok config ->
-            let specs = ImageTokenizer.parameters config
-            let store = Parameters.allocate Fp32 torch.CPU Parameters.Matrices (fun _ -> Stays) specs
+        (
+            source: string,
+            entries: IEnumerable<KeyValuePair<string, int64[]>>,
+            load: Func<string, torch.Tensor>,
+            options: TokenizerOptions
+        ) : PictureTokenizer =
+        let entries = entries |> Seq.map (fun entry -> entry.Key, entry.Value)
 
-            for spec in specs do
-                use values = load.Invoke spec.Name
-                Parameters.set store spec.Name values
+        match ImageTokenizer.recognise (Option.ofObj options.Description) options.Averages entries with
+        | Error problem -> raise (InputException $"{source} is not an image tokenizer that Hybrid can use so: {problem}")
+        | Ok found ->
+            let config = found.Config
 
-            new PictureTokenizer(config, [ store ])
+            let exact, rest =
+                ImageTokenizer.parameters config |> List.partition (fun spec -> ImageTokenizer.staysFp32 config spec.Name)
+
+            let allocate precision specs = Parameters.allocate precision torch.CPU Parameters.Matrices (fun _ -> Stays) specs
+
+            let stores =
+                if options.HalfPrecision then
+                    [ allocate Fp32 exact; allocate Bf16 rest ]
+                else
+                    [ allocate Fp32 (exact @ rest) ]
+
+            try
+                for store in stores do
+                    for slot in store.Slots do
+                        use _ = torch.NewDisposeScope()
+                        let values = load.Invoke found.Sources[slot.Spec.Name]
+                        Parameters.set store slot.Spec.Name (values.reshape (List.toArray slot.Spec.Shape))
+
+                    store.Refresh()
+
+                new PictureTokenizer(config, stores, options.MemoryBudget, found.Remainder)
+            with _ ->
+                for store in stores do
+                    (store :> IDisposable).Dispose()
+
+                reraise ()
+
+    /// The side in pixels of the tiles in which pictures of a size go through; 0 where they go through whole.
+    /// Errors: InputException where the memory budget is too small for any tile.
+    member tokenizer.TileSide(height: int, width: int) : int =
+        let stride = tokenizer.Stride
+        let bytes = ImageTokenizer.numberBytes config weights
+        let plan = ImageTokenizer.plan budget config bytes (int64 (height / stride)) (int64 (width / stride))
+        plan.Tile |> Option.map (fun tile -> int tile * stride) |> Option.defaultValue 0
 
     /// Codes of pictures of one size, row by row of the grid. Errors: ShapeException unless both sides are multiples of the stride.
     member _.Encode(pictures: IReadOnlyList<byte[]>, height: int, width: int) : int[][] =
         use _ = torch.inference_mode ()
         use _ = torch.NewDisposeScope()
-        let codes = ImageTokenizer.encode config weights (Pixels.toTensor height width pictures)
+        let codes = ImageTokenizer.encodeWithin budget config weights (Pixels.toTensor height width pictures)
         let flat = codes.cpu().contiguous().data<int64>().ToArray() |> Array.map int
         Array.chunkBySize (flat.Length / pictures.Count) flat
 
@@ -108,7 +174,7 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
         if int64 flat.Length <> List.fold (*) 1L shape then
             raise (ShapeException $"{codes.Count} pictures of {gridHeight} × {gridWidth} codes do not have {flat.Length} codes.")
 
-        ImageTokenizer.decode config weights (Host.int64s shape flat) |> Pixels.ofTensor
+        ImageTokenizer.decodeWithin budget config weights (Host.int64s shape flat) |> Pixels.ofTensor
 
     /// PSNR of each pair of pictures in decibels.
     static member Psnr(originals: IReadOnlyList<byte[]>, others: IReadOnlyList<byte[]>, height: int, width: int) : float[] =

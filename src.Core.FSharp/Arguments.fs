@@ -32,6 +32,9 @@ module internal Words =
 
     let imageCodes = "image codes in that table"
 
+    let imageTokenizer = "an image tokenizer: a VQ-VAE, VQ-GAN or MoVQGAN checkpoint, or diffusers' folder of one"
+    let averages = "take the moving averages (EMA) that the image tokenizer's trainer kept"
+
 type internal StudyArguments =
     | [<Unique; Value("smoke|tiny|paper", Closed = true)>] Preset of string
     | [<Unique; Value("F")>] Config of string
@@ -56,6 +59,7 @@ type internal PrepareArguments =
     | [<Mandatory; Value("PATH", Several = true)>] Input of string
     | [<Mandatory; Unique; Value("F")>] Text_Tokenizer of string
     | [<Mandatory; Unique; Value("PATH")>] Image_Tokenizer of string
+    | [<Unique>] Ema
     | [<Mandatory; Unique; Value("N", Minimum = 1.0)>] Image_Size of int
     | [<Mandatory; Unique; Value("DIR")>] Out of string
     | [<Unique>] Json
@@ -65,7 +69,8 @@ type internal PrepareArguments =
             match case with
             | Input _ -> "webdataset tars, folders or tables of picture-caption pairs"
             | Text_Tokenizer _ -> "a tokenizer.json"
-            | Image_Tokenizer _ -> "a VQ-VAE or MoVQ checkpoint"
+            | Image_Tokenizer _ -> Words.imageTokenizer
+            | Ema -> Words.averages
             | Image_Size _ -> "pictures are cropped and resized to N x N pixels"
             | Out _ -> "directory of the shards; what is there already is kept"
             | Json -> Words.json
@@ -196,6 +201,11 @@ type internal ImageArguments =
     | [<Mandatory; Unique; MainCommand; Value("encode|decode|reconstruct", Closed = true)>] Action of string
     | [<Mandatory; Unique; Value("PATH")>] Tokenizer of string
     | [<Unique; Value("F")>] Tokenizer_Config of string
+    | [<Unique>] Ema
+    | [<Unique; Value("fp32|bf16", Closed = true)>] Precision of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Batch of int
+    | [<Unique; Value("MB", Minimum = 1.0)>] Memory_Budget of int
+    | [<Unique>] Strict
     | [<Mandatory; Value("PATH", Several = true)>] Input of string
     | [<Mandatory; Unique; Value("DIR")>] Out of string
     | [<Unique>] Json
@@ -204,9 +214,14 @@ type internal ImageArguments =
         member case.Usage =
             match case with
             | Action _ -> "pictures to codes, codes to pictures, or both ways with the PSNR"
-            | Tokenizer _ -> "a VQ-VAE or MoVQ checkpoint"
-            | Tokenizer_Config _ -> "the JSON that belongs to a MoVQ checkpoint"
-            | Input _ -> "pictures, or files of codes to decode"
+            | Tokenizer _ -> Words.imageTokenizer
+            | Tokenizer_Config _ -> "the JSON configuration that belongs to a VQ-GAN: MoVQGAN's, diffusers' or LlamaGen's"
+            | Ema -> Words.averages
+            | Precision _ -> "bf16 is faster where the processor has it; a few codes differ (default: fp32)"
+            | Batch _ -> "pictures that go through together (default: 16)"
+            | Memory_Budget _ -> "for the maps of pictures; larger pictures go through in tiles (default: 4000)"
+            | Strict -> "stop at a picture that cannot be read instead of leaving it out"
+            | Input _ -> "pictures or folders of them, or files of codes to decode"
             | Out _ -> "directory of the results"
             | Json -> Words.json
 

@@ -124,6 +124,7 @@ let table: Entry list =
                     PrepareCommand.Input = given.GetResults <@ PrepareArguments.Input @> |> readOnly
                     TextTokenizer = given.GetResult <@ PrepareArguments.Text_Tokenizer @>
                     ImageTokenizer = given.GetResult <@ PrepareArguments.Image_Tokenizer @>
+                    Ema = given.Contains <@ PrepareArguments.Ema @>
                     ImageSize = given.GetResult <@ PrepareArguments.Image_Size @>
                     Out = given.GetResult <@ PrepareArguments.Out @>
                     Json = given.Contains <@ PrepareArguments.Json @>
@@ -251,6 +252,11 @@ let table: Entry list =
                         | _ -> ImageAction.Reconstruct
                     Tokenizer = given.GetResult <@ ImageArguments.Tokenizer @>
                     TokenizerConfig = given.TryGetResult <@ ImageArguments.Tokenizer_Config @> |> Option.toObj
+                    Ema = given.Contains <@ ImageArguments.Ema @>
+                    HalfPrecision = given.GetResult(<@ ImageArguments.Precision @>, defaultValue = "fp32") = "bf16"
+                    Batch = given.GetResult(<@ ImageArguments.Batch @>, defaultValue = 16)
+                    MemoryBudget = given.TryGetResult <@ ImageArguments.Memory_Budget @> |> Option.toNullable
+                    Strict = given.Contains <@ ImageArguments.Strict @>
                     Input = given.GetResults <@ ImageArguments.Input @> |> readOnly
                     Out = given.GetResult <@ ImageArguments.Out @>
                     Json = given.Contains <@ ImageArguments.Json @>

@@ -42,6 +42,8 @@ type PrepareCommand =
         Input: IReadOnlyList<string>
         TextTokenizer: string
         ImageTokenizer: string
+        /// Takes the moving averages that the image tokenizer's trainer kept.
+        Ema: bool
         ImageSize: int
         Out: string
         Json: bool
@@ -146,6 +148,15 @@ type ImageCommand =
         Action: ImageAction
         Tokenizer: string
         TokenizerConfig: string | null
+        /// Takes the moving averages that the tokenizer's trainer kept.
+        Ema: bool
+        HalfPrecision: bool
+        /// Pictures that are read and computed together.
+        Batch: int
+        /// Megabytes (10⁶ bytes) for the maps of pictures; null: the library's own default.
+        MemoryBudget: Nullable<int>
+        /// A picture that cannot be read ends the command.
+        Strict: bool
         Input: IReadOnlyList<string>
         Out: string
         Json: bool

@@ -38,8 +38,20 @@ module internal Entries =
         member _.Fault(text: string) : unit = faults.Add text
 
         /// The configuration, if no fault was found and every parameter that it asks for is there in its shape.
-        member _.Conclude(config: 'config, parameters: 'config -> ParameterSpec list) : Result<'config, string> =
+        member reader.Conclude(config: 'config, parameters: 'config -> ParameterSpec list) : Result<'config, string> =
+            reader.ConcludeWhole(config, parameters, (fun _ -> false))
+
+        /// The same, where moreover every entry that belongs to the model must be one of the parameters.
+        member _.ConcludeWhole
+            (config: 'config, parameters: 'config -> ParameterSpec list, belongs: string -> bool)
+            : Result<'config, string> =
             if faults.Count = 0 then
+                let known = parameters config |> List.map _.Name |> set
+
+                for name in table.Keys do
+                    if belongs name && not (known.Contains name) then
+                        faults.Add $"entry '{name}', of shape {Shape.show table[name]}, has no place in a model of these sizes"
+
                 for parameter in parameters config do
                     let wanted = Array.ofList parameter.Shape
 
@@ -58,6 +70,9 @@ module Codebook =
 
     /// Rows of the distance matrix made at a time: its elements stay below this (16 MiB of float32).
     let private distanceElements = 1L <<< 22
+
+    /// Bytes that finding codes takes at the most for codebooks of up to a million codes: two such matrices.
+    let workingBytes = 2L * 4L * distanceElements
 
     /// The nearest code of every vector, by |z|² + |e|² − 2 z·e in float32; the first of equals.
     /// codebook_KC: [K, C]; vectors_NC: [N, C], of any floating type. Returns int64 [N].

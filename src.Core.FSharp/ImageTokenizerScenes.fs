@@ -191,8 +191,16 @@ module SceneVqVae =
 
         (Seq.fold block x (seq { 0 .. blocks - 1 })).relu()
 
-    /// [B, C, H, W] in [0, 1] -> float32 [B, width of a code, h, w].
-    let private vectors (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) =
+    /// Numbers that the maps of one picture hold at the most while it is encoded or decoded: all of one side, each layer's before and
+    /// after its ReLU and once more as convolutions lay them out.
+    let workingNumbers (config: SceneVqVaeConfig) (height: int64) (width: int64) : int64 =
+        let grid = height * width / (config.Patch * config.Patch)
+        let blocks = int64 (max config.EncoderBlocks config.DecoderBlocks)
+        let patch = config.Channels * config.Patch * config.Patch
+        3L * grid * (2L * patch + (blocks + 1L) * (config.Width + config.InnerWidth))
+
+    /// Pictures -> vectors before quantisation, with their graph: [B, C, H, W] in [0, 1] -> float32 [B, width of a code, h, w].
+    let vectors (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
         let precision = (weights "encoder.patch.weight").dtype
 
         torch.nn.functional.pixel_unshuffle ((images_BCHW.sub (Scalars.Of(0.5))).``to`` precision, config.Patch)
@@ -202,8 +210,9 @@ module SceneVqVae =
         |> conv weights "encoder.out"
         |> _.``to``(torch.float32)
 
-    /// float32 [B, width of a code, h, w] -> float32 [B, C, H, W], not yet cut to [0, 1].
-    let private pictures (config: SceneVqVaeConfig) (weights: Weights) (vectors_BChw: torch.Tensor) =
+    /// Quantised vectors -> pictures, with their graph: float32 [B, width of a code, h, w] -> float32 [B, C, H, W], not yet cut to
+    /// [0, 1].
+    let pictures (config: SceneVqVaeConfig) (weights: Weights) (vectors_BChw: torch.Tensor) : torch.Tensor =
         let precision = (weights "decoder.in.weight").dtype
 
         let patches =

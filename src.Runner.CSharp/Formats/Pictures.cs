@@ -15,10 +15,10 @@ public static class Pictures
     /// <summary>The most pixels that a picture may have.</summary>
     public const long MaximumPixels = 100_000_000;
 
-    private static readonly SKEncodedImageFormat[] Formats = [SKEncodedImageFormat.Jpeg, SKEncodedImageFormat.Png, SKEncodedImageFormat.Webp];
+    private static readonly SKEncodedImageFormat[] Formats = [SKEncodedImageFormat.Jpeg, SKEncodedImageFormat.Png, SKEncodedImageFormat.Webp, SKEncodedImageFormat.Gif, SKEncodedImageFormat.Bmp];
 
     /// <summary>
-    /// Decodes a JPEG, PNG or WebP picture (the first frame of an animated one). Greyscale, palette, 16-bit and CMYK become
+    /// Decodes a JPEG, PNG, WebP, GIF or BMP picture (the first frame of an animated one). Greyscale, palette, 16-bit and CMYK become
     /// 8-bit RGB without colour management; transparency is composed on white; the EXIF orientation is applied.
     /// </summary>
     /// <param name="bytes">The encoded picture.</param>
@@ -30,7 +30,7 @@ public static class Pictures
         using SKCodec? codec = SKCodec.Create(data);
         if (codec is null || !Formats.Contains(codec.EncodedFormat))
         {
-            throw new InputException($"{name} is not a JPEG, PNG or WebP picture{(codec is null ? "" : $" but {codec.EncodedFormat}")} ({bytes.Length} bytes).");
+            throw new InputException($"{name} is not a JPEG, PNG, WebP, GIF or BMP picture{(codec is null ? "" : $" but {codec.EncodedFormat}")} ({bytes.Length} bytes).");
         }
 
         (int width, int height) = (codec.Info.Width, codec.Info.Height);

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
 using Hybrid.Runner.Formats;
@@ -8,9 +9,6 @@ namespace Hybrid.Runner;
 /// <summary>Pictures to codes, codes to pictures, or both with what was lost.</summary>
 internal static class ImageJob
 {
-    private const int Together = 16;
-    private static readonly string[] Extensions = [".png", ".jpg", ".jpeg", ".webp"];
-
     /// <summary>Carries the command out into a new directory. Errors: InputException.</summary>
     public static void Run(ImageCommand command, CancellationToken stop)
     {
@@ -19,202 +17,137 @@ internal static class ImageJob
             throw new InputException($"{command.Out} is not empty; choose another --out.");
         }
 
-        if (command.TokenizerConfig is not null)
+        string? description = command.TokenizerConfig is { } config ? Files.Text(config, "the image tokenizer's configuration") : null;
+        long budget = command.MemoryBudget is { } megabytes ? megabytes * 1_000_000L : TokenizerOptions.Default.MemoryBudget;
+        using PictureTokenizer tokenizer = ImageTokenizers.Open(
+            command.Tokenizer, new TokenizerOptions(description, command.Ema, command.HalfPrecision, budget));
+        if (command.Action == ImageAction.Decode)
         {
-            Terminal.Warn("--tokenizer-config is not needed: the tokenizer's own tensors say what it is");
-        }
-
-        using PictureTokenizer tokenizer = ImageTokenizers.Open(command.Tokenizer);
-        JsonObject result = command.Action == ImageAction.Decode ? Decode(command, tokenizer) : Encode(command, tokenizer, stop);
-        Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
-    }
-
-    private static JsonObject Encode(ImageCommand command, PictureTokenizer tokenizer, CancellationToken stop)
-    {
-        string[] paths = [.. command.Input.SelectMany(PicturesOf)];
-        Picture[] pictures = [.. paths.Select(path => Fit(Pictures.Read(path), tokenizer.Stride, path))];
-        var codes = new int[pictures.Length][];
-        var decoded = new byte[pictures.Length][];
-        var psnr = new double[pictures.Length];
-        bool reconstruct = command.Action == ImageAction.Reconstruct;
-        foreach (IGrouping<(int Width, int Height), int> size in Enumerable.Range(0, pictures.Length).GroupBy(i => (pictures[i].Width, pictures[i].Height)))
-        {
-            foreach (int[] group in size.Chunk(Together))
-            {
-                stop.ThrowIfCancellationRequested();
-                (int width, int height) = size.Key;
-                byte[][] pixels = [.. group.Select(i => pictures[i].Pixels)];
-                int[][] found = tokenizer.Encode(pixels, height, width);
-                byte[][] back = reconstruct ? tokenizer.Decode(found, height / tokenizer.Stride, width / tokenizer.Stride) : [];
-                double[] quality = reconstruct ? PictureTokenizer.Psnr(pixels, back, height, width) : [];
-                for (int i = 0; i < group.Length; i++)
-                {
-                    codes[group[i]] = found[i];
-                    if (reconstruct)
-                    {
-                        (decoded[group[i]], psnr[group[i]]) = (back[i], quality[i]);
-                    }
-                }
-            }
-        }
-
-        (int Height, int Width)[] grids = [.. pictures.Select(p => (p.Height / tokenizer.Stride, p.Width / tokenizer.Stride))];
-        bool oneGrid = grids.Distinct().Count() == 1;
-        JsonObject result = new()
-        {
-            ["files"] = new JsonArray([.. paths.Select(path => JsonValue.Create(path))]),
-            ["codes"] = new JsonArray([.. codes.Select(picture => new JsonArray([.. picture.Select(code => JsonValue.Create(code))]))]),
-        };
-        if (oneGrid)
-        {
-            result["grid"] = new JsonArray(grids[0].Height, grids[0].Width);
+            JsonObject result = Decode(command, tokenizer, stop);
+            int files = result["files"]!.AsArray().Count;
+            Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : PictureEncoding.Counted(files));
         }
         else
         {
-            result["grids"] = new JsonArray([.. grids.Select(grid => new JsonArray(grid.Height, grid.Width))]);
-        }
-
-        (double used, double entropy) = PictureTokenizer.Use(tokenizer.Codes, codes);
-        result["codebook"] = new JsonObject
-        {
-            ["codes"] = tokenizer.Codes,
-            ["used"] = codes.SelectMany(picture => picture).Distinct().Count(),
-            ["share_used"] = used,
-            ["entropy_bits"] = entropy,
-        };
-        if (reconstruct)
-        {
-            result["psnr"] = new JsonArray([.. psnr.Select(value => double.IsFinite(value) ? JsonValue.Create(value) : null)]);
-            result["psnr_mean"] = double.IsFinite(psnr.Average()) ? psnr.Average() : null;
-        }
-
-        AtomicFile.WriteFolder(
-            command.Out,
-            folder =>
+            PictureEncoding encoding = new(command, tokenizer, stop);
+            AtomicFile.WriteFolder(command.Out, encoding.Run, replace: Directory.Exists(command.Out));
+            if (command.Json)
             {
-                File.WriteAllText(Path.Combine(folder, "codes.json"), result.ToJsonString(Json.Options));
-                if (oneGrid)
-                {
-                    NpyFile.Write<long>(
-                        Path.Combine(folder, "codes.npy"),
-                        codes.SelectMany(picture => picture.Select(code => (long)code)).ToArray().AsMemory(),
-                        codes.Length,
-                        grids[0].Height,
-                        grids[0].Width);
-                }
-
-                for (int i = 0; reconstruct && i < decoded.Length; i++)
-                {
-                    File.WriteAllBytes(
-                        Path.Combine(folder, $"{i:0000}-{Path.GetFileNameWithoutExtension(paths[i])}.png"),
-                        Pictures.EncodePng(new Picture(pictures[i].Width, pictures[i].Height, decoded[i])));
-                }
-            },
-            replace: Directory.Exists(command.Out));
-        return result;
+                // The file may be larger than memory.
+                using FileStream codes = File.OpenRead(Path.Combine(command.Out, PictureEncoding.CodesJson));
+                using Stream output = Console.OpenStandardOutput();
+                Console.Out.Flush();
+                codes.CopyTo(output);
+                output.Write("\n"u8);
+            }
+            else
+            {
+                Console.Out.WriteLine(encoding.Said);
+            }
+        }
     }
 
-    private static JsonObject Decode(ImageCommand command, PictureTokenizer tokenizer)
+    private static JsonObject Decode(ImageCommand command, PictureTokenizer tokenizer, CancellationToken stop)
     {
-        List<(string Name, byte[] Png)> made = [];
-        foreach (string path in command.Input)
-        {
-            (int[][] codes, int height, int width) = Codes(path, tokenizer.Codes);
-            byte[][] pictures = tokenizer.Decode(codes, height, width);
-            // Numbered through, since files of several folders may have one name.
-            int before = made.Count;
-            made.AddRange(pictures.Select((pixels, i) => (
-                $"{Path.GetFileNameWithoutExtension(path)}-{before + i:0000}.png",
-                Pictures.EncodePng(new Picture(width * tokenizer.Stride, height * tokenizer.Stride, pixels)))));
-        }
-
+        List<string> made = [];
+        TileNotice notice = new(tokenizer);
         AtomicFile.WriteFolder(
             command.Out,
             folder =>
             {
-                foreach ((string name, byte[] png) in made)
+                foreach (string path in command.Input)
                 {
-                    File.WriteAllBytes(Path.Combine(folder, name), png);
+                    using CodesFile file = new(path, tokenizer.Codes);
+                    notice.Say(file.Height * tokenizer.Stride, file.Width * tokenizer.Stride);
+                    foreach (int[][] batch in file.Read().Chunk(command.Batch))
+                    {
+                        stop.ThrowIfCancellationRequested();
+                        foreach (byte[] pixels in tokenizer.Decode(batch, file.Height, file.Width))
+                        {
+                            // Numbered through, since files of several folders may have one name.
+                            string name = $"{Path.GetFileNameWithoutExtension(path)}-{made.Count:0000}.png";
+                            Picture picture = new(file.Width * tokenizer.Stride, file.Height * tokenizer.Stride, pixels);
+                            File.WriteAllBytes(Path.Combine(folder, name), Pictures.EncodePng(picture));
+                            made.Add(Path.Combine(command.Out, name));
+                        }
+                    }
                 }
             },
             replace: Directory.Exists(command.Out));
-        return new JsonObject { ["files"] = new JsonArray([.. made.Select(file => JsonValue.Create(Path.Combine(command.Out, file.Name)))]) };
+        return new JsonObject { ["files"] = new JsonArray([.. made.Select(file => JsonValue.Create(file))]) };
     }
 
     /// <summary>Codes [N, h, w], or [N, K] of square grids, of a NumPy array.</summary>
-    private static (int[][] Codes, int Height, int Width) Codes(string path, int count)
+    private sealed class CodesFile : IDisposable
     {
-        using NpyFile file = NpyFile.Open(path);
-        long[] shape = [.. file.Shape];
-        int side = shape.Length == 2 ? (int)Math.Sqrt(shape[1]) : 0;
-        (int height, int width) = shape.Length switch
+        private readonly string path;
+        private readonly int count;
+        private readonly torch.Tensor codes;
+
+        public CodesFile(string path, int count)
         {
-            3 when shape[1] is > 0 and < 1 << 14 && shape[2] is > 0 and < 1 << 14 => ((int)shape[1], (int)shape[2]),
-            2 when (long)side * side == shape[1] && side > 0 => (side, side),
-            _ => throw new InputException($"{path} has shape [{string.Join(", ", shape)}]; codes are [pictures, rows, columns], or [pictures, codes] of a square grid."),
-        };
-        if (shape[0] == 0)
-        {
-            throw new InputException($"{path} holds no codes.");
+            (this.path, this.count) = (path, count);
+            using NpyFile file = NpyFile.Open(path);
+            long[] shape = [.. file.Shape];
+            int side = shape.Length == 2 ? (int)Math.Sqrt(shape[1]) : 0;
+            (Height, Width) = shape.Length switch
+            {
+                3 when shape[1] is > 0 and < 1 << 14 && shape[2] is > 0 and < 1 << 14 => ((int)shape[1], (int)shape[2]),
+                2 when (long)side * side == shape[1] && side > 0 => (side, side),
+                _ => throw new InputException($"{path} has shape [{string.Join(", ", shape)}]; codes are [pictures, rows, columns], or [pictures, codes] of a square grid."),
+            };
+            if (shape[0] == 0)
+            {
+                throw new InputException($"{path} holds no codes.");
+            }
+
+            if (torch.is_floating_point(file.ElementType))
+            {
+                throw new InputException($"{path} holds numbers of type {file.StoredType}; codes are whole numbers.");
+            }
+
+            codes = file.Load();
         }
 
-        if (torch.is_floating_point(file.ElementType))
+        public int Height { get; }
+
+        public int Width { get; }
+
+        /// <summary>The grids, one after the other. Errors: InputException for a code that the tokenizer does not have.</summary>
+        public IEnumerable<int[]> Read()
         {
-            throw new InputException($"{path} holds numbers of type {file.StoredType}; codes are whole numbers.");
+            for (long picture = 0; picture < codes.shape[0]; picture++)
+            {
+                using torch.Tensor grid = codes.narrow(0, picture, 1);
+                using torch.Tensor wide = grid.to(torch.int64);
+                yield return [.. wide.data<long>().ToArray().Select(code => code >= 0 && code < count
+                    ? (int)code
+                    : throw new InputException($"{path} holds the code {code}; this tokenizer has the codes 0 to {count - 1}."))];
+            }
         }
 
-        using torch.Tensor loaded = file.Load();
-        using torch.Tensor wide = loaded.to(torch.int64);
-        int[] narrow = [.. wide.data<long>().ToArray().Select(code => code >= 0 && code < count
-            ? (int)code
-            : throw new InputException($"{path} holds the code {code}; this tokenizer has the codes 0 to {count - 1}."))];
-        return ([.. narrow.Chunk(height * width)], height, width);
+        public void Dispose() => codes.Dispose();
     }
+}
 
-    private static IEnumerable<string> PicturesOf(string path)
+/// <summary>Says, once for a size, that pictures go through in tiles.</summary>
+internal sealed class TileNotice(PictureTokenizer tokenizer)
+{
+    private readonly HashSet<(int Height, int Width)> seen = [];
+    private bool said;
+
+    /// <summary>Whether pictures of a size go through in tiles; the first size that does is said on stderr.</summary>
+    public bool Say(int height, int width)
     {
-        if (!Directory.Exists(path))
+        int side = tokenizer.TileSide(height, width);
+        if (side > 0 && seen.Add((height, width)) && !said)
         {
-            return [path];
+            said = true;
+            Terminal.Say(
+                $"pictures of {width} × {height} pixels go through in overlapping tiles of {side} × {side}: whole, their maps would not fit into the memory budget. "
+                + "Near the tiles' ends, codes and pixels may differ a little from those of a whole picture.");
         }
 
-        string[] found =
-        [
-            .. Directory.EnumerateFiles(path)
-                .Where(file => Extensions.Contains(Path.GetExtension(file).ToLowerInvariant()))
-                .Order(StringComparer.Ordinal),
-        ];
-        return found.Length > 0 ? found : throw new InputException($"{path} holds no pictures ({string.Join(", ", Extensions)}).");
-    }
-
-    /// <summary>The middle of a picture, cut so that both sides are multiples of the stride.</summary>
-    private static Picture Fit(Picture picture, int stride, string path)
-    {
-        int width = picture.Width / stride * stride, height = picture.Height / stride * stride;
-        if (width == 0 || height == 0)
-        {
-            throw new InputException($"{path} is {picture.Width} × {picture.Height} pixels; a code stands for {stride} × {stride}.");
-        }
-
-        return (width, height) == (picture.Width, picture.Height)
-            ? picture
-            : Pictures.Crop(picture, (picture.Width - width) / 2, (picture.Height - height) / 2, width, height);
-    }
-
-    private static string Said(JsonObject result)
-    {
-        int files = result["files"]!.AsArray().Count;
-        List<string> lines = [$"{files} {(files == 1 ? "picture" : "pictures")}"];
-        if (result["codebook"] is JsonObject book)
-        {
-            lines.Add($"{book["used"]} of {book["codes"]} codes used, {book["entropy_bits"]!.GetValue<double>():F2} bits a code");
-        }
-
-        if (result["psnr_mean"] is JsonValue psnr)
-        {
-            lines.Add($"PSNR {psnr.GetValue<double>():F2} dB on average");
-        }
-
-        return string.Join('\n', lines);
+        return side > 0;
     }
 }

@@ -39,7 +39,7 @@ internal static class PrepareJob
     public static PrepareOutcome Run(PrepareCommand command, Progress progress, CancellationToken stop)
     {
         using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
-        using PictureTokenizer images = ImageTokenizers.Open(command.ImageTokenizer);
+        using PictureTokenizer images = ImageTokenizers.Open(command.ImageTokenizer, Options(command));
         if (command.ImageSize % images.Stride != 0)
         {
             throw new InputException($"--image-size {command.ImageSize} is not a multiple of {images.Stride}, the pixels of this tokenizer's codes.");
@@ -49,7 +49,7 @@ internal static class PrepareJob
         int grid = command.ImageSize / images.Stride;
         ShardInfo info = new(
             text.VocabularySize, images.Codes, grid, grid, command.ImageSize, "centre square, bicubic",
-            text.Sha256, ImageTokenizers.Hash(command.ImageTokenizer));
+            text.Sha256, ImageTokenizers.Hash(command.ImageTokenizer, command.Ema));
         bool there = Directory.Exists(command.Out), begun = Files.Occupied(command.Out);
         ShardManifest manifest = Begin(command.Out, info, text, images, command, grid);
         try
@@ -63,6 +63,9 @@ internal static class PrepareJob
             throw;
         }
     }
+
+    private static TokenizerOptions Options(PrepareCommand command) =>
+        new(null, command.Ema, TokenizerOptions.Default.HalfPrecision, TokenizerOptions.Default.MemoryBudget);
 
     private static PrepareOutcome Make(
         PrepareCommand command, ShardInfo info, ShardManifest manifest, PairSource[] sources, HuggingFaceTokenizer text, PictureTokenizer images,

@@ -32,7 +32,16 @@ let private gives<'command when 'command: not null> (line: string list) (check: 
 let private frozen =
     [
         "study", [ "--preset smoke|tiny|paper"; "--config F"; "--out DIR"; "--resume auto"; "--dry-run"; "--seed N"; "--json" ]
-        "prepare", [ "--input PATH..."; "--text-tokenizer F"; "--image-tokenizer PATH"; "--image-size N"; "--out DIR"; "--json" ]
+        "prepare",
+        [
+            "--input PATH..."
+            "--text-tokenizer F"
+            "--image-tokenizer PATH"
+            "--ema"
+            "--image-size N"
+            "--out DIR"
+            "--json"
+        ]
         "train", [ "--config F"; "--set KEY VALUE"; "--out DIR"; "--resume auto|must|PATH"; "--json" ]
         "evaluate", [ "--model PATH"; "--model-config F"; "--text-rows N"; "--image-codes K"; "--tokens PATH"; "--json" ]
         "generate",
@@ -76,6 +85,11 @@ let private frozen =
             "encode|decode|reconstruct"
             "--tokenizer PATH"
             "--tokenizer-config F"
+            "--ema"
+            "--precision fp32|bf16"
+            "--batch N"
+            "--memory-budget MB"
+            "--strict"
             "--input PATH..."
             "--out DIR"
             "--json"
@@ -254,6 +268,16 @@ let private parsing =
                     gives<ConvertCommand>
                         [ "convert"; "--from"; "a"; "--to"; "b"; "--format=hf"; "--dtype=bf16"; "--shard-size"; size ]
                         (fun c -> c.ShardSize = bytes && c.ElementType = "bf16"))
+
+            testCase "image computes as asked, and as usual where it is not" (fun () ->
+                let words = [ "image"; "encode"; "--tokenizer"; "v"; "--input"; "a.png"; "--out"; "o" ]
+
+                gives<ImageCommand> words (fun c ->
+                    not c.Ema && not c.HalfPrecision && not c.Strict && c.Batch = 16 && not c.MemoryBudget.HasValue)
+
+                gives<ImageCommand>
+                    (words @ [ "--ema"; "--precision"; "bf16"; "--batch"; "3"; "--memory-budget"; "500"; "--strict" ])
+                    (fun c -> c.Ema && c.HalfPrecision && c.Strict && c.Batch = 3 && c.MemoryBudget = Nullable 500))
 
             testCase "inspect takes a path" (fun () ->
                 gives<InspectCommand> [ "inspect"; "--json"; "runs/a" ] (fun c -> c.Path = "runs/a" && c.Json))

@@ -65,16 +65,18 @@ let private smallPhotos (halvings: int) (blocks: int) : VqVaeConfig =
         Doublings = [ for _ in 2..halvings -> 6L ]
     }
 
-let private smallMoVq (levels: int) (blocks: int) : MoVqConfig =
-    {
-        Channels = 3L
+let private smallVqGan (levels: int) (blocks: int) (quantiser: VqGanQuantiser) : VqGanConfig =
+    { VqGan.moVq67M with
         Base = 32L
         Levels = [ for level in 1..levels -> 32L * int64 ((level + 1) / 2) ]
         Blocks = blocks
-        Attention = [ levels - 1 ]
-        Latent = 4L
+        EncoderAttention = [ levels - 1 ]
+        DecoderAttention = (if quantiser = NearestCode then [ levels - 1 ] else [])
+        MiddleAttention = (blocks = 1)
         Codes = 21L
         CodeWidth = 3L
+        DecoderNorm = (if quantiser = NearestCode then SpatialNorm else PlainNorm)
+        Quantiser = quantiser
     }
 
 /// A tokenizer of any kind with weights that use several codes.
@@ -83,7 +85,9 @@ let private tokenizer (seed: int) : TokenizerConfig * Weights =
         match seed % 3 with
         | 0 -> SceneTokenizer(smallScenes (within 0 2 (seed / 3)) 23L)
         | 1 -> PhotoTokenizer(smallPhotos (within 1 3 (seed / 3)) (within 0 2 (seed / 9)))
-        | _ -> MoVqTokenizer(smallMoVq (within 1 3 (seed / 3)) (within 1 2 (seed / 9)))
+        | _ ->
+            let quantiser = if seed / 18 % 2 = 0 then NearestCode else GreatestLogit
+            VqGanTokenizer(smallVqGan (within 1 3 (seed / 3)) (within 1 2 (seed / 9)) quantiser)
 
     let weights = start seed (ImageTokenizer.parameters config)
     let stream = Random.ofSeed (int64 seed) |> Random.named "codebook"
@@ -92,10 +96,9 @@ let private tokenizer (seed: int) : TokenizerConfig * Weights =
         match config with
         | SceneTokenizer scenes -> uniform stream -1.0 1.0 [ scenes.Codes; scenes.CodeWidth ]
         | PhotoTokenizer photos -> uniform stream -0.2 0.2 [ photos.Codes; photos.CodeWidth ]
-        | MoVqTokenizer movq -> uniform stream -1.0 1.0 [ movq.Codes; movq.CodeWidth ]
+        | VqGanTokenizer gan -> uniform stream -1.0 1.0 [ gan.Codes; gan.CodeWidth ]
 
-    let isCodebook (name: string) = name.EndsWith "codebook.weight" || name = "quantize.embedding.weight"
-    config, (fun name -> if isCodebook name then codebook else weights name)
+    config, (fun name -> if name = ImageTokenizer.codebook config then codebook else weights name)
 
 let private pictures (seed: int) (config: TokenizerConfig) (batch: int) (height: int) (width: int) =
     let stride = ImageTokenizer.stride config
@@ -383,19 +386,14 @@ let private inferTests =
             testCase "the published MoVQGANs have their numbers of entries and parameters" (fun () ->
                 for width, blocks, entries, total in
                     [ 128L, 2, 431, 67_832_495L; 128L, 4, 671, 101_614_255L; 256L, 2, 431, 270_669_103L ] do
-                    let config: MoVqConfig =
-                        {
-                            Channels = 3L
+                    let config =
+                        { VqGan.moVq67M with
                             Base = width
                             Levels = [ width; 2L * width; 2L * width; 4L * width ]
                             Blocks = blocks
-                            Attention = [ 3 ]
-                            Latent = 4L
-                            Codes = 16384L
-                            CodeWidth = 4L
                         }
 
-                    let parameters = MoVq.parameters config
+                    let parameters = VqGan.parameters config
                     Expect.equal parameters.Length entries "entries"
                     Expect.equal (parameters |> List.sumBy (fun p -> List.fold (*) 1L p.Shape)) total "parameters")
 
