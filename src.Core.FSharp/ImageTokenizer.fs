@@ -1,6 +1,5 @@
 namespace Hybrid
 
-open System
 open TorchSharp
 
 /// An image tokenizer of one of the kinds that can be read.
@@ -66,6 +65,36 @@ module ImageTokenizer =
         | PhotoTokenizer config -> VqVae.parameters config
         | SceneTokenizer config -> SceneVqVae.parameters config @ [ (SceneVqVae.codebook config).Head ]
         | MoVqTokenizer config -> MoVq.parameters config
+
+    /// The name of the entry that holds the codes' vectors, [codes, width].
+    let codebook (config: TokenizerConfig) : string =
+        match config with
+        | PhotoTokenizer _ -> "vq_vae.codebook.weight"
+        | SceneTokenizer _ -> "codebook.weight"
+        | MoVqTokenizer _ -> "quantize.embedding.weight"
+
+    /// The name of the weight of the convolution that gives the picture.
+    let lastConvolution (config: TokenizerConfig) : string =
+        match config with
+        | PhotoTokenizer config -> $"decoder._blocks.conv_t_{config.Doublings.Length + 1}.weight"
+        | SceneTokenizer _ -> "decoder.patch.weight"
+        | MoVqTokenizer _ -> "decoder.conv_out.weight"
+
+    /// Pictures -> vectors before quantisation, with their graph: what `encode` finds the nearest codes of.
+    /// images_BCHW: floats in [0, 1], both sides multiples of `stride`. Returns float32 [B, width of a code, h, w].
+    let vectors (config: TokenizerConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
+        match config with
+        | PhotoTokenizer config -> VqVae.vectors config weights images_BCHW
+        | SceneTokenizer config -> SceneVqVae.vectors config weights images_BCHW
+        | MoVqTokenizer config -> MoVq.vectors config weights images_BCHW
+
+    /// Quantised vectors -> pictures, with their graph: what `decode` makes of the vectors of codes.
+    /// vectors_BChw: float32 [B, width of a code, h, w]. Returns float32 [B, C, H, W], not yet cut to [0, 1].
+    let pictures (config: TokenizerConfig) (weights: Weights) (vectors_BChw: torch.Tensor) : torch.Tensor =
+        match config with
+        | PhotoTokenizer config -> VqVae.pictures config weights vectors_BChw
+        | SceneTokenizer config -> SceneVqVae.pictures config weights vectors_BChw
+        | MoVqTokenizer config -> MoVq.pictures config weights vectors_BChw
 
     /// Applies a function to chunks of a batch and joins what it gives.
     let private inChunks (pictures: int64) (f: torch.Tensor -> torch.Tensor) (batch: torch.Tensor) =
@@ -134,14 +163,3 @@ module ImageTokenizer =
         codes_Bhw
         |> inChunks (pixelsAtATime config / (shape[1] * shape[2] * stride * stride)) one
         |> scope.MoveToOuter
-
-    /// Peak signal-to-noise ratio of each picture in decibels, 10 log10 (1 / mean squared error), values in [0, 1];
-    /// infinite for equal pictures. Both [B, C, H, W]. Returns B numbers. Errors: ShapeException when the shapes differ.
-    let psnr (original_BCHW: torch.Tensor) (reconstruction_BCHW: torch.Tensor) : float[] =
-        Shape.require "reconstruction" (List.ofArray original_BCHW.shape) reconstruction_BCHW
-        Shape.require "original" [ -1L; -1L; -1L; -1L ] original_BCHW
-        use _ = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-        let difference = original_BCHW.``to`` torch.float64 - reconstruction_BCHW.``to`` torch.float64
-        let errors_B = (difference * difference).mean([| 1L; 2L; 3L |])
-        errors_B.cpu().data<float>().ToArray() |> Array.map (fun error -> -10.0 * Math.Log10 error)

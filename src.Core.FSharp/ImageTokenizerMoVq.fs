@@ -236,12 +236,9 @@ module MoVq =
         else
             x
 
-    /// Pictures -> codes. images_BCHW: float32 [B, C, H, W] in [0, 1], H and W multiples of `stride`.
-    /// Returns int64 [B, h, w]. Errors: ShapeException.
-    let encode (config: MoVqConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-
+    /// Pictures -> vectors before quantisation, with their graph, in the type of the weights. images_BCHW: [B, C, H, W] in [0, 1].
+    /// Returns float32 [B, width of a code, h, w].
+    let vectors (config: MoVqConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
         // A row and a column of zeros behind the map, none before it.
         let halve level (x: torch.Tensor) =
             torch.nn.functional.pad (x, [| 0L; 1L; 0L; 1L |])
@@ -255,20 +252,20 @@ module MoVq =
             else
                 x
 
-        let x = images_BCHW.mul(Scalars.Of(2.0)).sub(Scalars.Of(1.0)) |> next (conv3 weights "encoder.conv_in")
+        let x =
+            images_BCHW.mul(Scalars.Of(2.0)).sub(Scalars.Of(1.0)).``to``((weights "encoder.conv_in.weight").dtype)
+            |> next (conv3 weights "encoder.conv_in")
 
         List.fold stage x (encoderBlocks config)
         |> middle groupNorm weights "encoder"
         |> next (fun x -> (groupNorm weights "encoder.norm_out" x).silu() |> conv3 weights "encoder.conv_out")
         |> conv1 weights "quant_conv"
-        |> Codebook.assign (weights "quantize.embedding.weight")
-        |> scope.MoveToOuter
+        |> _.``to``(torch.float32)
 
-    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns float32 [B, C, H, W] in [0, 1]. Errors: ShapeException.
-    let decode (config: MoVqConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-        let quantised_BChw = Codebook.lookup (weights "quantize.embedding.weight") codes_Bhw
+    /// Quantised vectors -> pictures, with their graph, in the type of the weights. vectors: [B, width of a code, h, w].
+    /// Returns float32 [B, C, H, W], not yet cut to [0, 1].
+    let pictures (config: MoVqConfig) (weights: Weights) (vectors_BChw: torch.Tensor) : torch.Tensor =
+        let quantised_BChw = vectors_BChw.``to`` ((weights "post_quant_conv.weight").dtype)
         let norm weights name x = spatialNorm quantised_BChw weights name x
 
         let double level (x: torch.Tensor) =
@@ -287,4 +284,24 @@ module MoVq =
             List.fold stage x (decoderBlocks config)
             |> next (fun x -> (norm weights "decoder.norm_out" x).silu() |> conv3 weights "decoder.conv_out")
 
-        y.plus(1.0).mul(Scalars.Of(0.5)).clamp(Scalars.Of(0.0), Scalars.Of(1.0)) |> scope.MoveToOuter
+        y.``to``(torch.float32).plus(1.0).mul(Scalars.Of(0.5))
+
+    /// Pictures -> codes. images_BCHW: float32 [B, C, H, W] in [0, 1], H and W multiples of `stride`.
+    /// Returns int64 [B, h, w]. Errors: ShapeException.
+    let encode (config: MoVqConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+
+        vectors config weights images_BCHW
+        |> Codebook.assign (weights "quantize.embedding.weight")
+        |> scope.MoveToOuter
+
+    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns float32 [B, C, H, W] in [0, 1]. Errors: ShapeException.
+    let decode (config: MoVqConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+
+        Codebook.lookup (weights "quantize.embedding.weight") codes_Bhw
+        |> pictures config weights
+        |> _.clamp(Scalars.Of(0.0), Scalars.Of(1.0))
+        |> scope.MoveToOuter

@@ -152,31 +152,24 @@ module VqVae =
 
         reader.Conclude(config, parameters)
 
-    /// Pictures -> vectors before quantisation. images: [B, C, H, W] in [0, 1]. Returns [B, width of a code, h, w].
-    let private vectors (config: VqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) =
+    /// Pictures -> vectors before quantisation, with their graph, in the type of the weights. images: [B, C, H, W] in [0, 1].
+    /// Returns float32 [B, width of a code, h, w].
+    let vectors (config: VqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
         let last = config.Encoder.Length - 1
+        let precision = (weights "pre_vq_conv.weight").dtype
 
         let step (x: torch.Tensor) (index: int, layer: VqVaeConvolution) =
             let y = conv (if layer.Kernel = 4L then 2L else 1L) 1L weights $"encoder._blocks.conv_{index + 1}" x
             if index = last then y else y.relu ()
 
-        Seq.fold step (images_BCHW.sub (Scalars.Of(0.5))) (Seq.indexed config.Encoder)
+        Seq.fold step (images_BCHW.sub(Scalars.Of(0.5)).``to`` precision) (Seq.indexed config.Encoder)
         |> residual weights "encoder" config.EncoderStack
         |> conv 1L 0L weights "pre_vq_conv"
+        |> _.``to``(torch.float32)
 
-    /// Pictures -> codes. images_BCHW: [B, C, H, W] floats in [0, 1], H and W multiples of `stride`.
-    /// Returns int64 [B, h, w]. Errors: ShapeException.
-    let encode (config: VqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-
-        vectors config weights images_BCHW |> Codebook.assign (weights "vq_vae.codebook.weight") |> scope.MoveToOuter
-
-    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns [B, C, H, W] in [0, 1]. Errors: ShapeException.
-    let decode (config: VqVaeConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-
+    /// Quantised vectors -> pictures, with their graph, in the type of the weights. vectors: [B, width of a code, h, w].
+    /// Returns float32 [B, C, H, W], not yet cut to [0, 1].
+    let pictures (config: VqVaeConfig) (weights: Weights) (vectors_BChw: torch.Tensor) : torch.Tensor =
         let doublings = config.Doublings.Length + 1
 
         let double (x: torch.Tensor) (index: int) =
@@ -194,9 +187,26 @@ module VqVae =
             if index = doublings then y else y.relu ()
 
         let x =
-            Codebook.lookup (weights "vq_vae.codebook.weight") codes_Bhw
+            vectors_BChw.``to`` ((weights "decoder._blocks.conv_1.weight").dtype)
             |> conv 1L 1L weights "decoder._blocks.conv_1"
             |> residual weights "decoder" config.DecoderStack
 
-        (Seq.fold double x (seq { 1..doublings })).plus(0.5).clamp(Scalars.Of(0.0), Scalars.Of(1.0))
+        (Seq.fold double x (seq { 1..doublings })).``to``(torch.float32).plus(0.5)
+
+    /// Pictures -> codes. images_BCHW: [B, C, H, W] floats in [0, 1], H and W multiples of `stride`.
+    /// Returns int64 [B, h, w]. Errors: ShapeException.
+    let encode (config: VqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+
+        vectors config weights images_BCHW |> Codebook.assign (weights "vq_vae.codebook.weight") |> scope.MoveToOuter
+
+    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns [B, C, H, W] in [0, 1]. Errors: ShapeException.
+    let decode (config: VqVaeConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+
+        Codebook.lookup (weights "vq_vae.codebook.weight") codes_Bhw
+        |> pictures config weights
+        |> _.clamp(Scalars.Of(0.0), Scalars.Of(1.0))
         |> scope.MoveToOuter

@@ -83,13 +83,14 @@ module SceneVqVae =
             WarmupSteps = 20
             Betas = (0.9, 0.98)
             Commitment = 1.0
-            Codebook = { Decay = 0.95; Revival = 0.05 }
+            Codebook = { Decay = 0.95; Revival = 0.05; Smoothing = 0.0 }
         }
 
     /// The smallest that still shows a scene, and its recipe: five seconds of one core, 25.5 dB.
     let quickDefaults: SceneVqVaeConfig = { defaults with DecoderBlocks = 1 }
 
-    let quickRecipe: SceneRecipe = { recipe with Steps = 500; Codebook = { Decay = 0.9; Revival = 0.05 } }
+    let quickRecipe: SceneRecipe =
+        { recipe with Steps = 500; Codebook = { Decay = 0.9; Revival = 0.05; Smoothing = 0.0 } }
 
     /// The learning rate of a step in [0, steps): a linear warm-up, then a cosine to a fiftieth.
     let learningRate (recipe: SceneRecipe) (step: int64) : float =
@@ -191,8 +192,8 @@ module SceneVqVae =
 
         (Seq.fold block x (seq { 0 .. blocks - 1 })).relu()
 
-    /// [B, C, H, W] in [0, 1] -> float32 [B, width of a code, h, w].
-    let private vectors (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) =
+    /// Pictures -> vectors before quantisation, with their graph: [B, C, H, W] in [0, 1] -> float32 [B, width of a code, h, w].
+    let vectors (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
         let precision = (weights "encoder.patch.weight").dtype
 
         torch.nn.functional.pixel_unshuffle ((images_BCHW.sub (Scalars.Of(0.5))).``to`` precision, config.Patch)
@@ -202,8 +203,9 @@ module SceneVqVae =
         |> conv weights "encoder.out"
         |> _.``to``(torch.float32)
 
-    /// float32 [B, width of a code, h, w] -> float32 [B, C, H, W], not yet cut to [0, 1].
-    let private pictures (config: SceneVqVaeConfig) (weights: Weights) (vectors_BChw: torch.Tensor) =
+    /// Quantised vectors -> pictures, with their graph: float32 [B, width of a code, h, w] -> float32 [B, C, H, W], not yet cut to
+    /// [0, 1].
+    let pictures (config: SceneVqVaeConfig) (weights: Weights) (vectors_BChw: torch.Tensor) : torch.Tensor =
         let precision = (weights "decoder.in.weight").dtype
 
         let patches =

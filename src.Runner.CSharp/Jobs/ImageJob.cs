@@ -1,3 +1,4 @@
+using System.Text.Json;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
 using Hybrid.Runner.Formats;
@@ -35,7 +36,7 @@ internal static class ImageJob
         Picture[] pictures = [.. paths.Select(path => Fit(Pictures.Read(path), tokenizer.Stride, path))];
         var codes = new int[pictures.Length][];
         var decoded = new byte[pictures.Length][];
-        var psnr = new double[pictures.Length];
+        var quality = new PictureQuality[pictures.Length];
         bool reconstruct = command.Action == ImageAction.Reconstruct;
         foreach (IGrouping<(int Width, int Height), int> size in Enumerable.Range(0, pictures.Length).GroupBy(i => (pictures[i].Width, pictures[i].Height)))
         {
@@ -46,13 +47,13 @@ internal static class ImageJob
                 byte[][] pixels = [.. group.Select(i => pictures[i].Pixels)];
                 int[][] found = tokenizer.Encode(pixels, height, width);
                 byte[][] back = reconstruct ? tokenizer.Decode(found, height / tokenizer.Stride, width / tokenizer.Stride) : [];
-                double[] quality = reconstruct ? PictureTokenizer.Psnr(pixels, back, height, width) : [];
+                PictureQuality[] measured = reconstruct ? PictureMeasures.Quality(pixels, back, height, width) : [];
                 for (int i = 0; i < group.Length; i++)
                 {
                     codes[group[i]] = found[i];
                     if (reconstruct)
                     {
-                        (decoded[group[i]], psnr[group[i]]) = (back[i], quality[i]);
+                        (decoded[group[i]], quality[group[i]]) = (back[i], measured[i]);
                     }
                 }
             }
@@ -74,18 +75,15 @@ internal static class ImageJob
             result["grids"] = new JsonArray([.. grids.Select(grid => new JsonArray(grid.Height, grid.Width))]);
         }
 
-        (double used, double entropy) = PictureTokenizer.Use(tokenizer.Codes, codes);
-        result["codebook"] = new JsonObject
-        {
-            ["codes"] = tokenizer.Codes,
-            ["used"] = codes.SelectMany(picture => picture).Distinct().Count(),
-            ["share_used"] = used,
-            ["entropy_bits"] = entropy,
-        };
+        result["codebook"] = JsonSerializer.SerializeToNode(CodebookJson.Of(PictureMeasures.Use(tokenizer.Codes, codes)), Json.Options);
         if (reconstruct)
         {
-            result["psnr"] = new JsonArray([.. psnr.Select(value => double.IsFinite(value) ? JsonValue.Create(value) : null)]);
-            result["psnr_mean"] = double.IsFinite(psnr.Average()) ? psnr.Average() : null;
+            double[] psnr = [.. quality.Select(q => q.Psnr)], ssim = [.. quality.Select(q => q.Ssim)];
+            result["psnr"] = new JsonArray([.. psnr.Select(Finite)]);
+            result["psnr_mean"] = Finite(psnr.Average());
+            result["ssim"] = new JsonArray([.. ssim.Select(Finite)]);
+            result["ssim_mean"] = Finite(ssim.Average());
+            result["l1_mean"] = quality.Average(q => q.L1);
         }
 
         AtomicFile.WriteFolder(
@@ -113,6 +111,9 @@ internal static class ImageJob
             replace: Directory.Exists(command.Out));
         return result;
     }
+
+    /// <summary>A number, or null where it is not finite: the PSNR of equal pictures, the SSIM of very small ones.</summary>
+    private static JsonNode? Finite(double value) => double.IsFinite(value) ? JsonValue.Create(value) : null;
 
     private static JsonObject Decode(ImageCommand command, PictureTokenizer tokenizer)
     {
@@ -212,7 +213,8 @@ internal static class ImageJob
 
         if (result["psnr_mean"] is JsonValue psnr)
         {
-            lines.Add($"PSNR {psnr.GetValue<double>():F2} dB on average");
+            string ssim = result["ssim_mean"] is JsonValue similar ? $", SSIM {similar.GetValue<double>():F3}" : "";
+            lines.Add($"PSNR {psnr.GetValue<double>():F2} dB{ssim} on average");
         }
 
         return string.Join('\n', lines);
