@@ -33,7 +33,7 @@ module Discriminator =
         ]
 
     /// Groups of a norm: at most 32, each with the same number of channels.
-    let private groups (width: int64) = seq { 32L .. -1L .. 1L } |> Seq.find (fun groups -> width % groups = 0L)
+    let private groups (width: int64) = [ 1L .. 32L ] |> List.findBack (fun groups -> width % groups = 0L)
 
     /// Pixels that a side must have at least for a verdict.
     let smallestSide (layers: int) : int = 3 * pown 2 layers

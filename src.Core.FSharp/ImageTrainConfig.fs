@@ -240,15 +240,15 @@ module ImageTrainConfig =
         let inner = if photo then model.Int("innerWidth", 1, widest, 32) else 0
         let attention = if photo then [] else ints model "attention" 0 64 [ max 0 (multipliers.Length - 1) ]
         let codes = model.Int("codes", 2, 1 <<< 20, 512)
-        let codeWidth = model.Int("codeWidth", 1, widest, (if photo then 32 else 8))
+        let codeWidth = model.Int("codeWidth", 1, widest, (if photo then 16 else 8))
         model.Finish()
         let book = json.Object("codebook", true)
         let mover = book.Choice("mover", movers, MovingAverages)
 
         let learning: Codebook.Learning =
             {
-                Decay = book.Float("decay", 0.0, 0.999999999, 0.99)
-                Revival = book.Float("revival", 0.0, 1.0, 0.05)
+                Decay = book.Float("decay", 0.0, 0.999999999, 0.95)
+                Revival = book.Float("revival", 0.0, 1.0, 0.1)
                 Smoothing = book.Float("smoothing", 0.0, 1e3, 1e-5)
             }
 
@@ -257,7 +257,7 @@ module ImageTrainConfig =
         let initialPictures = book.Int("initialPictures", 1, 1 <<< 20, 128)
         book.Finish()
         let loss = json.Object("loss", true)
-        let l1, l2 = loss.Float("l1", 0.0, 1e6, 1.0), loss.Float("l2", 0.0, 1e6, 1.0)
+        let l1, l2 = loss.Float("l1", 0.0, 1e6, 0.0), loss.Float("l2", 0.0, 1e6, 1.0)
         loss.Finish()
         let adversarialKeys = json.Object("adversarial", true)
         let adversarial = readAdversarial adversarialKeys

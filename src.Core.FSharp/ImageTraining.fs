@@ -197,9 +197,9 @@ module ImageTraining =
             Mirrored = config.Flip && Random.below 2 stream 2L = 1
         }
 
-    /// Vectors of pictures, quantised so that the gradient of what is made of them goes straight through to the vectors.
-    /// Returns the vectors z, their codes' vectors q (with the graph of the codebook) and z + (q − z) without the gradient of
-    /// the difference, all [B, C, h, w]; and the codes, int64 [B, h, w].
+    /// Vectors z, quantised so that the gradient of what is made of them goes straight through to z. codebook_KC: [K, C];
+    /// z_BChw: [B, C, h, w]. Returns the vectors q of the nearest codes, with the graph of the codebook; z + (q − z) without the
+    /// gradient of the difference; and the codes, int64 [B, h, w].
     let quantise (codebook_KC: torch.Tensor) (z_BChw: torch.Tensor) : torch.Tensor * torch.Tensor * torch.Tensor =
         let codes_Bhw = Codebook.assign codebook_KC z_BChw
         let quantised_BChw = Codebook.lookup codebook_KC codes_Bhw

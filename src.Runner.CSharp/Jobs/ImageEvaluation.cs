@@ -24,6 +24,7 @@ public sealed record ImageEvaluation(int Pictures, double Psnr, double Ssim, dou
         List<PictureQuality> quality = [];
         List<int[]> codes = [];
         List<Picture> figure = [];
+        Picture blank = new(size, size, [.. Enumerable.Repeat((byte)255, size * size * 3)]);
         foreach (byte[][] batch in pictures.Chunk(Together))
         {
             if (stop.IsCancellationRequested)
@@ -37,8 +38,11 @@ public sealed record ImageEvaluation(int Pictures, double Psnr, double Ssim, dou
             codes.AddRange(found);
             foreach ((byte[] original, byte[] other)[] row in batch.Zip(back).Take(Shown - Math.Min(Shown, figure.Count / 2)).Chunk(Across))
             {
-                figure.AddRange(row.Select(pair => new Picture(size, size, pair.original)));
-                figure.AddRange(row.Select(pair => new Picture(size, size, pair.other)));
+                // Nothing stands below a picture but its reconstruction: a short row is filled up.
+                int across = Math.Min(Across, pictures.Count);
+                IEnumerable<Picture> rest = Enumerable.Repeat(blank, across - row.Length);
+                figure.AddRange([.. row.Select(pair => new Picture(size, size, pair.original)), .. rest]);
+                figure.AddRange([.. row.Select(pair => new Picture(size, size, pair.other)), .. rest]);
             }
 
             report(quality.Count);

@@ -121,7 +121,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
         {
             run.Flush();
             throw new InputException(
-                $"the gradient was not finite in {skippedInARow} steps in a row, up to step {step}; lower optimizer.learningRate or the weights of the losses. The tokenizer is that of before these steps.");
+                $"the gradient was not finite in {skippedInARow} steps in a row, up to step {step}; lower optimizer.learningRate or the weights of the losses. {(saved < 0 ? "No checkpoint was written before." : $"The newest checkpoint is {savedAt}.")}");
         }
     }
 

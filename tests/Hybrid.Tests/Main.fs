@@ -18,8 +18,12 @@ let private all =
             ExtensionTests.tests
             GoldenTests.tests
             HostTests.tests
+            ImageQualityTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
+            ImageTrainConfigTests.tests
+            ImageTrainJobTests.tests
+            ImageTrainingTests.tests
             JsonTests.tests
             LayersTests.tests
             LikelihoodTests.tests
