@@ -81,14 +81,18 @@ type PictureMeasures private () =
     static member Quality
         (originals: IReadOnlyList<byte[]>, others: IReadOnlyList<byte[]>, height: int, width: int)
         : PictureQuality[] =
-        use _ = torch.NewDisposeScope()
-        let a, b = Pixels.toTensor height width originals, Pixels.toTensor height width others
+        Array.map2
+            (fun original other ->
+                use _ = torch.NewDisposeScope()
+                let a, b = Pixels.toTensor height width [| original |], Pixels.toTensor height width [| other |]
 
-        Array.map3
-            (fun psnr ssim l1 -> { Psnr = psnr; Ssim = ssim; L1 = l1 })
-            (ImageQuality.psnr a b)
-            (ImageQuality.ssim a b)
-            (ImageQuality.l1 a b)
+                {
+                    Psnr = (ImageQuality.psnr a b)[0]
+                    Ssim = (ImageQuality.ssim a b)[0]
+                    L1 = (ImageQuality.l1 a b)[0]
+                })
+            (Seq.toArray originals)
+            (Seq.toArray others)
 
     /// The use of `count` codes over pictures.
     static member Use(count: int, codes: IEnumerable<int[]>) : CodebookUse =

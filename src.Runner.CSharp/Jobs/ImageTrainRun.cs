@@ -159,7 +159,11 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
         }
 
         heldOut = evaluation;
-        run.Add(step, evaluation.ToJson());
+        if (!run.Evaluated(step))
+        {
+            run.Add(step, evaluation.ToJson());
+        }
+
         AtomicFile.WriteBytes(Path.Combine(run.Root, "figures", $"reconstruction-{step:0000000}.png"), evaluation.Figure);
         run.Log($"step {step}: held-out {evaluation.Words}");
     }

@@ -121,6 +121,9 @@ public sealed class RunDirectory : IDisposable
         File.AppendAllText(EvaluationsFile, Json.Text(line) + "\n");
     }
 
+    /// <summary>Whether the evaluations have a line of a step.</summary>
+    public bool Evaluated(int step) => File.Exists(EvaluationsFile) && File.ReadLines(EvaluationsFile).Any(line => StepOf(line) == step);
+
     public void Dispose()
     {
         metrics?.Dispose();

@@ -76,6 +76,21 @@ let tests =
                 let small = original.narrow (3L, 0L, 10L)
                 Expect.all (ImageQuality.ssim small (other.narrow (3L, 0L, 10L))) Double.IsNaN "ten pixels")
 
+            testCase "SSIM of a large picture has no seams" (fun () ->
+                use _ = torch.NewDisposeScope()
+                let height, width = 1300L, 900L
+                let original = (values (Random.ofSeed 1L) (int (height * width)) |> Host.floats [ 1L; 1L; height; width ])
+                let other = (original.pow (Scalars.Of 2.0)).roll(1L, 3L)
+                let whole = (ImageQuality.ssim original other)[0]
+                // The places of two parts that overlap by ten rows are all the places, once each.
+                let part (top: int64) (rows: int64) =
+                    let cut (x: torch.Tensor) = x.narrow (2L, top, rows + 10L)
+                    (ImageQuality.ssim (cut original) (cut other))[0] * float rows
+
+                let parts = (part 0L 490L + part 490L 800L) / 1290.0
+                Expect.isLessThan (abs (whole - parts)) 1e-12 "the mean of its parts"
+                Expect.isLessThan whole 0.9 "not equal pictures")
+
             property3 "PSNR and the absolute difference are plain means" (1, 3) (1, 6) (1, 6) (fun seed batch height width ->
                 let a, b, original, other = pair seed batch height width
                 let size = 3 * height * width

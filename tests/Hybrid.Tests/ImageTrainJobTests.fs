@@ -76,101 +76,103 @@ let private flat (pictures: byte[] seq) : float =
             [ 0..2 ])
 
 let private learns =
-    testCase "scenes are learnt: the error is less than half of that of flat colour, and other commands take the result" (fun () ->
-        use folder = new Folder()
-        let pictures = scenes folder 60
-        let out = folder.At "run"
+    testCase
+        "scenes are learnt: the error is less than half of that of flat colour, and other commands take the result"
+        (fun () ->
+            use folder = new Folder()
+            let pictures = scenes folder 60
+            let out = folder.At "run"
 
-        let settings =
-            [
-                "schedule.steps", "400"
-                "checkpoint.everySteps", "200"
-                "model.width", "32"
-                "model.codes", "256"
-                "data.crop", "random"
-                "data.flip", "true"
-            ]
-
-        let outcome = train CancellationToken.None (command [ pictures ] out settings)
-        let heldOut = outcome.HeldOut |> nonNull
-
-        let shrunk =
-            [
-                for i in 0..59 ->
-                    Pictures.CentreCropResize(Picture(64, 64, snd (World.pair 11L Split.Train (int64 i))), 32).Pixels
-            ]
-
-        Expect.equal heldOut.Pictures 12 "a fifth is held out"
-        let error = 10.0 ** (-heldOut.Psnr / 10.0)
-        Expect.isLessThan error (flat shrunk / 2.0) $"half of the error of flat colour: {heldOut.Words}"
-        Expect.isGreaterThan heldOut.Use.Used 100 "codes in use"
-        Expect.isTrue (heldOut.Ssim > 0.5 && heldOut.Ssim < 1.0) "SSIM"
-
-        // What a run leaves behind.
-        let metrics, evaluations =
-            lines (Path.Combine(out, "metrics.jsonl")), lines (Path.Combine(out, "evaluations.jsonl"))
-
-        Expect.equal [ for line in metrics -> int (number line "step") ] [ 0..399 ] "a line a step"
-        Expect.isLessThan (number (List.last metrics) "l2") (0.5 * number metrics[10] "l2") "it falls"
-        Expect.equal [ for line in evaluations -> int (number line "step") ] [ 200; 400 ] "two evaluations"
-        Expect.isGreaterThan (number evaluations[1] "psnr") (number evaluations[0] "psnr") "the second is better"
-        let figure = Pictures.Read(Path.Combine(out, "figures", "reconstruction-0000400.png"))
-        Expect.equal (figure.Width, figure.Height) (8 * 34 - 2, 4 * 34 - 2) "two rows of pictures over their reconstructions"
-        let checkpoint = Path.Combine(out, "checkpoints", "step-0000400", "image_tokenizer.safetensors")
-
-        Expect.equal
-            (File.ReadAllBytes(Path.Combine(out, "image_tokenizer.safetensors")))
-            (File.ReadAllBytes checkpoint)
-            "the newest is kept"
-
-        // The program reads it: reconstruct as the training measured, prepare, inspect.
-        File.WriteAllBytes(folder.At "one.png", Pictures.EncodePng(Picture(32, 32, shrunk[3])))
-
-        let back =
-            result [ "image"; "reconstruct"; "--tokenizer"; out; "--input"; folder.At "one.png"; "--out"; folder.At "back" ]
-
-        use tokenizer = ImageTokenizers.Open out
-        let codes = tokenizer.Encode([| shrunk[3] |], 32, 32)
-        let quality = PictureMeasures.Quality([| shrunk[3] |], tokenizer.Decode(codes, 8, 8), 32, 32)
-        let value (name: string) = (back.GetProperty name).GetDouble()
-
-        Expect.equal
-            (value "psnr_mean", value "ssim_mean", value "l1_mean")
-            (quality[0].Psnr, quality[0].Ssim, quality[0].L1)
-            "quality"
-
-        Expect.equal (back.GetProperty("ssim").EnumerateArray() |> Seq.head).ValueKind JsonValueKind.Number "of each picture"
-        let book = back.GetProperty "codebook"
-        Expect.equal ((book.GetProperty "used").GetInt32()) (codes[0] |> Array.distinct |> Array.length) "codes"
-
-        Expect.floatClose
-            Accuracy.high
-            ((book.GetProperty "perplexity").GetDouble())
-            (2.0 ** (book.GetProperty "entropy_bits").GetDouble())
-            "perplexity"
-
-        folder.Write("captions.jsonl", """{"file": "one.png", "caption": "a scene"}""") |> ignore
-        folder.Write("tokenizer.json", WorldVocabulary.tokenizerJson) |> ignore
-
-        let shards =
-            result
+            let settings =
                 [
-                    "prepare"
-                    "--input"
-                    folder.At "captions.jsonl"
-                    "--text-tokenizer"
-                    folder.At "tokenizer.json"
-                    "--image-tokenizer"
-                    out
-                    "--image-size"
-                    "32"
-                    "--out"
-                    folder.At "shards"
+                    "schedule.steps", "400"
+                    "checkpoint.everySteps", "200"
+                    "model.width", "32"
+                    "model.codes", "256"
+                    "data.crop", "random"
+                    "data.flip", "true"
                 ]
 
-        Expect.equal ((shards.GetProperty "image_vocabulary").GetInt32()) 256 "shards are made of its codes"
-        let found = result [ "inspect"; out ]
-        Expect.equal ((found.GetProperty "step").GetInt32()) 400 "inspect knows the run")
+            let outcome = train CancellationToken.None (command [ pictures ] out settings)
+            let heldOut = outcome.HeldOut |> nonNull
+
+            let shrunk =
+                [
+                    for i in 0..59 ->
+                        Pictures.CentreCropResize(Picture(64, 64, snd (World.pair 11L Split.Train (int64 i))), 32).Pixels
+                ]
+
+            Expect.equal heldOut.Pictures 12 "a fifth is held out"
+            let error = 10.0 ** (-heldOut.Psnr / 10.0)
+            Expect.isLessThan error (flat shrunk / 2.0) $"half of the error of flat colour: {heldOut.Words}"
+            Expect.isGreaterThan heldOut.Use.Used 100 "codes in use"
+            Expect.isTrue (heldOut.Ssim > 0.5 && heldOut.Ssim < 1.0) "SSIM"
+
+            // What a run leaves behind.
+            let metrics, evaluations =
+                lines (Path.Combine(out, "metrics.jsonl")), lines (Path.Combine(out, "evaluations.jsonl"))
+
+            Expect.equal [ for line in metrics -> int (number line "step") ] [ 0..399 ] "a line a step"
+            Expect.isLessThan (number (List.last metrics) "l2") (0.5 * number metrics[10] "l2") "it falls"
+            Expect.equal [ for line in evaluations -> int (number line "step") ] [ 200; 400 ] "two evaluations"
+            Expect.isGreaterThan (number evaluations[1] "psnr") (number evaluations[0] "psnr") "the second is better"
+            let figure = Pictures.Read(Path.Combine(out, "figures", "reconstruction-0000400.png"))
+            Expect.equal (figure.Width, figure.Height) (8 * 34 - 2, 4 * 34 - 2) "two rows of pictures over their reconstructions"
+            let checkpoint = Path.Combine(out, "checkpoints", "step-0000400", "image_tokenizer.safetensors")
+
+            Expect.equal
+                (File.ReadAllBytes(Path.Combine(out, "image_tokenizer.safetensors")))
+                (File.ReadAllBytes checkpoint)
+                "the newest is kept"
+
+            // The program reads it: reconstruct as the training measured, prepare, inspect.
+            File.WriteAllBytes(folder.At "one.png", Pictures.EncodePng(Picture(32, 32, shrunk[3])))
+
+            let back =
+                result [ "image"; "reconstruct"; "--tokenizer"; out; "--input"; folder.At "one.png"; "--out"; folder.At "back" ]
+
+            use tokenizer = ImageTokenizers.Open out
+            let codes = tokenizer.Encode([| shrunk[3] |], 32, 32)
+            let quality = PictureMeasures.Quality([| shrunk[3] |], tokenizer.Decode(codes, 8, 8), 32, 32)
+            let value (name: string) = (back.GetProperty name).GetDouble()
+
+            Expect.equal
+                (value "psnr_mean", value "ssim_mean", value "l1_mean")
+                (quality[0].Psnr, quality[0].Ssim, quality[0].L1)
+                "quality"
+
+            Expect.equal (back.GetProperty("ssim").EnumerateArray() |> Seq.head).ValueKind JsonValueKind.Number "of each picture"
+            let book = back.GetProperty "codebook"
+            Expect.equal ((book.GetProperty "used").GetInt32()) (codes[0] |> Array.distinct |> Array.length) "codes"
+
+            Expect.floatClose
+                Accuracy.high
+                ((book.GetProperty "perplexity").GetDouble())
+                (2.0 ** (book.GetProperty "entropy_bits").GetDouble())
+                "perplexity"
+
+            folder.Write("captions.jsonl", """{"file": "one.png", "caption": "a scene"}""") |> ignore
+            folder.Write("tokenizer.json", WorldVocabulary.tokenizerJson) |> ignore
+
+            let shards =
+                result
+                    [
+                        "prepare"
+                        "--input"
+                        folder.At "captions.jsonl"
+                        "--text-tokenizer"
+                        folder.At "tokenizer.json"
+                        "--image-tokenizer"
+                        out
+                        "--image-size"
+                        "32"
+                        "--out"
+                        folder.At "shards"
+                    ]
+
+            Expect.equal ((shards.GetProperty "image_vocabulary").GetInt32()) 256 "shards are made of its codes"
+            let found = result [ "inspect"; out ]
+            Expect.equal ((found.GetProperty "step").GetInt32()) 400 "inspect knows the run")
 
 /// Every file of a run that must be the same, with its bytes; rates and times are left out.
 let private content (out: string) =
@@ -308,6 +310,7 @@ let private refusals =
                 refused
                     [ "not finite in 20 steps"; "optimizer.learningRate" ]
                     (command [ scenes folder 10 ] (folder.At "run") settings)
+
                 Expect.isFalse (File.Exists(folder.At "run/image_tokenizer.safetensors")) "no tokenizer is kept")
         ]
 
