@@ -179,7 +179,7 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
     /// PSNR of each pair of pictures in decibels.
     static member Psnr(originals: IReadOnlyList<byte[]>, others: IReadOnlyList<byte[]>, height: int, width: int) : float[] =
         use _ = torch.NewDisposeScope()
-        ImageTokenizer.psnr (Pixels.toTensor height width originals) (Pixels.toTensor height width others)
+        ImageQuality.psnr (Pixels.toTensor height width originals) (Pixels.toTensor height width others)
 
     /// The share of `count` codes that occur, and the entropy of their use in bits.
     static member Use(count: int, codes: IEnumerable<int[]>) : struct (float * float) =

@@ -198,8 +198,8 @@ type internal TokenizeArguments =
             | Json -> Words.json
 
 type internal ImageArguments =
-    | [<Mandatory; Unique; MainCommand; Value("encode|decode|reconstruct", Closed = true)>] Action of string
-    | [<Mandatory; Unique; Value("PATH")>] Tokenizer of string
+    | [<Mandatory; Unique; MainCommand; Value("encode|decode|reconstruct|train", Closed = true)>] Action of string
+    | [<Unique; Value("PATH")>] Tokenizer of string
     | [<Unique; Value("F")>] Tokenizer_Config of string
     | [<Unique>] Ema
     | [<Unique; Value("fp32|bf16", Closed = true)>] Precision of string
@@ -207,13 +207,21 @@ type internal ImageArguments =
     | [<Unique; Value("MB", Minimum = 1.0)>] Memory_Budget of int
     | [<Unique>] Strict
     | [<Mandatory; Value("PATH", Several = true)>] Input of string
+    | [<Unique; Value("vqvae|movq", Closed = true)>] Kind of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
+    | [<Unique; Value("K", Minimum = 2.0)>] Codes of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
+    | [<Unique; Value("F")>] Config of string
+    | [<Value("KEY VALUE")>] Set of key: string * value: string
+    | [<Unique; Value("auto", Closed = true)>] Resume of string
     | [<Mandatory; Unique; Value("DIR")>] Out of string
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
-            | Action _ -> "pictures to codes, codes to pictures, or both ways with the PSNR"
+            | Action _ ->
+                "pictures to codes, codes to pictures, both ways with what was lost, or a tokenizer of one's own from pictures"
             | Tokenizer _ -> Words.imageTokenizer
             | Tokenizer_Config _ -> "the JSON configuration that belongs to a VQ-GAN: MoVQGAN's, diffusers' or LlamaGen's"
             | Ema -> Words.averages
@@ -221,8 +229,15 @@ type internal ImageArguments =
             | Batch _ -> "pictures that go through together (default: 16)"
             | Memory_Budget _ -> "for the maps of pictures; larger pictures go through in tiles (default: 4000)"
             | Strict -> "stop at a picture that cannot be read instead of leaving it out"
-            | Input _ -> "pictures or folders of them, or files of codes to decode"
-            | Out _ -> "directory of the results"
+            | Input _ -> "pictures or folders of them, for decode files of codes, for train also tars and tables"
+            | Kind _ -> "train: the kind of tokenizer, the configuration's kind (default: vqvae)"
+            | Image_Size _ -> "train: squares of N x N pixels, the configuration's imageSize"
+            | Codes _ -> "train: how many codes, the configuration's model.codes (default: 512)"
+            | Steps _ -> "train: steps of the run, the configuration's schedule.steps (default: 2000)"
+            | Config _ -> "train: the run's configuration, strict JSON"
+            | Set _ -> "train: put VALUE in the place of the configuration's a.b.c; may be given again"
+            | Resume _ -> "train: go on where a run in that directory stopped, or begin it"
+            | Out _ -> "directory of the results, for train of the run"
             | Json -> Words.json
 
 type internal ConvertArguments =

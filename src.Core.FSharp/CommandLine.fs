@@ -284,6 +284,14 @@ let private scan (flags: Flag list) (words: string list) : Scan =
 
     { scan with Given = List.rev scan.Given; Faults = List.rev scan.Faults }
 
+/// The choice that the first word makes; none where there is nothing to choose, or the word is wrong.
+let private chosen (entry: Entry) (scan: Scan) : Choice list =
+    [
+        for flag, values in scan.Given do
+            if flag.Positional then
+                yield! entry.Choices |> List.filter (fun choice -> values = [ choice.Word ])
+    ]
+
 /// Faults of the command line as a whole: missing, repeated and contradicting options.
 let private wholeFaults (entry: Entry) (scan: Scan) =
     let count name = scan.Given |> List.filter (fun (flag, _) -> flag.Name = name) |> List.length
@@ -309,6 +317,20 @@ let private wholeFaults (entry: Entry) (scan: Scan) =
                 $"""hybrid {entry.Name} needs one of {String.Join(", ", entry.OneOf)}."""
         | first :: second :: rest -> $"{list (first :: second :: rest)} exclude each other: give one of them."
         | _ -> ()
+
+        for choice in chosen entry scan do
+            for name in choice.Needs do
+                if count name = 0 && not (named name) then
+                    let flag = entry.Flags.Value |> List.find (fun flag -> flag.Name = name)
+                    $"hybrid {entry.Name} {choice.Word} needs {shown flag}: {flag.Description}."
+
+            let rooms =
+                entry.Choices |> List.collect (fun other -> [ for name in other.Needs @ other.Takes -> name, other.Word ])
+
+            for name in rooms |> List.map fst |> List.distinct do
+                if count name > 0 && not (List.contains name (choice.Needs @ choice.Takes)) then
+                    let words = rooms |> List.filter (fun (other, _) -> other = name) |> List.map snd
+                    $"""{name} belongs to {String.Join(", ", words)}, not to {choice.Word}."""
 
         match entry.Together |> List.partition (fun name -> count name > 0) with
         | _ :: _ as there, (_ :: _ as missing) -> $"{list there} is given without {list missing}: they go together."

@@ -20,6 +20,9 @@ type Flag =
         Positional: bool
     }
 
+/// One of the words that a command can begin with.
+type Choice = { Word: string; Needs: string list; Takes: string list }
+
 /// A command as the table lists it.
 type Entry =
     {
@@ -30,6 +33,8 @@ type Entry =
         OneOf: string list
         /// Options that are given all or none.
         Together: string list
+        /// What the first word decides: options that stand here go only with the words they stand at.
+        Choices: Choice list
         Flags: Lazy<Flag list>
         Read: string[] -> ICommand
     }
@@ -60,6 +65,7 @@ let private entry<'T when 'T :> IArgParserTemplate> name summary example (comman
         Example = example
         OneOf = []
         Together = []
+        Choices = []
         Flags = lazy (flagsOf parser.Value)
         Read = fun words -> command (parser.Value.ParseCommandLine(words, raiseOnUsage = false))
     }
@@ -100,6 +106,51 @@ let private idsOrNull (text: string option) : IReadOnlyList<int> | null =
     match text with
     | Some text -> ids text
     | None -> null
+
+let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
+    let input = given.GetResults <@ ImageArguments.Input @> |> readOnly
+    let out = given.GetResult <@ ImageArguments.Out @>
+    let json = given.Contains <@ ImageArguments.Json @>
+
+    let other action : ICommand =
+        {
+            ImageCommand.Action = action
+            Tokenizer = given.GetResult <@ ImageArguments.Tokenizer @>
+            TokenizerConfig = given.TryGetResult <@ ImageArguments.Tokenizer_Config @> |> Option.toObj
+            Ema = given.Contains <@ ImageArguments.Ema @>
+            HalfPrecision = given.GetResult(<@ ImageArguments.Precision @>, defaultValue = "fp32") = "bf16"
+            Batch = given.GetResult(<@ ImageArguments.Batch @>, defaultValue = 16)
+            MemoryBudget = given.TryGetResult <@ ImageArguments.Memory_Budget @> |> Option.toNullable
+            Strict = given.Contains <@ ImageArguments.Strict @>
+            Input = input
+            Out = out
+            Json = json
+        }
+
+    match given.GetResult <@ ImageArguments.Action @> with
+    | "encode" -> other ImageAction.Encode
+    | "decode" -> other ImageAction.Decode
+    | "reconstruct" -> other ImageAction.Reconstruct
+    | _ ->
+        let key name value = value |> Option.map (fun value -> name, string value) |> Option.toList
+
+        {
+            ImageTrainCommand.Input = input
+            Config = given.TryGetResult <@ ImageArguments.Config @> |> Option.toObj
+            Set =
+                [
+                    yield! key "kind" (given.TryGetResult <@ ImageArguments.Kind @>)
+                    yield! key "imageSize" (given.TryGetResult <@ ImageArguments.Image_Size @>)
+                    yield! key "model.codes" (given.TryGetResult <@ ImageArguments.Codes @>)
+                    yield! key "schedule.steps" (given.TryGetResult <@ ImageArguments.Steps @>)
+                    yield! given.GetResults <@ ImageArguments.Set @>
+                ]
+                |> List.map KeyValuePair
+                |> readOnly
+            Out = out
+            Resume = given.Contains <@ ImageArguments.Resume @>
+            Json = json
+        }
 
 /// The commands, in the order the help shows them.
 let table: Entry list =
@@ -239,28 +290,26 @@ let table: Entry list =
             OneOf = [ "--text"; "--file"; "--decode" ]
         }
 
-        entry<ImageArguments>
-            "image"
-            "pictures to codes and back"
-            "hybrid image reconstruct --tokenizer vqvae.pt --input photo.jpg --out back"
-            (fun given ->
-                {
-                    ImageCommand.Action =
-                        match given.GetResult <@ ImageArguments.Action @> with
-                        | "encode" -> ImageAction.Encode
-                        | "decode" -> ImageAction.Decode
-                        | _ -> ImageAction.Reconstruct
-                    Tokenizer = given.GetResult <@ ImageArguments.Tokenizer @>
-                    TokenizerConfig = given.TryGetResult <@ ImageArguments.Tokenizer_Config @> |> Option.toObj
-                    Ema = given.Contains <@ ImageArguments.Ema @>
-                    HalfPrecision = given.GetResult(<@ ImageArguments.Precision @>, defaultValue = "fp32") = "bf16"
-                    Batch = given.GetResult(<@ ImageArguments.Batch @>, defaultValue = 16)
-                    MemoryBudget = given.TryGetResult <@ ImageArguments.Memory_Budget @> |> Option.toNullable
-                    Strict = given.Contains <@ ImageArguments.Strict @>
-                    Input = given.GetResults <@ ImageArguments.Input @> |> readOnly
-                    Out = given.GetResult <@ ImageArguments.Out @>
-                    Json = given.Contains <@ ImageArguments.Json @>
-                })
+        { entry<ImageArguments>
+              "image"
+              "pictures to codes and back, and training image tokenizers"
+              "hybrid image reconstruct --tokenizer vqvae.pt --input photo.jpg --out back"
+              imageCommand with
+            Choices =
+                [
+                    for word in [ "encode"; "decode"; "reconstruct" ] do
+                        {
+                            Word = word
+                            Needs = [ "--tokenizer" ]
+                            Takes = [ "--tokenizer-config"; "--ema"; "--precision"; "--batch"; "--memory-budget"; "--strict" ]
+                        }
+                    {
+                        Word = "train"
+                        Needs = []
+                        Takes = [ "--kind"; "--image-size"; "--codes"; "--steps"; "--config"; "--set"; "--resume" ]
+                    }
+                ]
+        }
 
         { entry<ConvertArguments>
               "convert"

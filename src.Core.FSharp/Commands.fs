@@ -190,6 +190,23 @@ type ConvertCommand =
     interface ICommand with
         member command.Json = command.Json
 
+/// Training an image tokenizer.
+type ImageTrainCommand =
+    {
+        Input: IReadOnlyList<string>
+        /// The configuration's file, or null: what `Set` does not say has its default.
+        Config: string | null
+        /// Configuration keys (a.b.c) and the values put in their place, in the order given; options that stand for a key first.
+        Set: IReadOnlyList<KeyValuePair<string, string>>
+        Out: string
+        /// Goes on with an existing run instead of refusing it.
+        Resume: bool
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
 /// What a file or directory is.
 type InspectCommand =
     {

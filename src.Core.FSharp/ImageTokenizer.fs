@@ -224,6 +224,13 @@ module ImageTokenizer =
     /// Bytes of a number of the network.
     let numberBytes (config: TokenizerConfig) (weights: Weights) : int64 = (weights (parameters config).Head.Name).ElementSize
 
+    /// The name of the weight of the convolution that gives the picture.
+    let lastConvolution (config: TokenizerConfig) : string =
+        match config with
+        | PhotoTokenizer config -> $"decoder._blocks.conv_t_{config.Doublings.Length + 1}.weight"
+        | SceneTokenizer _ -> "decoder.patch.weight"
+        | VqGanTokenizer _ -> "decoder.conv_out.weight"
+
     /// Applies a function to chunks of a batch and joins what it gives.
     let private inChunks (pictures: int64) (f: torch.Tensor -> torch.Tensor) (batch: torch.Tensor) =
         use scope = torch.NewDisposeScope()
@@ -311,14 +318,3 @@ module ImageTokenizer =
     /// The same, each picture as a whole whatever memory that takes. Errors: ShapeException.
     let decode (config: TokenizerConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
         decodeWithin Int64.MaxValue config weights codes_Bhw
-
-    /// Peak signal-to-noise ratio of each picture in decibels, 10 log10 (1 / mean squared error), values in [0, 1];
-    /// infinite for equal pictures. Both [B, C, H, W]. Returns B numbers. Errors: ShapeException when the shapes differ.
-    let psnr (original_BCHW: torch.Tensor) (reconstruction_BCHW: torch.Tensor) : float[] =
-        Shape.require "reconstruction" (List.ofArray original_BCHW.shape) reconstruction_BCHW
-        Shape.require "original" [ -1L; -1L; -1L; -1L ] original_BCHW
-        use _ = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-        let difference = original_BCHW.``to`` torch.float64 - reconstruction_BCHW.``to`` torch.float64
-        let errors_B = (difference * difference).mean([| 1L; 2L; 3L |])
-        errors_B.cpu().data<float>().ToArray() |> Array.map (fun error -> -10.0 * Math.Log10 error)

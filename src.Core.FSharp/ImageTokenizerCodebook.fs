@@ -149,6 +149,9 @@ module Codebook =
             Decay: float
             /// A code whose average count falls below this share of an even share is put on a vector of the batch.
             Revival: float
+            /// Laplace's smoothing: this much is added to every count before a sum is divided by it, and all counts are
+            /// scaled so that their total stays; 0 for none.
+            Smoothing: float
         }
 
     /// The parameters that hold a codebook's state, by their names under a prefix: `.weight`, `.count` and `.sum`.
@@ -166,6 +169,20 @@ module Codebook =
             Counts = weights (prefix + ".count")
             Sums = weights (prefix + ".sum")
         }
+
+    /// A vector of the batch for every code, [K, C]: a function of (stream, step).
+    let private drawn (stream: Random.Stream) (step: int64) (codes: int64) (vectors_NC: torch.Tensor) =
+        let rows, draw = int vectors_NC.shape[0], Random.numbered step stream
+        let drawn = Array.init (int codes) (fun code -> int64 (Random.below rows draw (int64 code)))
+        let drawn_K = torch.tensor (drawn, dtype = torch.int64, device = vectors_NC.device)
+        vectors_NC.index_select (0L, drawn_K)
+
+    /// Adds a step's assignments to the average counts; returns the share that a step brings.
+    let private count (learning: Learning) (counts_K: torch.Tensor) (codes_N: torch.Tensor) =
+        let taken = Scalars.Of(1.0 - learning.Decay)
+        let weight_N = torch.full ([| codes_N.shape[0] |], taken, dtype = torch.float32, device = codes_N.device)
+        counts_K.mul_(Scalars.Of(learning.Decay)).index_add_(0L, codes_N, weight_N, Scalars.Of(1.0)) |> ignore
+        taken
 
     /// Moves a codebook, in place, towards the vectors assigned to it (exponential moving averages of counts and sums), and
     /// puts codes that are hardly used on vectors drawn from the batch; a state of zeros is so filled by its first step.
@@ -187,19 +204,11 @@ module Codebook =
         use _ = torch.NewDisposeScope()
         use _ = torch.no_grad ()
         let vectors_NC = vectors_NC.detach().``to`` torch.float32
-        let rows = vectors_NC.shape[0]
-        let kept, taken = Scalars.Of(learning.Decay), Scalars.Of(1.0 - learning.Decay)
-        let weight_N = torch.full ([| rows |], taken, dtype = torch.float32, device = vectors_NC.device)
-        state.Counts.mul_(kept).index_add_(0L, codes_N, weight_N, Scalars.Of(1.0)) |> ignore
-        state.Sums.mul_(kept).index_add_(0L, codes_N, vectors_NC, taken) |> ignore
+        let taken = count learning state.Counts codes_N
+        state.Sums.mul_(Scalars.Of(learning.Decay)).index_add_(0L, codes_N, vectors_NC, taken) |> ignore
 
-        let evenShare = float rows / float codes
-        let draw = Random.numbered step stream
-
-        let drawn = Array.init (int codes) (fun code -> int64 (Random.below (int rows) draw (int64 code)))
-
-        let drawn_K = torch.tensor (drawn, dtype = torch.int64, device = vectors_NC.device)
-        let candidates_KC = vectors_NC.index_select (0L, drawn_K)
+        let evenShare = float vectors_NC.shape[0] / float codes
+        let candidates_KC = drawn stream step codes vectors_NC
         let dead_K = state.Counts.lt (Scalars.Of(learning.Revival * evenShare))
         let dead_K1 = dead_K.unsqueeze 1L
         // A revived code starts with a quarter of an even share: it has time to be used before it counts as dead again.
@@ -208,7 +217,84 @@ module Codebook =
         let sums_KC = torch.where (dead_K1, candidates_KC.mul (Scalars.Of(start)), state.Sums)
         state.Counts.copy_ counts_K |> ignore
         state.Sums.copy_ sums_KC |> ignore
-        state.Vectors.copy_ (sums_KC / counts_K.unsqueeze(1L).clamp_min(Scalars.Of(1e-12))) |> ignore
+
+        let divisors_K =
+            if learning.Smoothing > 0.0 then
+                let total = counts_K.sum ()
+                counts_K.plus (learning.Smoothing) * total / total.plus (learning.Smoothing * float codes)
+            else
+                counts_K
+
+        // Smoothing draws rarely used codes towards zero; one that was just revived stands where it was put.
+        let moved_KC = sums_KC / divisors_K.unsqueeze(1L).clamp_min(Scalars.Of(1e-12))
+
+        let vectors_KC =
+            if learning.Smoothing > 0.0 then
+                torch.where (dead_K1, candidates_KC, moved_KC)
+            else
+                moved_KC
+
+        state.Vectors.copy_ vectors_KC |> ignore
+
+    /// The same for a codebook that gradients move: only its average counts are kept, and codes that are hardly used are put,
+    /// in place, on vectors drawn from the batch. codebook_KC: float32 [K, C]; counts_K: float32 [K].
+    /// Errors: ShapeException when the shapes do not fit.
+    let revive
+        (learning: Learning)
+        (stream: Random.Stream)
+        (step: int64)
+        (codebook_KC: torch.Tensor)
+        (counts_K: torch.Tensor)
+        (vectors_NC: torch.Tensor)
+        (codes_N: torch.Tensor)
+        : unit =
+        let codes, width = codebook_KC.shape[0], codebook_KC.shape[1]
+        Shape.require "vectors" [ -1L; width ] vectors_NC
+        Shape.require "codes" [ vectors_NC.shape[0] ] codes_N
+        Shape.require "counts" [ codes ] counts_K
+        use _ = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+        let vectors_NC = vectors_NC.detach().``to`` torch.float32
+        count learning counts_K codes_N |> ignore
+        let evenShare = float vectors_NC.shape[0] / float codes
+        let dead_K = counts_K.lt (Scalars.Of(learning.Revival * evenShare))
+        let start = torch.full_like (counts_K, Scalars.Of(0.25 * evenShare))
+
+        codebook_KC.copy_ (torch.where (dead_K.unsqueeze 1L, drawn stream step codes vectors_NC, codebook_KC))
+        |> ignore
+
+        counts_K.copy_ (torch.where (dead_K, start, counts_K)) |> ignore
+
+    /// Centres of vectors by Lloyd's algorithm: K of them are drawn (without repetition where there are as many), then as many
+    /// rounds of assigning and averaging; a centre without vectors is put on a drawn one.
+    /// vectors_NC: [N, C], N > 0. Returns float32 [K, C]. Errors: ShapeException when there is no vector.
+    let kMeans (stream: Random.Stream) (rounds: int) (codes: int64) (vectors_NC: torch.Tensor) : torch.Tensor =
+        Shape.require "vectors" [ -1L; -1L ] vectors_NC
+        let rows, width = vectors_NC.shape[0], vectors_NC.shape[1]
+
+        if rows = 0L then
+            raise (ShapeException "vectors is empty; centres need a vector.")
+
+        use scope = torch.NewDisposeScope()
+        use _ = torch.no_grad ()
+        let vectors_NC = vectors_NC.detach().``to`` torch.float32
+        let first = Array.init (int codes) (fun code -> Random.permuted rows stream (int64 code % rows))
+        let first_K = torch.tensor (first, dtype = torch.int64, device = vectors_NC.device)
+        let centres_KC = vectors_NC.index_select (0L, first_K)
+        let ones_N = torch.ones ([| rows |], dtype = torch.float32, device = vectors_NC.device)
+
+        for round in 1..rounds do
+            use _ = torch.NewDisposeScope()
+            let codes_N = nearest centres_KC vectors_NC
+            let counts_K = torch.zeros ([| codes |], dtype = torch.float32, device = vectors_NC.device)
+            let sums_KC = torch.zeros ([| codes; width |], dtype = torch.float32, device = vectors_NC.device)
+            counts_K.index_add_ (0L, codes_N, ones_N, Scalars.Of(1.0)) |> ignore
+            sums_KC.index_add_ (0L, codes_N, vectors_NC, Scalars.Of(1.0)) |> ignore
+            let means_KC = sums_KC / counts_K.clamp_min(Scalars.Of(1.0)).unsqueeze 1L
+            let empty_K1 = counts_K.eq(Scalars.Of(0.0)).unsqueeze 1L
+            centres_KC.copy_ (torch.where (empty_K1, drawn stream (int64 round) codes vectors_NC, means_KC)) |> ignore
+
+        scope.MoveToOuter centres_KC
 
     /// How often each code occurs. codes: int64 of any shape, each in [0, count). Returns int64 array of `count` numbers.
     let histogram (count: int) (codes: torch.Tensor) : int64[] =
@@ -229,3 +315,6 @@ module Codebook =
         histogram
         |> Seq.filter (fun n -> n > 0L)
         |> Seq.sumBy (fun n -> -(float n / total) * Math.Log2(float n / total))
+
+    /// How many equally frequent codes would have the same entropy, in [1, K]; 2 to the entropy.
+    let perplexity (histogram: int64[]) : float = Math.Pow(2.0, entropy histogram)

@@ -83,13 +83,14 @@ module SceneVqVae =
             WarmupSteps = 20
             Betas = (0.9, 0.98)
             Commitment = 1.0
-            Codebook = { Decay = 0.95; Revival = 0.05 }
+            Codebook = { Decay = 0.95; Revival = 0.05; Smoothing = 0.0 }
         }
 
     /// The smallest that still shows a scene, and its recipe: five seconds of one core, 25.5 dB.
     let quickDefaults: SceneVqVaeConfig = { defaults with DecoderBlocks = 1 }
 
-    let quickRecipe: SceneRecipe = { recipe with Steps = 500; Codebook = { Decay = 0.9; Revival = 0.05 } }
+    let quickRecipe: SceneRecipe =
+        { recipe with Steps = 500; Codebook = { Decay = 0.9; Revival = 0.05; Smoothing = 0.0 } }
 
     /// The learning rate of a step in [0, steps): a linear warm-up, then a cosine to a fiftieth.
     let learningRate (recipe: SceneRecipe) (step: int64) : float =

@@ -42,6 +42,9 @@ internal static class Jobs
             case ImageCommand image:
                 ImageJob.Run(image, stop);
                 break;
+            case ImageTrainCommand tokenizer:
+                ImageTrainJob.Run(tokenizer, stop);
+                break;
             case GenerateCommand generate:
                 GenerateJob.Run(generate, ImageTokenizers.DecoderBeside, stop);
                 break;

@@ -8,12 +8,13 @@ internal static class CaptionTable
     private static readonly string[] FileColumns = ["file", "file_name", "filename", "image", "path"];
     private static readonly string[] TextColumns = ["caption", "text", "captions", "name"];
 
-    public static IEnumerable<PicturePair> Pairs(string path, DropCounts drops)
+    /// <summary>The pairs of a table. Without <paramref name="captions"/>, pictures that have none are taken too.</summary>
+    public static IEnumerable<PicturePair> Pairs(string path, DropCounts drops, bool captions = true)
     {
         string folder = Path.GetDirectoryName(Path.GetFullPath(path)) ?? "";
         HashSet<string> seen = new(StringComparer.Ordinal);
-        foreach ((string file, List<string> captions) in
-            path.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase) ? JsonLines(path, drops) : Values(path, drops))
+        foreach ((string file, List<string> found) in
+            path.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase) ? JsonLines(path, drops) : Values(path, drops, captions))
         {
             string where = $"{path}: {FileErrors.Show(file)}";
             if (!seen.Add(file))
@@ -24,13 +25,13 @@ internal static class CaptionTable
             {
                 drops.Add(DropReason.MissingPicture, where);
             }
-            else if (captions.Count == 0)
+            else if (captions && found.Count == 0)
             {
                 drops.Add(DropReason.MissingCaption, where);
             }
             else
             {
-                yield return new PicturePair(file, picture, captions);
+                yield return new PicturePair(file, picture, found);
             }
         }
     }
@@ -99,7 +100,7 @@ internal static class CaptionTable
         }
     }
 
-    private static IEnumerable<(string File, List<string> Captions)> Values(string path, DropCounts drops)
+    private static IEnumerable<(string File, List<string> Captions)> Values(string path, DropCounts drops, bool captions)
     {
         byte separator = path.EndsWith(".tsv", StringComparison.OrdinalIgnoreCase) ? (byte)'\t' : (byte)',';
         int fileColumn = -1, textColumn = -1;
@@ -112,9 +113,9 @@ internal static class CaptionTable
                 List<string> names = record.ConvertAll(field => (SampleGroups.Decode(field) ?? "").Trim().ToLowerInvariant());
                 fileColumn = FileColumns.Select(column => names.IndexOf(column)).FirstOrDefault(index => index >= 0, -1);
                 textColumn = TextColumns.Select(column => names.IndexOf(column)).FirstOrDefault(index => index >= 0, -1);
-                if (fileColumn < 0 || textColumn < 0)
+                if (fileColumn < 0 || (captions && textColumn < 0))
                 {
-                    throw new InputException($"{path}: its first line must name a column {string.Join(" or ", FileColumns)} and a column {string.Join(" or ", TextColumns)}.");
+                    throw new InputException($"{path}: its first line must name a column {string.Join(" or ", FileColumns)}{(captions ? $" and a column {string.Join(" or ", TextColumns)}" : "")}.");
                 }
 
                 continue;
@@ -130,7 +131,7 @@ internal static class CaptionTable
             {
                 drops.Add(DropReason.BadRecord, where);
             }
-            else if (SampleGroups.Decode(record[fileColumn]) is not { } file || SampleGroups.Decode(record[textColumn]) is not { } text)
+            else if (SampleGroups.Decode(record[fileColumn]) is not { } file || SampleGroups.Decode(textColumn < 0 ? [] : record[textColumn]) is not { } text)
             {
                 drops.Add(DropReason.BadUtf8, where);
             }

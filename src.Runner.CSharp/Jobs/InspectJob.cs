@@ -55,7 +55,9 @@ internal static class InspectJob
         {
             found["step"] = newest.State.Step;
             found["checkpoint"] = newest.Directory;
-            found["model"] = Model(newest.Directory);
+            string tokenizer = Path.Combine(newest.Directory, ImageTokenizers.FileName);
+            bool ofTokenizer = !File.Exists(Path.Combine(newest.Directory, Checkpoint.Description)) && File.Exists(tokenizer);
+            found[ofTokenizer ? "tokenizer" : "model"] = ofTokenizer ? Tensors(tokenizer) : Model(newest.Directory);
         }
 
         string metrics = Path.Combine(path, "metrics.jsonl");

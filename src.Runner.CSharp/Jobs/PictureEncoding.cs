@@ -33,8 +33,7 @@ internal sealed class PictureEncoding
     private readonly List<(string File, string Why)> leftOut = [];
     private readonly SortedDictionary<string, List<double>> quality = new(StringComparer.Ordinal);
     private int tiled;
-    private int used;
-    private double share, entropy;
+    private CodebookUse? use;
 
     public PictureEncoding(ImageCommand command, PictureTokenizer tokenizer, CancellationToken stop)
     {
@@ -49,10 +48,11 @@ internal sealed class PictureEncoding
         get
         {
             string lost = leftOut.Count == 0 ? "" : $", {leftOut.Count} left out";
-            List<string> lines = [Counted(done.Count) + lost, $"{used} of {tokenizer.Codes} codes used, {entropy:F2} bits a code"];
+            List<string> lines = [Counted(done.Count) + lost, $"{use!.Used} of {use.Codes} codes used, {use.EntropyBits:F2} bits a code"];
             if (quality.TryGetValue("psnr", out List<double>? psnr) && psnr.TrueForAll(double.IsFinite))
             {
-                lines.Add($"PSNR {psnr.Average():F2} dB on average");
+                string ssim = quality["ssim"].TrueForAll(double.IsFinite) ? $", SSIM {quality["ssim"].Average():F3}" : "";
+                lines.Add($"PSNR {psnr.Average():F2} dB{ssim} on average");
             }
 
             return string.Join('\n', lines);
@@ -89,7 +89,7 @@ internal sealed class PictureEncoding
             Terminal.Warn($"{leftOut.Count - Named} more were left out; {CodesJson} names all");
         }
 
-        Summarise(spool);
+        use = PictureMeasures.Use(tokenizer.Codes, Codes(spool));
         WriteJson(Path.Combine(folder, CodesJson), spool);
         if (OneGrid)
         {
@@ -202,8 +202,11 @@ internal sealed class PictureEncoding
     }
 
     /// <summary>What is left of pictures of one size: each measure by its name in the results.</summary>
-    private static (string Name, double[] Values)[] Measures(byte[][] originals, byte[][] others, int height, int width) =>
-        [("psnr", PictureTokenizer.Psnr(originals, others, height, width))];
+    private static (string Name, double[] Values)[] Measures(byte[][] originals, byte[][] others, int height, int width)
+    {
+        PictureQuality[] quality = PictureMeasures.Quality(originals, others, height, width);
+        return [("psnr", [.. quality.Select(q => q.Psnr)]), ("ssim", [.. quality.Select(q => q.Ssim)]), ("l1", [.. quality.Select(q => q.L1)])];
+    }
 
     /// <summary>The codes of every picture, from the disk.</summary>
     private IEnumerable<int[]> Codes(string spool)
@@ -215,12 +218,6 @@ internal sealed class PictureEncoding
             file.ReadExactly(MemoryMarshal.AsBytes(codes.AsSpan()));
             yield return codes;
         }
-    }
-
-    private void Summarise(string spool)
-    {
-        (share, entropy) = PictureTokenizer.Use(tokenizer.Codes, Codes(spool));
-        used = (int)Math.Round(share * tokenizer.Codes);
     }
 
     private void WriteJson(string path, string spool)
@@ -266,12 +263,8 @@ internal sealed class PictureEncoding
         }
 
         writer.WriteEndArray();
-        writer.WriteStartObject("codebook");
-        writer.WriteNumber("codes", tokenizer.Codes);
-        writer.WriteNumber("used", used);
-        writer.WriteNumber("share_used", share);
-        writer.WriteNumber("entropy_bits", entropy);
-        writer.WriteEndObject();
+        writer.WritePropertyName("codebook");
+        JsonSerializer.Serialize(writer, CodebookJson.Of(use!), Json.Options);
         foreach ((string name, List<double> values) in quality)
         {
             writer.WritePropertyName(name);

@@ -53,16 +53,19 @@ public sealed class RunDirectory : IDisposable
     }
 
     /// <summary>SHA-256 of a resolved configuration.</summary>
-    public static string Hash(TrainPlan plan) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(plan.Json)));
+    public static string Hash(TrainPlan plan) => Hash(plan.Json);
+
+    /// <summary>SHA-256 of a resolved configuration.</summary>
+    public static string Hash(string configuration) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(configuration)));
 
     /// <summary>
     /// Begins writing: the resolved configuration, and metrics of steps before <paramref name="firstStep"/> only, because later
     /// ones will be made again.
     /// </summary>
-    public void Begin(TrainPlan plan, int firstStep)
+    public void Begin(string configuration, int firstStep)
     {
         Directory.CreateDirectory(Root);
-        AtomicFile.WriteText(RunFile, plan.Json + "\n");
+        AtomicFile.WriteText(RunFile, configuration + "\n");
         Keep(MetricsFile, step => step < firstStep);
         Keep(EvaluationsFile, step => step <= firstStep);
         log = new StreamWriter(LogFile, append: true) { AutoFlush = true };
@@ -71,18 +74,18 @@ public sealed class RunDirectory : IDisposable
     }
 
     /// <summary>
-    /// The keys in which the configuration of the run differs from another one, apart from those that a run may change when it
-    /// goes on: where it started from and when it saves.
+    /// The keys in which the configuration of the run differs from another one, apart from those under the objects that a run may
+    /// change when it goes on (<paramref name="free"/>).
     /// </summary>
-    public IReadOnlyList<string> Differences(TrainPlan plan)
+    public IReadOnlyList<string> Differences(string configuration, params IReadOnlyList<string> free)
     {
         try
         {
-            SortedDictionary<string, string> old = Flat(JsonNode.Parse(Files.Text(RunFile, "the configuration of the run"))), now = Flat(JsonNode.Parse(plan.Json));
+            SortedDictionary<string, string> old = Flat(JsonNode.Parse(Files.Text(RunFile, "the configuration of the run"))), now = Flat(JsonNode.Parse(configuration));
             return
             [
                 .. old.Keys.Union(now.Keys).Order(StringComparer.Ordinal)
-                    .Where(key => !key.StartsWith("model.", StringComparison.Ordinal) && !key.StartsWith("checkpoint.", StringComparison.Ordinal))
+                    .Where(key => !free.Any(name => key.StartsWith(name + ".", StringComparison.Ordinal)))
                     .Where(key => old.GetValueOrDefault(key) != now.GetValueOrDefault(key))
                     .Select(key => $"{key}: {old.GetValueOrDefault(key) ?? "absent"} in the run, {now.GetValueOrDefault(key) ?? "absent"} now"),
             ];
@@ -96,21 +99,30 @@ public sealed class RunDirectory : IDisposable
     /// <summary>Adds a line to the log.</summary>
     public void Log(string line) => log?.WriteLine($"{DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z {line}");
 
-    public void Add(StepMetrics step) => metrics?.WriteLine(step.ToJson().ToJsonString());
+    public void Add(StepMetrics step) => Add(step.ToJson());
+
+    /// <summary>Adds a line to the metrics; its first key is <c>step</c>.</summary>
+    public void Add(JsonObject step) => metrics?.WriteLine(step.ToJsonString());
 
     /// <summary>Puts the metrics that were added onto the disk's side.</summary>
     public void Flush() => metrics?.Flush();
 
-    public void Add(int step, Evaluation evaluation)
+    public void Add(int step, Evaluation evaluation) => Add(step, evaluation.ToJson()!);
+
+    /// <summary>Adds a line to the evaluations.</summary>
+    public void Add(int step, IReadOnlyDictionary<string, object?> evaluation)
     {
-        Dictionary<string, object> line = new() { ["step"] = step };
-        foreach (var (key, value) in evaluation.ToJson())
+        Dictionary<string, object?> line = new() { ["step"] = step };
+        foreach (var (key, value) in evaluation)
         {
             line[key] = value;
         }
 
         File.AppendAllText(EvaluationsFile, Json.Text(line) + "\n");
     }
+
+    /// <summary>Whether the evaluations have a line of a step.</summary>
+    public bool Evaluated(int step) => File.Exists(EvaluationsFile) && File.ReadLines(EvaluationsFile).Any(line => StepOf(line) == step);
 
     public void Dispose()
     {

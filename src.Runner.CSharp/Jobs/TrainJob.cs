@@ -69,7 +69,7 @@ public static class TrainJob
             TrainPlan measuring = plan.WithoutDrops;
             using ISequenceSource? heldOut = plan.HeldOut.Count == 0 ? null : TokenData.Open(plan.HeldOut, model.Vocabulary, new PairComposer(measuring, model.Vocabulary));
             int first = checkpoint?.State.Step ?? 0;
-            run.Begin(plan, first);
+            run.Begin(plan.Json, first);
             run.Log($"starts at step {first} with {start.Words}");
             run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
             run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
@@ -126,7 +126,8 @@ public static class TrainJob
 
     private static void RequireSame(TrainPlan plan, RunDirectory run)
     {
-        IReadOnlyList<string> differences = run.Differences(plan);
+        // Where a run started from and when it saves may change.
+        IReadOnlyList<string> differences = run.Differences(plan.Json, "model", "checkpoint");
         if (differences.Count > 0)
         {
             throw new ConfigurationException(

@@ -56,8 +56,9 @@ public sealed class Checkpoint
 
     /// <summary>Writes a checkpoint of a model, with the moments of its trainer where it has one. An older one of the same name is replaced.</summary>
     public static void Write(string directory, Model model, Trainer? trainer, CheckpointState state, Companions companions) =>
-        AtomicFile.WriteFolder(
+        Write(
             directory,
+            state,
             aside =>
             {
                 WriteWeights(Path.Combine(aside, Weights), model);
@@ -68,7 +69,15 @@ public sealed class Checkpoint
 
                 File.WriteAllText(Path.Combine(aside, Description), Descriptions.Write(model.Config, model.Vocabulary));
                 companions.CopyTo(aside);
+            });
 
+    /// <summary>Writes a checkpoint of files that <paramref name="fill"/> puts into a folder. An older one of the same name is replaced.</summary>
+    public static void Write(string directory, CheckpointState state, Action<string> fill) =>
+        AtomicFile.WriteFolder(
+            directory,
+            aside =>
+            {
+                fill(aside);
                 File.WriteAllText(Path.Combine(aside, StateFile), Text(state, aside));
             },
             replace: true);

@@ -82,7 +82,7 @@ let private frozen =
         "tokenize", [ "--tokenizer F"; "--text S"; "--file F"; "--decode \"1 2 3\""; "--special"; "--json" ]
         "image",
         [
-            "encode|decode|reconstruct"
+            "encode|decode|reconstruct|train"
             "--tokenizer PATH"
             "--tokenizer-config F"
             "--ema"
@@ -91,6 +91,13 @@ let private frozen =
             "--memory-budget MB"
             "--strict"
             "--input PATH..."
+            "--kind vqvae|movq"
+            "--image-size N"
+            "--codes K"
+            "--steps N"
+            "--config F"
+            "--set KEY VALUE"
+            "--resume auto"
             "--out DIR"
             "--json"
         ]
@@ -279,6 +286,44 @@ let private parsing =
                     (words @ [ "--ema"; "--precision"; "bf16"; "--batch"; "3"; "--memory-budget"; "500"; "--strict" ])
                     (fun c -> c.Ema && c.HalfPrecision && c.Strict && c.Batch = 3 && c.MemoryBudget = Nullable 500))
 
+            testCase "image train puts its options in the place of configuration keys, before --set" (fun () ->
+                gives<ImageTrainCommand>
+                    [
+                        "image"
+                        "train"
+                        "--input"
+                        "a.tar"
+                        "b"
+                        "--set"
+                        "batch.pictures"
+                        "8"
+                        "--steps"
+                        "10"
+                        "--kind"
+                        "movq"
+                        "--codes"
+                        "64"
+                        "--image-size"
+                        "32"
+                        "--out"
+                        "o"
+                        "--resume"
+                        "auto"
+                    ]
+                    (fun c ->
+                        List.ofSeq c.Input = [ "a.tar"; "b" ]
+                        && [ for pair in c.Set -> pair.Key, pair.Value ] =
+                            [
+                                "kind", "movq"
+                                "imageSize", "32"
+                                "model.codes", "64"
+                                "schedule.steps", "10"
+                                "batch.pictures", "8"
+                            ]
+                        && isNull c.Config
+                        && c.Resume
+                        && not c.Json))
+
             testCase "inspect takes a path" (fun () ->
                 gives<InspectCommand> [ "inspect"; "--json"; "runs/a" ] (fun c -> c.Path = "runs/a" && c.Json))
 
@@ -328,9 +373,6 @@ let private wrong =
         [ "complete"; "--model"; "m"; "--prompt-ids"; " " ], [ "--prompt-ids needs token ids" ]
         [ "evaluate"; "--model"; "m"; "--tokens"; "t"; "--text-rows"; "3" ],
         [ "--text-rows is given without --image-codes: they go together." ]
-        [ "image"; "encod"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ],
-        [ "The first word must be one of encode, decode, reconstruct, but was given 'encod'. Did you mean encode?" ]
-        [ "image"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ], [ "hybrid image needs encode|decode|reconstruct" ]
         [ "convert"; "--from"; "a"; "--to"; "b"; "--format"; "hg"; "--shard-size"; "5 TB" ],
         [
             "--format needs one of hf, open_lm, hybrid, but was given 'hg'. Did you mean hf?"
@@ -344,6 +386,24 @@ let private wrong =
             "hybrid convert needs --from PATH"
             "hybrid convert needs --to DIR"
             "hybrid convert needs --format hf|open_lm|hybrid"
+        ]
+        [ "image"; "encod"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ],
+        [
+            "The first word must be one of encode, decode, reconstruct, train, but was given 'encod'. Did you mean encode?"
+        ]
+        [ "image"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ], [ "hybrid image needs encode|decode|reconstruct|train" ]
+        [ "image"; "encode"; "--input"; "a"; "--out"; "o" ], [ "hybrid image encode needs --tokenizer PATH" ]
+        [ "image"; "decode"; "--tokenizr"; "v"; "--input"; "a"; "--out"; "o"; "--steps"; "3"; "--resume"; "auto" ],
+        [
+            "There is no option --tokenizr. Did you mean --tokenizer?"
+            "--steps belongs to train, not to decode."
+            "--resume belongs to train, not to decode."
+        ]
+        [ "image"; "train"; "--tokenizer"; "v"; "--out"; "o"; "--kind"; "moqv" ],
+        [
+            "--tokenizer belongs to encode, decode, reconstruct, not to train."
+            "--kind needs one of vqvae, movq, but was given 'moqv'. Did you mean movq?"
+            "hybrid image needs --input PATH..."
         ]
         [ "inspect" ], [ "hybrid inspect needs PATH" ]
         [ "inspect"; "a"; "b" ], [ "'b' belongs to no option." ]

@@ -269,6 +269,39 @@ let private trainingKeys =
                 let real = JsonNode.Parse keys[key]
                 Expect.isTrue (JsonNode.DeepEquals(written, real)) $"{key}: formats.md says {value}, the program {keys[key]}")
 
+let private imageTrainingKeys =
+    testCase "formats.md gives every key of an image tokenizer's training and its default" (fun () ->
+        let resolved kind =
+            $"""{{ "kind": "{kind}", "imageSize": 64, "data": {{ "inputs": ["a"] }} }}"""
+            |> ImageTrainConfig.parse
+            |> Generate.accepted "the shortest configuration"
+            |> ImageTrainConfig.toJson
+            |> JsonNode.Parse
+            |> flat
+
+        let photo, movq = resolved "vqvae", resolved "movq"
+        let documented = rows "Image tokenizer training" |> List.map (fun (key, value) -> key.Trim '`', value)
+        let keys = Set.ofSeq photo.Keys + Set.ofSeq movq.Keys
+        Expect.equal (documented |> List.map fst |> List.sort) (Set.toList keys) "the keys"
+
+        for key, value in documented do
+            // What one kind has before a semicolon, the other has behind it.
+            let values = Regex.Match(value, "^`([^`]+)`(?:; movq `?([^`]+)`?)?$")
+
+            let given =
+                if values.Groups[2].Success then
+                    [ photo, 1; movq, 2 ]
+                else
+                    [ (if photo.ContainsKey key then photo else movq), 1 ]
+
+            if values.Success && key <> "data.shortSide" then
+                for real, group in given do
+                    let written = values.Groups[group].Value
+
+                    Expect.isTrue
+                        (JsonNode.DeepEquals(JsonNode.Parse written, JsonNode.Parse real[key]))
+                        $"{key}: {written}, not {real[key]}")
+
 let private planKeys =
     testCase "formats.md gives every key of a study's plan" (fun () ->
         let named (cell: string) = [ for m in Regex.Matches(cell, "`([^`]+)`") -> m.Groups[1].Value ]
@@ -279,6 +312,7 @@ let private planKeys =
 let private examples =
     testCase "the examples of configurations are accepted" (fun () ->
         example "Training configuration" |> TrainConfig.parse |> Generate.accepted "formats.md" |> ignore
+        example "Image tokenizer training" |> ImageTrainConfig.parse |> Generate.accepted "formats.md" |> ignore
         example "Study plan" |> StudyPlan.parse |> Generate.accepted "formats.md" |> ignore
 
         String.Join("\n", fst (parted (Some "json") (Path.Combine(root, "docs", "quick-start.md"))))
@@ -299,6 +333,7 @@ let tests =
                 Expect.isGreaterThan all.Length 10 "command lines that were found"
                 none "command lines that are refused" (pages |> List.collect refusals))
             trainingKeys
+            imageTrainingKeys
             planKeys
             examples
         ]

@@ -100,7 +100,7 @@ let private agrees (load: string -> (string * int64[]) list * Weights) (golden: 
 
                 let published = [| for value in document.RootElement.GetProperty("psnr").EnumerateArray() -> value.GetDouble() |]
 
-                for ours, theirs in Seq.zip (ImageTokenizer.psnr images decoded) published do
+                for ours, theirs in Seq.zip (ImageQuality.psnr images decoded) published do
                     Expect.isLessThan (abs (ours - theirs)) 0.02 "PSNR as published"
 
                 let histogram = Codebook.histogram (int golden.Codes) (torch.tensor codes)

@@ -186,7 +186,7 @@ let private codebookTests =
                     let stream = Random.ofSeed (int64 seed)
                     let weights = start seed (Codebook.parameters "codebook" (int64 k) 4L)
                     let state = Codebook.state "codebook" weights
-                    let learning: Codebook.Learning = { Decay = 0.9; Revival = 0.05 }
+                    let learning: Codebook.Learning = { Decay = 0.9; Revival = 0.05; Smoothing = 0.0 }
 
                     let step number =
                         let vectors = uniform (Random.numbered number stream) -3.0 3.0 [ int64 n; 4L ]
@@ -221,7 +221,7 @@ let private codebookTests =
 
                 let vectors = torch.tensor([| 2f; 0f; 4f; 2f |]).view(2L, 2L)
                 let codes = torch.tensor [| 0L; 0L |]
-                let learning: Codebook.Learning = { Decay = 0.5; Revival = 0.1 }
+                let learning: Codebook.Learning = { Decay = 0.5; Revival = 0.1; Smoothing = 0.0 }
                 let state, again = fresh (), fresh ()
                 Codebook.update learning (Random.ofSeed 1L) 3L state vectors codes
                 Codebook.update learning (Random.ofSeed 1L) 3L again vectors codes
@@ -363,7 +363,7 @@ let private graphTests =
                 let afterEncode = live ()
                 let decoded = ImageTokenizer.decode config weights codes
                 let afterDecode = live ()
-                ImageTokenizer.psnr images decoded |> ignore
+                ImageQuality.psnr images decoded |> ignore
                 Codebook.histogram 23 codes |> ignore
                 (before + 1L, before + 2L, before + 2L) = (afterEncode, afterDecode, live ()))
 
@@ -372,7 +372,7 @@ let private graphTests =
                 let zero = torch.zeros [| 2L; 3L; 4L; 4L |]
                 let other = zero.clone ()
                 other.narrow(0L, 1L, 1L).fill_(Scalars.Of(0.1)) |> ignore
-                let values = ImageTokenizer.psnr zero other
+                let values = ImageQuality.psnr zero other
                 Expect.equal values[0] Double.PositiveInfinity "equal pictures"
                 Expect.floatClose Accuracy.medium values[1] 20.0 "an error of a tenth is 20 dB")
         ]
@@ -447,7 +447,7 @@ let private trainingTests =
         let colours = uniform (Random.ofSeed (int64 seed) |> Random.named "halves") 0.0 1.0 [ 8L; 3L; 2L; 1L ]
         colours.repeat_interleave(8L, 2L).expand(8L, 3L, 16L, 16L).contiguous()
 
-    let learning: Codebook.Learning = { Decay = 0.9; Revival = 0.05 }
+    let learning: Codebook.Learning = { Decay = 0.9; Revival = 0.05; Smoothing = 0.0 }
 
     testList
         "training"

@@ -21,8 +21,12 @@ let private all =
             FusedTests.tests
             GoldenTests.tests
             HostTests.tests
+            ImageQualityTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
+            ImageTrainConfigTests.tests
+            ImageTrainJobTests.tests
+            ImageTrainingTests.tests
             JsonTests.tests
             LayersTests.tests
             LikelihoodTests.tests
