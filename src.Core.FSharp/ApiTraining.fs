@@ -73,7 +73,7 @@ type Exports private () =
     static member HuggingFace
         (config: ModelConfig, vocabulary: Vocabulary, beginId: Nullable<int>, endId: Nullable<int>, elementType: string)
         : ExportedDescription =
-        match ModelExport.family config with
+        match ModelForms.family config with
         | Ok family ->
             let ids: ModelExport.Ids =
                 {
@@ -83,7 +83,7 @@ type Exports private () =
                 }
 
             let json = ModelExport.huggingFace family config vocabulary ids elementType
-            ExportedDescription(text json, ModelExport.familyName family, [])
+            ExportedDescription(text json, ModelForms.familyName family, [])
         | Error reasons -> ExportedDescription(null, "", reasons)
 
 /// A training configuration as the host reads it.

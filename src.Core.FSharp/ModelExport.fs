@@ -1,22 +1,8 @@
 /// A model's description in the forms of other programs: open_lm's JSON and the config.json of Hugging Face's transformers.
-/// A form is a template: the description with every field that the form cannot express put to what it takes for granted. A model
-/// has the form when it equals its template, and the fields that differ say why it has not.
+/// Which forms a model has, ModelForms says.
 namespace Hybrid
 
 open System.Text.Json.Nodes
-open Microsoft.FSharp.Reflection
-
-/// Whose config.json of Hugging Face it is, and so how its tensors are called.
-type HuggingFaceFamily =
-    | Llama
-    | Mistral
-    | Qwen2
-    | StableLm
-    | Olmo
-    | GptNeoX
-    | Gpt2
-    /// open_lm's own classes, as DCLM's releases have them; they need the open_lm package
-    | OpenLm
 
 module ModelExport =
 
@@ -43,44 +29,6 @@ module ModelExport =
             json.Add(name, value)
 
         json
-
-    let private camel (name: string) = string (System.Char.ToLowerInvariant name[0]) + name.Substring 1
-
-    let private shown (value: obj | null) =
-        match value with
-        | null -> "none"
-        | :? float as number -> number.ToString("R", System.Globalization.CultureInfo.InvariantCulture)
-        | value -> string value
-
-    /// The fields in which a description differs from what a form can express, a sentence each.
-    let private differences (config: ModelConfig) (template: ModelConfig) : string list =
-        [
-            for field in FSharpType.GetRecordFields typeof<ModelConfig> do
-                let found, needed = field.GetValue config, field.GetValue template
-
-                if found <> needed then
-                    $"{camel field.Name} is {shown found}, not {shown needed}"
-        ]
-
-    let private positionless (config: ModelConfig) = config.Position = HeadRotary || config.Position = NoPosition
-
-    // What open_lm's classes compute; its position encodings have one base, and its widths follow from each other.
-    let private openLmTemplate (config: ModelConfig) =
-        let plain = ModelConfig.openLm config.Width config.Layers config.Heads config.Rows config.Positions
-
-        { plain with
-            ExtendedAt = config.ExtendedAt
-            Norm = config.Norm
-            QkNorm = config.QkNorm
-            PostEmbedNorm = config.PostEmbedNorm
-            Position = (if config.Position = LearnedPosition then Rotary else config.Position)
-            // Where nothing rotates, these say nothing.
-            RotaryWidth = (if positionless config then config.RotaryWidth else plain.RotaryWidth)
-            FeedForward = (if config.Gated || config.FeedForward = Gelu then config.FeedForward else SwiGlu)
-            FeedForwardWidth = (if config.Gated then ModelConfig.swiGluWidth config.Width else 4 * config.Width)
-            FeedForwardBias = (config.FeedForward = GeGlu)
-            Tied = config.Tied
-        }
 
     let private openLmNorm =
         function
@@ -123,7 +71,7 @@ module ModelExport =
     /// open_lm's model JSON, or the fields that it cannot express. Its key "hybrid" holds the layout of an extended table, which
     /// open_lm passes over.
     let openLm (config: ModelConfig) (vocabulary: Vocabulary) : Result<JsonObject, string list> =
-        match differences config (openLmTemplate config) with
+        match ModelForms.againstOpenLm config with
         | [] ->
             record (
                 [
@@ -144,106 +92,6 @@ module ModelExport =
             |> Ok
         | fields -> Error fields
 
-    // What most families share: the block's two halves follow each other, nothing is normalised beside the usual.
-    let private common (config: ModelConfig) =
-        { config with
-            QkNorm = false
-            PostEmbedNorm = false
-            ParallelResidual = false
-            Window = 0
-            Position = (if config.Position = LearnedPosition then Rotary else config.Position)
-        }
-
-    let private llamaLike (config: ModelConfig) =
-        { common config with Norm = RmsNorm; FeedForward = SwiGlu; RotaryWidth = config.HeadWidth }
-
-    // A family whose heads divide the width of the residual stream among themselves.
-    let private wholeHeads (config: ModelConfig) =
-        { common config with
-            Width = config.Heads * config.HeadWidth
-            FeedForward = SwiGlu
-            OutBias = false
-            FeedForwardBias = false
-        }
-
-    // Rows of adjacent pairs are written as rows of halves, which takes a head that rotates as a whole.
-    let private halves (config: ModelConfig) (template: ModelConfig) =
-        if config.Position = InterleavedRotary && config.RotaryWidth <> config.HeadWidth then
-            { template with Position = Rotary }
-        else
-            template
-
-    let private neither (config: ModelConfig) = if config.Gated then Gelu else config.FeedForward
-
-    let private templates: (HuggingFaceFamily * string * (ModelConfig -> ModelConfig)) list =
-        [
-            Llama, "llama", (fun config -> { llamaLike config with OutBias = config.QkvBias })
-            Mistral,
-            "mistral",
-            (fun config ->
-                { llamaLike config with
-                    QkvBias = false
-                    OutBias = false
-                    FeedForwardBias = false
-                    Window = config.Window
-                })
-            Qwen2, "qwen2", (fun config -> { llamaLike config with QkvBias = true; OutBias = false; FeedForwardBias = false })
-            StableLm,
-            "stablelm",
-            (fun config ->
-                { wholeHeads config with Norm = (if config.Norm = GainLayerNorm then GainLayerNorm else LayerNorm) }
-                |> halves config)
-            Olmo,
-            "olmo",
-            (fun config ->
-                { wholeHeads config with
-                    Norm = PlainLayerNorm
-                    NormEpsilon = 1e-5
-                    QkvBias = false
-                    RotaryWidth = config.HeadWidth
-                })
-            GptNeoX,
-            "gpt_neox",
-            (fun config ->
-                { common config with
-                    Width = config.Heads * config.HeadWidth
-                    KeyValueHeads = config.Heads
-                    Norm = LayerNorm
-                    Position = (if config.Position = InterleavedRotary then Rotary else (common config).Position)
-                    FeedForward = neither config
-                    ParallelResidual = config.ParallelResidual
-                    OutBias = config.QkvBias
-                    FeedForwardBias = true
-                })
-            Gpt2,
-            "gpt2",
-            (fun config ->
-                { common config with
-                    Width = config.Heads * config.HeadWidth
-                    KeyValueHeads = config.Heads
-                    Norm = LayerNorm
-                    Position = LearnedPosition
-                    FeedForward = neither config
-                    QkvBias = true
-                    OutBias = true
-                    FeedForwardBias = true
-                })
-            OpenLm, "openlm", (fun config -> { openLmTemplate config with NormEpsilon = config.NormEpsilon })
-        ]
-
-    /// The family whose code computes this model, or for each family the fields that speak against it.
-    let family (config: ModelConfig) : Result<HuggingFaceFamily, string list> =
-        let tried =
-            templates |> List.map (fun (family, name, template) -> family, name, differences config (template config))
-
-        match tried |> List.tryFind (fun (_, _, fields) -> fields.IsEmpty) with
-        | Some(family, _, _) -> Ok family
-        | None -> tried |> List.map (fun (_, name, fields) -> $"""{name}: {System.String.Join("; ", fields)}""") |> Error
-
-    /// The family's name, as model_type has it.
-    let familyName (family: HuggingFaceFamily) : string =
-        templates |> List.pick (fun (f, name, _) -> if f = family then Some name else None)
-
     // A rotation slowed down so far that it turns nothing: cos 1 and a sine that adding does not feel.
     let private stillRotation = LinearScaling 1e30
 
@@ -251,7 +99,7 @@ module ModelExport =
         let rope (kind: string) (fields: (string * (JsonNode | null)) list) : JsonNode | null =
             record ([ "rope_type", node kind; "type", node kind ] @ fields)
 
-        match (if positionless config then stillRotation else config.RotaryScaling) with
+        match (if ModelForms.positionless config then stillRotation else config.RotaryScaling) with
         | NoScaling -> null
         | LinearScaling factor -> rope "linear" [ "factor", real factor ]
         | DynamicScaling factor -> rope "dynamic" [ "factor", real factor ]
@@ -282,7 +130,7 @@ module ModelExport =
         | Relu -> "relu"
         | _ -> "gelu"
 
-    /// The config.json for a family that `family` gave. `elementType` is a torch name such as bfloat16.
+    /// The config.json for a family that `ModelForms.family` gave. `elementType` is a torch name such as bfloat16.
     let huggingFace
         (family: HuggingFaceFamily)
         (config: ModelConfig)
@@ -298,7 +146,7 @@ module ModelExport =
         let common architecture =
             [
                 "architectures", (JsonArray [| node architecture |] :> (JsonNode | null))
-                "model_type", node (familyName family)
+                "model_type", node (ModelForms.familyName family)
                 "torch_dtype", node elementType
                 "vocab_size", node config.Rows
                 "tie_word_embeddings", node config.Tied
@@ -335,7 +183,7 @@ module ModelExport =
         // How the model is to be read back where the family has no words for it.
         let hints =
             [
-                if family <> OpenLm && positionless config then
+                if family <> OpenLm && ModelForms.positionless config then
                     "position", node (openLmPosition config.Position)
                 if family = StableLm && config.Norm = GainLayerNorm then
                     "norm", node (openLmNorm config.Norm)
@@ -381,10 +229,10 @@ module ModelExport =
                 "max_position_embeddings", node config.Positions
                 "hidden_act", node (activationName config.FeedForward)
                 "layer_norm_eps", real config.NormEpsilon
-                "rotary_pct", real (if positionless config then 1.0 else rotating)
+                "rotary_pct", real (if ModelForms.positionless config then 1.0 else rotating)
                 "rotary_emb_base", real config.RotaryBase
                 "rope_theta", real config.RotaryBase
-                "partial_rotary_factor", real (if positionless config then 1.0 else rotating)
+                "partial_rotary_factor", real (if ModelForms.positionless config then 1.0 else rotating)
                 slowed
                 "use_parallel_residual", node config.ParallelResidual
                 "attention_bias", node config.QkvBias
@@ -414,8 +262,8 @@ module ModelExport =
             @ [
                 "layer_norm_eps", real config.NormEpsilon
                 // No part of a head turns where there are no positions.
-                "partial_rotary_factor", real (if positionless config then 0.0 else rotating)
-                "rope_scaling", (if positionless config then null else scaling config)
+                "partial_rotary_factor", real (if ModelForms.positionless config then 0.0 else rotating)
+                "rope_scaling", (if ModelForms.positionless config then null else scaling config)
                 "use_qkv_bias", node config.QkvBias
                 "qk_layernorm", node false
                 "use_parallel_residual", node false

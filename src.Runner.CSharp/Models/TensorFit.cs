@@ -74,8 +74,12 @@ internal sealed class TensorFit
     }
 
     /// <summary>The one tensor of a layout that is not of rows, from its parameter.</summary>
-    public static torch.Tensor Disassemble(TensorLayout layout, torch.Tensor parameter, ModelConfig config) =>
-        layout == TensorLayout.Transposed ? parameter.t().contiguous() : Turned(parameter, 3, config.Heads);
+    public static torch.Tensor Disassemble(TensorLayout layout, torch.Tensor parameter, ModelConfig config)
+    {
+        using DisposeScope scope = torch.NewDisposeScope();
+        torch.Tensor stored = layout == TensorLayout.Transposed ? parameter.t().contiguous() : Turned(parameter, 3, config.Heads);
+        return stored.MoveToOuterDisposeScope();
+    }
 
     /// <summary>Rows [first, second, C] in the order [second, first, C].</summary>
     private static torch.Tensor Turned(torch.Tensor rows, long first, long second)

@@ -202,7 +202,9 @@ let private thereAndBack (family: string) =
             source (at "source") seed kind config vocabulary
             let shards = if chooser.Bool() then 5_000_000_000L else int64 (chooser.Int(1, 4000))
             let sharded = convertWith (fun command -> { command with ShardSize = shards })
+            let alive = liveTensors ()
             let result = sharded (modelAt (at "source") null) (at "hf") ModelFormat.HuggingFace
+            Expect.equal (liveTensors ()) alive "every tensor is released when it is written"
             Expect.equal (string result["family"]) family "the family"
 
             // What was written is read as what it was.
