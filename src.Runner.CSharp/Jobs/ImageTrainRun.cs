@@ -12,7 +12,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
     private const int LargestSkippedRow = 20;
     private readonly string configuration = RunDirectory.Hash(plan.Json);
     private string savedAt = "";
-    private int saved = -1;
+    private int saved = -1, measured = -1;
     private int skippedInARow;
     private JsonObject? last;
     private ImageEvaluation? heldOut;
@@ -74,7 +74,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
             }
         }
 
-        if (done < steps)
+        if (done < steps || (pictures.HeldOut.Count > 0 && measured < steps))
         {
             run.Log($"stopped after step {saved}; --resume auto goes on");
             Terminal.Say($"saved {savedAt}; the same command with --resume auto goes on");
@@ -87,32 +87,32 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
 
     private Task<byte[][]> Ahead(int step) => step < plan.Config.Schedule.Steps ? Task.Run(() => pictures.Batch(step)) : Task.FromResult<byte[][]>([]);
 
-    private void Record(int step, ImageStep measured, long clock, Stage stage)
+    private void Record(int step, ImageStep found, long clock, Stage stage)
     {
         double rate = plan.Config.Pictures / Math.Max(Stopwatch.GetElapsedTime(clock).TotalSeconds, 1e-9);
-        double psnr = -10 * Math.Log10(measured.L2);
+        double psnr = -10 * Math.Log10(found.L2);
         static JsonNode? Finite(double value) => double.IsFinite(value) ? JsonValue.Create(value) : null;
         last = new JsonObject
         {
             ["step"] = step,
-            ["l1"] = Finite(measured.L1),
-            ["l2"] = Finite(measured.L2),
+            ["l1"] = Finite(found.L1),
+            ["l2"] = Finite(found.L2),
             ["psnr"] = Finite(psnr),
-            ["commitment"] = Finite(measured.Commitment),
-            ["generator"] = Finite(measured.Generator),
-            ["generatorWeight"] = Finite(measured.GeneratorWeight),
-            ["discriminator"] = Finite(measured.Discriminator),
-            ["codesUsed"] = measured.Codes.Used,
-            ["perplexity"] = measured.Codes.Perplexity,
+            ["commitment"] = Finite(found.Commitment),
+            ["generator"] = Finite(found.Generator),
+            ["generatorWeight"] = Finite(found.GeneratorWeight),
+            ["discriminator"] = Finite(found.Discriminator),
+            ["codesUsed"] = found.Codes.Used,
+            ["perplexity"] = found.Codes.Perplexity,
             ["learningRate"] = plan.LearningRate(step),
-            ["gradNorm"] = Finite(measured.GradientNorm),
+            ["gradNorm"] = Finite(found.GradientNorm),
             ["picturesPerSecond"] = Math.Round(rate, 1),
-            ["skipped"] = measured.Skipped,
+            ["skipped"] = found.Skipped,
         };
         run.Add(last);
-        stage.Report(step + 1, new Metrics { Note = $"{psnr:F1} dB  {measured.Codes.Used} codes  {rate:F0} pictures/s" });
-        skippedInARow = measured.Skipped ? skippedInARow + 1 : 0;
-        if (measured.Skipped)
+        stage.Report(step + 1, new Metrics { Note = $"{psnr:F1} dB  {found.Codes.Used} codes  {rate:F0} pictures/s" });
+        skippedInARow = found.Skipped ? skippedInARow + 1 : 0;
+        if (found.Skipped)
         {
             run.Log($"step {step}: the gradient was not finite; the update was left out");
         }
@@ -158,7 +158,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
             return;
         }
 
-        heldOut = evaluation;
+        (heldOut, measured) = (evaluation, step);
         if (!run.Evaluated(step))
         {
             run.Add(step, evaluation.ToJson());

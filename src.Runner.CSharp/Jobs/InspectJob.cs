@@ -83,6 +83,19 @@ internal static class InspectJob
     private static JsonObject Description(string path)
     {
         string text = Files.Text(path, "the description");
+        if (Parse(path, text) is JsonObject training && training.ContainsKey("imageSize"))
+        {
+            ImageTrainPlan plan = ImageTrainPlan.Parse(path, text, []);
+            return new()
+            {
+                ["kind"] = "the configuration of an image tokenizer's training",
+                ["path"] = path,
+                ["parameters"] = plan.Parameters,
+                ["stride"] = plan.Stride,
+                ["configuration"] = Parse(path, plan.Json),
+            };
+        }
+
         if (Parse(path, text) is JsonObject root && root.ContainsKey("schedule") && root.ContainsKey("data"))
         {
             TrainPlan plan = TrainJob.ReadPlan(path, []);

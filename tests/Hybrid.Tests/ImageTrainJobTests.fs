@@ -172,7 +172,9 @@ let private learns =
 
             Expect.equal ((shards.GetProperty "image_vocabulary").GetInt32()) 256 "shards are made of its codes"
             let found = result [ "inspect"; out ]
-            Expect.equal ((found.GetProperty "step").GetInt32()) 400 "inspect knows the run")
+            Expect.equal ((found.GetProperty "step").GetInt32()) 400 "inspect knows the run"
+            let described = result [ "inspect"; Path.Combine(out, "run.json") ]
+            Expect.equal ((described.GetProperty "stride").GetInt32()) 4 "and its configuration")
 
 /// Every file of a run that must be the same, with its bytes; rates and times are left out.
 let private content (out: string) =
