@@ -145,8 +145,16 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     member _.ParameterCount = Parameters.count store
     member _.MovingCount = Parameters.moving store
 
-    /// Lets the description reach the positions that the model is trained on, where it named fewer (no positions are learned).
-    member _.Reach(positions: int) : unit = config <- { config with Positions = max config.Positions positions }
+    /// Lets the description reach the positions that the model is trained on, where it named fewer. Errors: InputException where it
+    /// learned its positions, and fewer.
+    member _.Reach(positions: int) : unit =
+        if config.Position = LearnedPosition && positions > config.Positions then
+            raise (
+                InputException
+                    $"the model has learned {config.Positions} positions; sequences of {positions} do not fit. Shorten them (data.length), or take a model with rotary positions."
+            )
+
+        config <- { config with Positions = max config.Positions positions }
 
     /// The names of all parameters.
     member _.Names: IReadOnlyList<string> = store.Slots |> List.map _.Spec.Name |> List.toArray :> IReadOnlyList<string>

@@ -46,8 +46,10 @@ public sealed record ModelDescription(ModelConfig Config, Vocabulary? Vocabulary
 
             if (root.TryGetProperty("model_type", out _))
             {
-                bool has = root.TryGetProperty("eos_token_id", out JsonElement end) && end.ValueKind == JsonValueKind.Number;
-                return (DescriptionForm.HuggingFace, has && end.TryGetInt32(out int id) ? id : -1);
+                // A list names several; the first is the one that ends a text.
+                bool has = root.TryGetProperty("eos_token_id", out JsonElement end);
+                end = has && end.ValueKind == JsonValueKind.Array && end.GetArrayLength() > 0 ? end[0] : end;
+                return (DescriptionForm.HuggingFace, has && end.ValueKind == JsonValueKind.Number && end.TryGetInt32(out int id) ? id : -1);
             }
 
             return (root.TryGetProperty("model", out _) ? DescriptionForm.Hybrid : DescriptionForm.OpenLm, -1);

@@ -453,7 +453,9 @@ let tests =
                         with :? ShapeException as e ->
                             e.Message
 
-                    Expect.stringContains message "longer than the model's table of 24 learned positions" "the reason"))
+                    Expect.stringContains message "longer than the model's table of 24 learned positions" "the reason"
+                    model.Reach 24
+                    Expect.stringContains (refusal (fun () -> model.Reach 25)) "has learned 24 positions" "training on more"))
 
             testCase "a description of another family is named as the likely cause" (fun () ->
                 inFolder (fun folder ->
