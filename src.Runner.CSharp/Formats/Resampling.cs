@@ -26,7 +26,8 @@ public static class Resampling
             if (acrossBy > 1 || downBy > 1)
             {
                 pixels = Reduce(pixels, width, height, acrossBy, downBy);
-                (across, down) = ((double)width / acrossBy, (double)height / downBy);
+                // Pillow hands the part of the last block on in single precision.
+                (across, down) = ((float)((double)width / acrossBy), (float)((double)height / downBy));
                 (width, height) = (Ceiling(width, acrossBy), Ceiling(height, downBy));
             }
         }

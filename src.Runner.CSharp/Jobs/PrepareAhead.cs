@@ -52,6 +52,8 @@ internal sealed class PrepareAhead : IDisposable
             yield return task.GetAwaiter().GetResult();
         }
 
+        // A reading that was stopped looks like one that came to its end.
+        stopping.Token.ThrowIfCancellationRequested();
         failure?.Throw();
     }
 

@@ -18,6 +18,7 @@ let private all =
             ExtensionTests.tests
             GoldenTests.tests
             HostTests.tests
+            ImageCommandTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
             JsonTests.tests

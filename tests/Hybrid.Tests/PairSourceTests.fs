@@ -146,10 +146,11 @@ let tests =
                         drops
                         [
                             DropReason.MissingCaption, 1L
-                            DropReason.MissingPicture, 2L
+                            DropReason.MissingPicture, 1L
                             DropReason.DuplicateKey, 1L
                             DropReason.BadUtf8, 1L
                             DropReason.BadRecord, 2L
+                            DropReason.UnsafePath, 1L
                         ]
                         "dropped of csv"
 
