@@ -57,21 +57,37 @@ type internal StudyArguments =
 
 type internal PrepareArguments =
     | [<Mandatory; Value("PATH", Several = true)>] Input of string
+    | [<Unique; Value("DIR")>] Image_Root of string
     | [<Mandatory; Unique; Value("F")>] Text_Tokenizer of string
-    | [<Mandatory; Unique; Value("PATH")>] Image_Tokenizer of string
+    | [<Unique; Value("PATH")>] Image_Tokenizer of string
     | [<Unique>] Ema
-    | [<Mandatory; Unique; Value("N", Minimum = 1.0)>] Image_Size of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
+    | [<Unique; Value("G", Minimum = 1.0)>] Reducing_Gap of float
+    | [<Unique; Value("first|all", Closed = true)>] Captions of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Max_Text_Tokens of int
+    | [<Unique; Value("truncate|drop", Closed = true)>] Long_Text of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Pairs_Per_Shard of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Workers of int
+    | [<Unique>] Strict
     | [<Mandatory; Unique; Value("DIR")>] Out of string
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
-            | Input _ -> "webdataset tars, folders or tables of picture-caption pairs"
+            | Input _ -> "tars, folders, tables, COCO annotations of picture-caption pairs; *, ** and {a,b} stand for several"
+            | Image_Root _ -> "where the pictures are that tables and annotations name (default: beside them)"
             | Text_Tokenizer _ -> "a tokenizer.json"
-            | Image_Tokenizer _ -> Words.imageTokenizer
+            | Image_Tokenizer _ -> Words.imageTokenizer + " (not for tars of tokens)"
             | Ema -> Words.averages
             | Image_Size _ -> "pictures are cropped and resized to N x N pixels"
+            | Reducing_Gap _ -> "shrink by whole factors first, as Pillow's reducing_gap does (default: no)"
+            | Captions _ -> "first: one caption a picture (default); all: a pair for each"
+            | Max_Text_Tokens _ -> "the longest caption (default: what fits in 1152 positions beside the codes)"
+            | Long_Text _ -> "truncate: longer captions lose their end (default); drop: they are left out"
+            | Pairs_Per_Shard _ -> "the most pairs of a shard, and of what a stop can lose (default: 2048)"
+            | Workers _ -> "threads that decode (default: one for each core)"
+            | Strict -> "end at the first thing that would be dropped"
             | Out _ -> "directory of the shards; what is there already is kept"
             | Json -> Words.json
 

@@ -166,20 +166,30 @@ let table: Entry list =
                 Json = given.Contains <@ StudyArguments.Json @>
             })
 
-        entry<PrepareArguments>
-            "prepare"
-            "picture-caption pairs to token shards"
-            "hybrid prepare --input photos/*.tar --text-tokenizer tokenizer.json \\\n  --image-tokenizer vqvae.pt --image-size 128 --out shards"
-            (fun given ->
-                {
-                    PrepareCommand.Input = given.GetResults <@ PrepareArguments.Input @> |> readOnly
-                    TextTokenizer = given.GetResult <@ PrepareArguments.Text_Tokenizer @>
-                    ImageTokenizer = given.GetResult <@ PrepareArguments.Image_Tokenizer @>
-                    Ema = given.Contains <@ PrepareArguments.Ema @>
-                    ImageSize = given.GetResult <@ PrepareArguments.Image_Size @>
-                    Out = given.GetResult <@ PrepareArguments.Out @>
-                    Json = given.Contains <@ PrepareArguments.Json @>
-                })
+        { entry<PrepareArguments>
+              "prepare"
+              "picture-caption pairs to token shards"
+              "hybrid prepare --input photos/*.tar --text-tokenizer tokenizer.json \\\n  --image-tokenizer vqvae.pt --image-size 128 --out shards"
+              (fun given ->
+                  {
+                      PrepareCommand.Input = given.GetResults <@ PrepareArguments.Input @> |> readOnly
+                      ImageRoot = given.TryGetResult <@ PrepareArguments.Image_Root @> |> Option.toObj
+                      TextTokenizer = given.GetResult <@ PrepareArguments.Text_Tokenizer @>
+                      ImageTokenizer = given.TryGetResult <@ PrepareArguments.Image_Tokenizer @> |> Option.toObj
+                      Ema = given.Contains <@ PrepareArguments.Ema @>
+                      ImageSize = given.TryGetResult <@ PrepareArguments.Image_Size @> |> Option.toNullable
+                      ReducingGap = given.TryGetResult <@ PrepareArguments.Reducing_Gap @> |> Option.toNullable
+                      AllCaptions = given.TryGetResult <@ PrepareArguments.Captions @> = Some "all"
+                      MaxTextTokens = given.TryGetResult <@ PrepareArguments.Max_Text_Tokens @> |> Option.toNullable
+                      DropLongText = given.TryGetResult <@ PrepareArguments.Long_Text @> = Some "drop"
+                      PairsPerShard = given.GetResult(<@ PrepareArguments.Pairs_Per_Shard @>, defaultValue = 2048)
+                      Workers = given.TryGetResult <@ PrepareArguments.Workers @> |> Option.toNullable
+                      Strict = given.Contains <@ PrepareArguments.Strict @>
+                      Out = given.GetResult <@ PrepareArguments.Out @>
+                      Json = given.Contains <@ PrepareArguments.Json @>
+                  }) with
+            Together = [ "--image-tokenizer"; "--image-size" ]
+        }
 
         entry<TrainArguments>
             "train"

@@ -40,11 +40,26 @@ type StudyCommand =
 type PrepareCommand =
     {
         Input: IReadOnlyList<string>
+        /// Where pictures are that tables name; null: beside them.
+        ImageRoot: string | null
         TextTokenizer: string
-        ImageTokenizer: string
+        /// Null, as is ImageSize, for tars of tokens.
+        ImageTokenizer: string | null
         /// Takes the moving averages that the image tokenizer's trainer kept.
         Ema: bool
-        ImageSize: int
+        ImageSize: Nullable<int>
+        ReducingGap: Nullable<float>
+        /// A pair for each caption of a picture, not for its first one only.
+        AllCaptions: bool
+        /// Null: what fits beside the codes in 1,152 positions.
+        MaxTextTokens: Nullable<int>
+        /// Longer captions are dropped, not truncated.
+        DropLongText: bool
+        PairsPerShard: int
+        /// Null: one for each core.
+        Workers: Nullable<int>
+        /// The first thing that would be dropped ends the run.
+        Strict: bool
         Out: string
         Json: bool
     }

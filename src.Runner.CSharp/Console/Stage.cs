@@ -22,6 +22,7 @@ public sealed class Stage : IDisposable
     private long step;
     private Metrics metrics;
     private bool disposed;
+    private bool expected;
 
     internal Stage(Progress owner, string name, long total, long start, Func<TimeSpan> clock)
     {
@@ -33,7 +34,16 @@ public sealed class Stage : IDisposable
     public string Name { get; }
 
     /// <summary>The number of steps; 0 where it is not known.</summary>
-    public long Total { get; }
+    public long Total { get; private set; }
+
+    /// <summary>Says how many steps there will be, as far as can be told by now.</summary>
+    public void Expect(long total)
+    {
+        lock (gate)
+        {
+            (Total, expected) = (total, true);
+        }
+    }
 
     internal (TimeSpan Time, long Step) LastLine { get; set; }
 
@@ -72,7 +82,7 @@ public sealed class Stage : IDisposable
             parts.Add($"{100 * Math.Min(done, Total) / Total,3} %");
         }
 
-        parts.Add(Total > 0 ? $"{done}/{Total}" : $"{done}");
+        parts.Add(Total > 0 ? $"{done}{(expected ? " of about " : "/")}{Total}" : $"{done}");
         int essential = parts.Count;
         if (now.Loss is { } loss)
         {

@@ -5,157 +5,125 @@ namespace Hybrid.Runner.Formats;
 /// <summary>Tables of picture files and captions: JSON lines, or comma- or tab-separated values with a first line of names.</summary>
 internal static class CaptionTable
 {
-    private static readonly string[] FileColumns = ["file", "file_name", "filename", "image", "path"];
-    private static readonly string[] TextColumns = ["caption", "text", "captions", "name"];
+    private static readonly string[] JsonLinesNames = [".jsonl", ".ndjson"], ValuesNames = [".csv", ".tsv"];
 
-    /// <summary>The pairs of a table. Without <paramref name="captions"/>, pictures that have none are taken too.</summary>
-    public static IEnumerable<PicturePair> Pairs(string path, DropCounts drops, bool captions = true)
+    /// <summary>Whether a file is such a table by its name, packed by gzip or not.</summary>
+    public static bool IsTable(string path) => JsonLinesNames.Concat(ValuesNames).Contains(Extension(path));
+
+    /// <summary>The pairs of a table whose pictures are found by <paramref name="find"/>.</summary>
+    public static IEnumerable<PairEvent> Pairs(string path, Func<string, string?> find, PairReading reading) => TableRows.Pairs(
+        JsonLinesNames.Contains(Extension(path)) ? JsonLines(path, reading) : Values(path, reading), find, reading);
+
+    private static string Extension(string path) =>
+        Path.GetExtension(Unpacking.IsPacked(path) ? Path.GetFileNameWithoutExtension(path) : path).ToLowerInvariant();
+
+    private static IEnumerable<TableRow> JsonLines(string path, PairReading reading)
     {
-        string folder = Path.GetDirectoryName(Path.GetFullPath(path)) ?? "";
-        HashSet<string> seen = new(StringComparer.Ordinal);
-        foreach ((string file, List<string> found) in
-            path.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase) ? JsonLines(path, drops) : Values(path, drops, captions))
+        long number = 0;
+        foreach (List<byte[]>? record in Records(path, separator: null, reading))
         {
-            string where = $"{path}: {FileErrors.Show(file)}";
-            if (!seen.Add(file))
+            number++;
+            string place = $"line {number}";
+            if (record is null)
             {
-                drops.Add(DropReason.DuplicateKey, where);
+                yield return TableRow.Dropped(DropReason.TooLarge, place, $"more than {SampleGroups.MostRecord:N0} bytes");
             }
-            else if (ReadPicture(folder, file) is not { } picture)
+            else if (!record[0].AsSpan().Trim(" \t"u8).IsEmpty)
             {
-                drops.Add(DropReason.MissingPicture, where);
-            }
-            else if (captions && found.Count == 0)
-            {
-                drops.Add(DropReason.MissingCaption, where);
-            }
-            else
-            {
-                yield return new PicturePair(file, picture, found);
+                yield return JsonLine(record[0], place);
             }
         }
     }
 
-    /// <summary>The bytes of a picture below the folder; null when it is absent, empty, unreadable, or outside the folder.</summary>
-    private static byte[]? ReadPicture(string folder, string file)
+    private static TableRow JsonLine(byte[] line, string place)
     {
+        if (SampleGroups.Decode(line) is not { } text)
+        {
+            return TableRow.Dropped(DropReason.BadUtf8, place);
+        }
+
         try
         {
-            string full = Path.GetFullPath(Path.Combine(folder, file));
-            bool inside = full.StartsWith(Path.TrimEndingDirectorySeparator(folder) + Path.DirectorySeparatorChar, StringComparison.Ordinal);
-            return inside && File.Exists(full) && File.ReadAllBytes(full) is { Length: > 0 } bytes ? bytes : null;
+            using JsonDocument document = JsonDocument.Parse(text);
+            return TableRows.OfJson(document.RootElement, place);
         }
-        catch (Exception e) when (FileErrors.Explain(e, file) is not null)
+        catch (JsonException e)
         {
-            return null;
+            return TableRow.Dropped(DropReason.BadRecord, place, e.Message);
         }
     }
 
-    private static IEnumerable<(string File, List<string> Captions)> JsonLines(string path, DropCounts drops)
+    private static IEnumerable<TableRow> Values(string path, PairReading reading)
     {
-        long number = 0;
-        foreach (List<byte[]> record in Records(path, separator: null, drops))
-        {
-            number++;
-            if (record[0].AsSpan().Trim(" \t"u8).IsEmpty)
-            {
-                continue;
-            }
-
-            string where = $"{path}, line {number}";
-            (string File, List<string> Captions)? pair = null;
-            DropReason reason = SampleGroups.Decode(record[0]) is null ? DropReason.BadUtf8 : DropReason.BadRecord;
-            try
-            {
-                using JsonDocument document = JsonDocument.Parse(record[0]);
-                JsonElement line = document.RootElement;
-                if (reason != DropReason.BadUtf8 && line.ValueKind == JsonValueKind.Object)
-                {
-                    string? file = FileColumns.Select(column => line.TryGetProperty(column, out JsonElement value) && value.ValueKind == JsonValueKind.String ? value.GetString() : null)
-                        .FirstOrDefault(value => !string.IsNullOrEmpty(value));
-                    if (file is null)
-                    {
-                        reason = DropReason.MissingPicture;
-                    }
-                    else
-                    {
-                        // The first column that says something: "name" is a caption only where no other is there.
-                        pair = (file, TextColumns.Select(column => SampleGroups.Captions(line, column)).FirstOrDefault(found => found.Count > 0) ?? []);
-                    }
-                }
-            }
-            catch (Exception e) when (e is JsonException or InvalidOperationException)
-            {
-                pair = null;
-            }
-
-            if (pair is { } found)
-            {
-                yield return found;
-            }
-            else
-            {
-                drops.Add(reason, where);
-            }
-        }
-    }
-
-    private static IEnumerable<(string File, List<string> Captions)> Values(string path, DropCounts drops, bool captions)
-    {
-        byte separator = path.EndsWith(".tsv", StringComparison.OrdinalIgnoreCase) ? (byte)'\t' : (byte)',';
+        byte separator = Extension(path) == ".tsv" ? (byte)'\t' : (byte)',';
         int fileColumn = -1, textColumn = -1;
         long number = 0;
-        foreach (List<byte[]> record in Records(path, separator, drops))
+        foreach (List<byte[]>? record in Records(path, separator, reading))
         {
             number++;
+            string place = $"record {number}";
             if (number == 1)
             {
-                List<string> names = record.ConvertAll(field => (SampleGroups.Decode(field) ?? "").Trim().ToLowerInvariant());
-                fileColumn = FileColumns.Select(column => names.IndexOf(column)).FirstOrDefault(index => index >= 0, -1);
-                textColumn = TextColumns.Select(column => names.IndexOf(column)).FirstOrDefault(index => index >= 0, -1);
-                if (fileColumn < 0 || (captions && textColumn < 0))
+                List<string> names = (record ?? []).ConvertAll(field => (SampleGroups.Decode(field) ?? "").Trim().ToLowerInvariant());
+                fileColumn = TableRows.FileColumns.Select(column => names.IndexOf(column)).FirstOrDefault(index => index >= 0, -1);
+                textColumn = TableRows.TextColumns.Select(column => names.IndexOf(column)).FirstOrDefault(index => index >= 0, -1);
+                if (fileColumn < 0 || (textColumn < 0 && !reading.Uncaptioned))
                 {
-                    throw new InputException($"{path}: its first line must name a column {string.Join(" or ", FileColumns)}{(captions ? $" and a column {string.Join(" or ", TextColumns)}" : "")}.");
+                    throw new InputException(
+                        $"{path}: its first line must name a column {string.Join(" or ", TableRows.FileColumns)} and a column {string.Join(" or ", TableRows.TextColumns)}.");
                 }
-
-                continue;
             }
-
-            if (record is [{ Length: 0 }])
+            else if (record is null)
             {
-                continue;
+                yield return TableRow.Dropped(DropReason.TooLarge, place, $"more than {SampleGroups.MostRecord:N0} bytes");
             }
-
-            string where = $"{path}, record {number}";
-            if (record.Count <= Math.Max(fileColumn, textColumn))
+            else if (record is [{ Length: 0 }])
             {
-                drops.Add(DropReason.BadRecord, where);
+                // A blank line.
+            }
+            else if (record.Count <= Math.Max(fileColumn, textColumn))
+            {
+                yield return TableRow.Dropped(DropReason.BadRecord, place, record.Count == 0 ? "its quotes have no end" : $"{record.Count} fields");
             }
             else if (SampleGroups.Decode(record[fileColumn]) is not { } file || SampleGroups.Decode(textColumn < 0 ? [] : record[textColumn]) is not { } text)
             {
-                drops.Add(DropReason.BadUtf8, where);
+                yield return TableRow.Dropped(DropReason.BadUtf8, place);
+            }
+            else if (file.Trim().Length == 0)
+            {
+                yield return TableRow.Dropped(DropReason.MissingPicture, place, "no picture is named");
             }
             else
             {
-                yield return (file, text.Trim() is { Length: > 0 } caption ? [caption] : []);
+                yield return new TableRow(file.Trim(), text.Trim() is { Length: > 0 } caption ? [caption] : []);
             }
         }
     }
 
     /// <summary>
     /// The records of a table, as bytes, so that one that is not UTF-8 spoils no other: lines, or fields between tabs, or fields
-    /// between commas of which some stand in double quotes and may then hold commas, line ends and doubled quotes.
+    /// between commas of which some stand in double quotes and may then hold commas, line ends and doubled quotes. Null stands for a
+    /// record that is too long, an empty list for a last one whose quotes have no end. Such a table may be packed.
     /// </summary>
-    private static IEnumerable<List<byte[]>> Records(string path, byte? separator, DropCounts drops)
+    private static IEnumerable<List<byte[]>?> Records(string path, byte? separator, PairReading reading)
     {
-        using Stream stream = OpenTable(path);
+        using Stream stream = new BufferedStream(Unpacking.Open(path, out FileStream file), 1 << 16);
         List<byte[]> record = [];
         List<byte> field = [];
-        bool quoted = false, start = true;
-        int next = stream.ReadByte();
+        bool quoted = false, start = true, tooLong = false;
+        long length = 0;
+        int next = Next(stream, path);
         for (int current = next; current >= 0; current = next)
         {
-            next = stream.ReadByte();
+            next = Next(stream, path);
+            if (++length > SampleGroups.MostRecord && !tooLong)
+            {
+                // Quotes that are open this long are most likely a mistake: the next line is a record again.
+                (tooLong, quoted) = (true, false);
+                record.Clear();
+                field = [];
+            }
+
             if (quoted)
             {
                 if (current != '"')
@@ -165,30 +133,31 @@ internal static class CaptionTable
                 else if (next == '"')
                 {
                     field.Add((byte)'"');
-                    next = stream.ReadByte();
+                    next = Next(stream, path);
                 }
                 else
                 {
                     quoted = false;
                 }
             }
-            else if (current == '"' && start && separator == (byte)',')
+            else if (current == '"' && start && separator == (byte)',' && !tooLong)
             {
                 quoted = true;
                 start = false;
             }
-            else if (current == separator || current == '\n')
+            else if (current == '\n' || (current == separator && !tooLong))
             {
                 record.Add([.. field]);
                 field.Clear();
                 start = true;
                 if (current == '\n')
                 {
-                    yield return record;
-                    record = [];
+                    reading.Fraction = (double)file.Position / Math.Max(1, file.Length);
+                    yield return tooLong ? null : record;
+                    (record, tooLong, length) = ([], false, 0);
                 }
             }
-            else if (current != '\r' || next != '\n')
+            else if ((current != '\r' || next != '\n') && !tooLong)
             {
                 field.Add((byte)current);
                 start = false;
@@ -197,7 +166,11 @@ internal static class CaptionTable
 
         if (quoted)
         {
-            drops.Add(DropReason.BadRecord, $"{path}: the quotes of the last record have no end");
+            yield return [];
+        }
+        else if (tooLong)
+        {
+            yield return null;
         }
         else if (record.Count > 0 || field.Count > 0)
         {
@@ -206,15 +179,15 @@ internal static class CaptionTable
         }
     }
 
-    private static BufferedStream OpenTable(string path)
+    private static int Next(Stream stream, string path)
     {
         try
         {
-            return new BufferedStream(new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1), 1 << 16);
+            return stream.ReadByte();
         }
-        catch (Exception e) when (FileErrors.Explain(e, path) is { } refusal)
+        catch (Exception e) when (e is IOException or InvalidDataException)
         {
-            throw refusal;
+            throw new InputException($"{path} cannot be read to its end: {e.Message}", e);
         }
     }
 }

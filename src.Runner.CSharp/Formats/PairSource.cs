@@ -1,166 +1,181 @@
-using System.Collections.Concurrent;
-
 namespace Hybrid.Runner.Formats;
 
-/// <summary>A picture, still encoded, and what is said of it.</summary>
-/// <param name="Key">Its name within its source.</param>
-/// <param name="Image">The bytes of the picture's file.</param>
-/// <param name="Captions">Its captions, at least one; the first is the one to use where one is wanted.</param>
-public sealed record PicturePair(string Key, byte[] Image, IReadOnlyList<string> Captions)
+/// <summary>What a source holds.</summary>
+public enum PairSourceKind
 {
-    /// <summary>The first caption.</summary>
-    public string Caption => Captions[0];
-}
+    /// <summary>Pictures and captions.</summary>
+    Pairs,
 
-/// <summary>Why something was dropped.</summary>
-public enum DropReason
-{
-    /// <summary>A picture has no caption, or an empty one.</summary>
-    MissingCaption,
-
-    /// <summary>A caption has no picture, or its picture's file is absent or cannot be read.</summary>
-    MissingPicture,
-
-    /// <summary>A key stands in its source a second time.</summary>
-    DuplicateKey,
-
-    /// <summary>A caption is not UTF-8.</summary>
-    BadUtf8,
-
-    /// <summary>A record is not the JSON or the table row that it should be.</summary>
-    BadRecord,
-
-    /// <summary>A tar ends early; what came before was read.</summary>
-    TruncatedTar,
-
-    /// <summary>A picture cannot be decoded.</summary>
-    BadPicture,
-}
-
-/// <summary>What was dropped, counted by reason. Safe for use by several threads.</summary>
-public sealed class DropCounts
-{
-    private readonly ConcurrentDictionary<DropReason, long> counts = new();
-    private readonly ConcurrentDictionary<DropReason, string> examples = new();
-
-    /// <summary>How often each reason came up; reasons that did not are left out.</summary>
-    public IReadOnlyDictionary<DropReason, long> Counts => counts;
-
-    /// <summary>For each reason that came up, where it did first.</summary>
-    public IReadOnlyDictionary<DropReason, string> Examples => examples;
-
-    /// <summary>All that was dropped.</summary>
-    public long Total => counts.Values.Sum();
-
-    /// <summary>Counts one.</summary>
-    /// <param name="reason">Why.</param>
-    /// <param name="where">The source and the key, line or reason.</param>
-    public void Add(DropReason reason, string where)
-    {
-        counts.AddOrUpdate(reason, 1, (_, count) => count + 1);
-        examples.TryAdd(reason, where);
-    }
+    /// <summary>Ready sequences of ids, as open_lm's tars have them.</summary>
+    Tokens,
 }
 
 /// <summary>One source of picture–caption pairs: a webdataset tar, a table, or a folder of pictures with captions beside them.</summary>
 public sealed class PairSource
 {
-    private static readonly string[] Tables = ["captions.jsonl", "captions.csv", "captions.tsv", "metadata.jsonl", "metadata.csv"];
-    private readonly Func<DropCounts, IEnumerable<PicturePair>> read;
+    private static readonly string[] TableNames = ["captions", "metadata"];
+    private static readonly string[] TarEnds = [".tar", ".tar.gz", ".tgz"];
+    private const int MostDepth = 32;
+    private readonly Func<PairReading, IEnumerable<PairEvent>> read;
 
-    private PairSource(string path, Func<DropCounts, IEnumerable<PicturePair>> read)
-    {
-        Path = path;
-        this.read = read;
-    }
+    private PairSource(string path, PairSourceKind kind, Func<PairReading, IEnumerable<PairEvent>> read) => (Path, Kind, this.read) = (System.IO.Path.GetFullPath(path), kind, read);
 
-    /// <summary>The tar, table or folder.</summary>
+    /// <summary>The full path of the tar, table or folder.</summary>
     public string Path { get; }
 
+    /// <summary>What it holds.</summary>
+    public PairSourceKind Kind { get; }
+
     /// <summary>
-    /// The sources that a path stands for: a tar; a table (.jsonl, .csv, .tsv) beside its pictures; a folder with captions.jsonl,
-    /// captions.csv or captions.tsv (or metadata.* as Hugging Face names them), or else with tars, or else with pictures and a .txt or
-    /// .json of the same name beside each. Sources are listed in ordinal order. Errors: <see cref="InputException"/> when it is
-    /// none of these.
+    /// The sources that a path stands for: a tar, packed or not; a table (.jsonl, .csv, .tsv, .parquet) beside its pictures; COCO's
+    /// annotations (.json); a folder with such tables (captions.*, metadata.*, captions_*.json), or else with tars, or else with Parquet
+    /// tables, or else with pictures and a .txt or .json of the same name beside each, in it or in folders below. Sources are listed in
+    /// ordinal order. Errors: <see cref="InputException"/> when it is none of these.
     /// </summary>
-    public static IReadOnlyList<PairSource> Open(string path)
+    /// <param name="path">The file or folder.</param>
+    /// <param name="imageRoot">Where the pictures are that tables name, or null: beside them.</param>
+    public static IReadOnlyList<PairSource> Open(string path, string? imageRoot = null)
     {
-        if (Directory.Exists(path))
+        if (imageRoot is not null && !Directory.Exists(imageRoot))
         {
-            return OpenFolder(path);
+            throw new InputException($"{imageRoot} is no folder; --image-root is where the pictures are.");
         }
 
-        if (!File.Exists(path))
-        {
-            throw new InputException($"{path} does not exist.");
-        }
-
-        return System.IO.Path.GetExtension(path).ToLowerInvariant() switch
-        {
-            ".tar" => [OfTar(path)],
-            ".jsonl" or ".csv" or ".tsv" => [OfTable(path)],
-            _ => throw new InputException($"{path} is neither a .tar, a table (.jsonl, .csv, .tsv) nor a folder."),
-        };
-    }
-
-    /// <summary>The pairs, in the source's order. What is dropped is counted; nothing in the source ends the reading of the rest.</summary>
-    public IEnumerable<PicturePair> Read(DropCounts drops) => read(drops);
-
-    private static IReadOnlyList<PairSource> OpenFolder(string folder)
-    {
         try
         {
-            string[] tables = [.. Tables.Select(name => System.IO.Path.Combine(folder, name)).Where(File.Exists)];
-            if (tables.Length > 0)
+            if (Directory.Exists(path))
             {
-                return [.. tables.Select(OfTable)];
+                IReadOnlyList<PairSource> found = OfFolder(path, imageRoot, 0);
+                return found.Count > 0 ? found : throw new InputException($"{path} has no captions.jsonl, captions.csv or captions.tsv, no tar, no Parquet table and no picture.");
             }
 
-            string[] tars = [.. Directory.EnumerateFiles(folder, "*.tar").Order(StringComparer.Ordinal)];
-            if (tars.Length > 0)
-            {
-                return [.. tars.Select(OfTar)];
-            }
-
-            return Directory.EnumerateFiles(folder).Any(file => SampleGroups.IsPicture(WebDataset.Split(System.IO.Path.GetFileName(file)).Extension))
-                ? [OfFolder(folder)]
-                : throw new InputException($"{folder} has no {Tables[0]}, {Tables[1]} or {Tables[2]}, no tar and no picture.");
+            return File.Exists(path)
+                ? [OfFile(path, imageRoot) ?? throw new InputException($"{path} is neither a .tar, a table (.jsonl, .csv, .tsv, .parquet), a .json of captions nor a folder.")]
+                : throw new InputException($"{path} does not exist.");
         }
-        catch (Exception e) when (FileErrors.Explain(e, folder) is { } refusal)
+        catch (Exception e) when (FileErrors.Explain(e, path) is { } refusal)
         {
             throw refusal;
         }
     }
 
-    private static PairSource OfTar(string path) => new(path, drops =>
-        SampleGroups.Pairs(path, TarMembers.Read(path, SampleGroups.IsWanted, reason => drops.Add(DropReason.TruncatedTar, $"{path}: {reason}")), drops));
+    /// <summary>What the source says, in its order, the same each time. Nothing in it ends the reading of the rest.</summary>
+    public IEnumerable<PairEvent> Read(PairReading reading) => read(reading);
 
-    private static PairSource OfTable(string path) => new(path, drops => CaptionTable.Pairs(path, drops));
-
-    private static PairSource OfFolder(string folder) => new(folder, drops => SampleGroups.Pairs(folder, FilesOf(folder, drops), drops));
-
-    private static IEnumerable<(string Name, byte[] Bytes)> FilesOf(string folder, DropCounts drops)
+    /// <summary>
+    /// What tells whether the source is still the one that it was: bytes and time of the last change; of a folder, of all files in it.
+    /// </summary>
+    public (long Bytes, DateTime Changed) Stamp()
     {
-        foreach (string file in Directory.EnumerateFiles(folder).Order(StringComparer.Ordinal))
+        FileSystemInfo[] files = Directory.Exists(Path) ? [.. new DirectoryInfo(Path).EnumerateFiles()] : [new FileInfo(Path)];
+        return (files.Sum(file => ((FileInfo)file).Length), files.Length == 0 ? default : files.Max(file => file.LastWriteTimeUtc));
+    }
+
+    private static PairSource? OfFile(string path, string? imageRoot)
+    {
+        string name = System.IO.Path.GetFileName(path).ToLowerInvariant();
+        if (IsTar(name))
         {
-            string name = System.IO.Path.GetFileName(file);
-            if (!SampleGroups.IsWanted(name))
-            {
-                continue;
-            }
+            return OfTar(path);
+        }
 
-            byte[] bytes;
-            try
-            {
-                bytes = File.ReadAllBytes(file);
-            }
-            catch (Exception e) when (FileErrors.Explain(e, file) is { } refusal)
-            {
-                drops.Add(SampleGroups.IsPicture(WebDataset.Split(name).Extension) ? DropReason.MissingPicture : DropReason.MissingCaption, refusal.Message);
-                continue;
-            }
+        PicturePaths paths = new(imageRoot ?? System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path)) ?? "");
+        if (CaptionTable.IsTable(path))
+        {
+            return new(path, PairSourceKind.Pairs, reading => CaptionTable.Pairs(path, paths.Find, reading));
+        }
 
-            yield return (name, bytes);
+        if (name.EndsWith(".parquet", StringComparison.Ordinal))
+        {
+            // img2dataset's table beside a tar says what became of each address; the pictures and captions are in the tar.
+            string tar = System.IO.Path.ChangeExtension(path, ".tar");
+            return File.Exists(tar) ? OfTar(tar) : new(path, PairSourceKind.Pairs, reading => ParquetTable.Pairs(path, paths.Find, reading));
+        }
+
+        return name.EndsWith(".json", StringComparison.Ordinal) || name.EndsWith(".json.gz", StringComparison.Ordinal)
+            ? new(path, PairSourceKind.Pairs, reading => CocoAnnotations.Pairs(path, imageRoot, reading))
+            : null;
+    }
+
+    private static bool IsTar(string name) => TarEnds.Any(end => name.EndsWith(end, StringComparison.OrdinalIgnoreCase));
+
+    private static PairSource OfTar(string path) => new(
+        path, TokenTars.Is(path) ? PairSourceKind.Tokens : PairSourceKind.Pairs, reading => SampleGroups.OfTar(path, reading));
+
+    private static IReadOnlyList<PairSource> OfFolder(string folder, string? imageRoot, int depth)
+    {
+        string[] files = [.. Directory.EnumerateFiles(folder).Where(file => System.IO.Path.GetFileName(file)[0] != '.').Order(StringComparer.Ordinal)];
+        IEnumerable<PairSource> Sources(IEnumerable<string> paths) => paths.Select(path => OfFile(path, imageRoot)).OfType<PairSource>();
+        string[] tables = [.. files.Where(IsCaptions), .. Annotations(folder)];
+        if (tables.Length > 0)
+        {
+            return [.. Sources(tables)];
+        }
+
+        string[] tars = [.. files.Where(IsTar)];
+        if (tars.Length > 0)
+        {
+            return [.. Sources(tars)];
+        }
+
+        // img2dataset's files: 00000.parquet says what became of each address, the folder 00000 has the pictures with their captions.
+        string[] parquet = [.. files.Where(file => file.EndsWith(".parquet", StringComparison.OrdinalIgnoreCase) && !HasCaptions(System.IO.Path.ChangeExtension(file, null)))];
+        if (parquet.Length > 0)
+        {
+            return [.. Sources(parquet)];
+        }
+
+        List<PairSource> found = [];
+        if (files.Any(file => SampleGroups.IsPicture(WebDataset.Split(System.IO.Path.GetFileName(file)).Extension)))
+        {
+            found.Add(new(folder, PairSourceKind.Pairs, reading => SampleGroups.Group(FilesOf(folder, reading))));
+        }
+
+        // Links between folders may lead round in a circle.
+        IEnumerable<string> below = depth == MostDepth ? [] : Directory.EnumerateDirectories(folder)
+            .Where(inner => System.IO.Path.GetFileName(inner)[0] != '.' && new DirectoryInfo(inner).LinkTarget is null).Order(StringComparer.Ordinal);
+        found.AddRange(below.SelectMany(inner => OfFolder(inner, imageRoot, depth + 1)));
+        return found;
+    }
+
+    /// <summary>Whether a file is captions.* or metadata.* of a kind of table, or COCO's captions_*.json.</summary>
+    private static bool IsCaptions(string file)
+    {
+        string name = System.IO.Path.GetFileName(file).ToLowerInvariant(), stem = name.Split('.')[0];
+        bool isTable = CaptionTable.IsTable(file) || name.EndsWith(".parquet", StringComparison.Ordinal);
+        bool isJson = name.EndsWith(".json", StringComparison.Ordinal) && (stem.StartsWith("captions_", StringComparison.Ordinal) || stem is "captions" or "dataset");
+        return (isTable && TableNames.Contains(stem)) || isJson;
+    }
+
+    private static IEnumerable<string> Annotations(string folder)
+    {
+        string annotations = System.IO.Path.Combine(folder, "annotations");
+        return Directory.Exists(annotations) ? Directory.EnumerateFiles(annotations, "captions_*.json").Order(StringComparer.Ordinal) : [];
+    }
+
+    private static bool HasCaptions(string folder) => Directory.Exists(folder)
+        && Directory.EnumerateFiles(folder).Take(64).Any(file => WebDataset.Split(System.IO.Path.GetFileName(file)).Extension is "txt" or "json" or "caption");
+
+    private static IEnumerable<SampleGroups.SampleFile> FilesOf(string folder, PairReading reading)
+    {
+        string[] files = [.. Directory.EnumerateFiles(folder).Where(file => SampleGroups.Most(System.IO.Path.GetFileName(file)) >= 0)];
+
+        // By key first: "a-1.jpg" stands between "a.jpg" and "a.txt" in the order of names.
+        Array.Sort(files, (a, b) =>
+        {
+            string left = System.IO.Path.GetFileName(a), right = System.IO.Path.GetFileName(b);
+            int keys = string.CompareOrdinal(WebDataset.Split(left).Key, WebDataset.Split(right).Key);
+            return keys != 0 ? keys : string.CompareOrdinal(left, right);
+        });
+        PicturePaths paths = new(folder);
+        for (int i = 0; i < files.Length; i++)
+        {
+            reading.Fraction = (double)i / files.Length;
+            string name = System.IO.Path.GetFileName(files[i]), full = System.IO.Path.GetFullPath(files[i]);
+            long length = new FileInfo(full).Length, most = SampleGroups.Most(name);
+            yield return paths.LeadsOut(full) ? new(name, null, new Drop(DropReason.UnsafePath, name, "it is a link that leads out of the folder"))
+                : length > most ? new(name, null, new Drop(DropReason.TooLarge, name, $"{length:N0} bytes"))
+                : new(name, new EncodedPicture(full), null);
         }
     }
 }

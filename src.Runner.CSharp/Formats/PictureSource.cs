@@ -3,7 +3,7 @@ namespace Hybrid.Runner.Formats;
 /// <summary>One source of pictures, with captions or without: a tar, a folder, a table that names files, or one file.</summary>
 public sealed class PictureSource
 {
-    private static readonly string[] Tables = [".jsonl", ".csv", ".tsv"];
+    private static readonly string[] Tars = [".tar", ".tar.gz", ".tgz"];
     private readonly Func<DropCounts, IEnumerable<(string Name, byte[] Bytes)>> read;
 
     private PictureSource(string path, Func<DropCounts, IEnumerable<(string Name, byte[] Bytes)>> read)
@@ -16,8 +16,7 @@ public sealed class PictureSource
     public string Path { get; }
 
     /// <summary>
-    /// The sources that a path stands for: a picture; a tar of pictures among other files; a table (.jsonl, .csv, .tsv) that names
-    /// pictures; a folder: its tars, and the pictures in it and in the folders below. Anything else is read as pairs are, and their
+    /// The sources that a path stands for: a picture; a tar of pictures among other files; a table that names pictures; a folder: its tars, and the pictures in it and in the folders below. Anything else is read as pairs are, and their
     /// captions are left aside. In ordinal order. Errors: <see cref="InputException"/> when it is none of these.
     /// </summary>
     public static IReadOnlyList<PictureSource> Open(string path)
@@ -32,11 +31,9 @@ public sealed class PictureSource
             throw new InputException($"{path} does not exist.");
         }
 
-        string extension = System.IO.Path.GetExtension(path).ToLowerInvariant();
         return IsPicture(path) ? [new(path, drops => OfFiles([path], drops))]
-            : extension == ".tar" ? [OfTar(path)]
-            : Tables.Contains(extension) ? [new(path, drops => CaptionTable.Pairs(path, drops, captions: false).Select(pair => (pair.Key, pair.Image)))]
-            : [.. PairSource.Open(path).Select(pairs => new PictureSource(pairs.Path, drops => pairs.Read(drops).Select(pair => (pair.Key, pair.Image))))];
+            : IsTar(path) ? [OfTar(path)]
+            : [.. PairSource.Open(path).Select(pairs => new PictureSource(pairs.Path, drops => OfPairs(pairs, drops)))];
     }
 
     /// <summary>The pictures, still encoded, in the source's order. What cannot be read is counted and left out.</summary>
@@ -45,9 +42,50 @@ public sealed class PictureSource
     private static bool IsPicture(string path) => SampleGroups.IsPicture(WebDataset.Split(System.IO.Path.GetFileName(path)).Extension)
         || SampleGroups.IsPicture(System.IO.Path.GetExtension(path).TrimStart('.').ToLowerInvariant());
 
-    private static PictureSource OfTar(string path) => new(
-        path,
-        drops => TarMembers.Read(path, IsPicture, reason => drops.Add(DropReason.TruncatedTar, $"{path}: {reason}")));
+    private static bool IsTar(string path) => Tars.Any(end => path.EndsWith(end, StringComparison.OrdinalIgnoreCase));
+
+    private static PictureSource OfTar(string path) => new(path, drops => OfMembers(path, drops));
+
+    private static IEnumerable<(string Name, byte[] Bytes)> OfMembers(string path, DropCounts drops)
+    {
+        foreach (TarMember member in TarMembers.Read(
+            path, name => IsPicture(name) ? EncodedPicture.MostBytes : -1, reason => drops.Add(DropReason.TruncatedTar, $"{path}: {reason}")))
+        {
+            if (member.Kind == TarKind.File)
+            {
+                yield return (member.Name, member.Bytes);
+            }
+            else if (IsPicture(member.Name))
+            {
+                drops.Add(member.Kind == TarKind.Link ? DropReason.UnsafePath : DropReason.TooLarge, $"{path}: {FileErrors.Show(member.Name)}");
+            }
+        }
+    }
+
+    private static IEnumerable<(string Name, byte[] Bytes)> OfPairs(PairSource source, DropCounts drops)
+    {
+        foreach (PairEvent next in source.Read(new PairReading { Uncaptioned = true }))
+        {
+            if (next.Pair is not { } pair)
+            {
+                drops.Add(next.Drop!.Reason, $"{source.Path}: {FileErrors.Show(next.Drop.Key)}");
+                continue;
+            }
+
+            byte[] bytes;
+            try
+            {
+                bytes = pair.Image.Read();
+            }
+            catch (DropException drop)
+            {
+                drops.Add(drop.Reason, drop.Message);
+                continue;
+            }
+
+            yield return (pair.Key, bytes);
+        }
+    }
 
     private static List<PictureSource> OfFolder(string folder)
     {
@@ -56,7 +94,7 @@ public sealed class PictureSource
             EnumerationOptions below = new() { RecurseSubdirectories = true, AttributesToSkip = FileAttributes.System, IgnoreInaccessible = true };
             string[] files = [.. Directory.EnumerateFiles(folder, "*", below).Order(StringComparer.Ordinal)];
             string[] pictures = [.. files.Where(IsPicture)];
-            List<PictureSource> sources = [.. files.Where(file => file.EndsWith(".tar", StringComparison.OrdinalIgnoreCase)).Select(OfTar)];
+            List<PictureSource> sources = [.. files.Where(IsTar).Select(OfTar)];
             if (pictures.Length > 0)
             {
                 sources.Add(new(folder, drops => OfFiles(pictures, drops)));

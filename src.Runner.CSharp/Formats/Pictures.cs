@@ -12,10 +12,15 @@ public sealed record Picture(int Width, int Height, byte[] Pixels);
 /// <summary>Decoding, cropping, resizing and encoding of pictures.</summary>
 public static class Pictures
 {
-    /// <summary>The most pixels that a picture may have.</summary>
-    public const long MaximumPixels = 100_000_000;
+    /// <summary>The most pixels that a picture may have: beyond these Pillow too suspects a bomb.</summary>
+    public const long MaximumPixels = 89_478_485;
 
-    private static readonly SKEncodedImageFormat[] Formats = [SKEncodedImageFormat.Jpeg, SKEncodedImageFormat.Png, SKEncodedImageFormat.Webp, SKEncodedImageFormat.Gif, SKEncodedImageFormat.Bmp];
+    // Pictures beyond this are decoded one at a time, so that many threads need no more memory than a few.
+    private const long Large = 1L << 24;
+    private static readonly Lock OneLarge = new();
+
+    private static readonly SKEncodedImageFormat[] Formats =
+        [SKEncodedImageFormat.Jpeg, SKEncodedImageFormat.Png, SKEncodedImageFormat.Webp, SKEncodedImageFormat.Gif, SKEncodedImageFormat.Bmp];
 
     /// <summary>
     /// Decodes a JPEG, PNG, WebP, GIF or BMP picture (the first frame of an animated one). Greyscale, palette, 16-bit and CMYK become
@@ -37,34 +42,24 @@ public static class Pictures
         long pixels = (long)width * height;
         if (pixels is <= 0 or > MaximumPixels)
         {
-            throw new InputException($"{name} has {width} × {height} pixels; at most {MaximumPixels / 1_000_000} million are decoded.");
+            throw new DropException(DropReason.TooLarge, $"{name} has {width} × {height} pixels; at most {MaximumPixels / 1_000_000} million are decoded.");
         }
 
         // Neither deflate nor Huffman-coded blocks can hold more pixels than this in a byte. (A WebP of one colour can.)
         const long mostPerByte = 8 * 1032;
         if (codec.EncodedFormat != SKEncodedImageFormat.Webp && pixels / mostPerByte > bytes.Length)
         {
-            throw new InputException($"{name} claims {width} × {height} pixels, more than its {bytes.Length} bytes can hold.");
+            throw new DropException(DropReason.TooLarge, $"{name} claims {width} × {height} pixels, more than its {bytes.Length} bytes can hold.");
         }
 
-        // No colour space: the stored values are wanted, as the image tokenizers were trained on them.
-        SKImageInfo info = new(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul);
-        nint buffer = Marshal.AllocHGlobal((nint)(pixels * 4));
-        try
+        if (pixels <= Large)
         {
-            SKCodecResult result = codec.GetPixels(info, buffer);
-            if (result != SKCodecResult.Success)
-            {
-                throw new InputException(result == SKCodecResult.IncompleteInput
-                    ? $"{name} is cut short: {bytes.Length} bytes do not give its {width} × {height} pixels."
-                    : $"{name} cannot be decoded ({result}).");
-            }
-
-            return Compose(buffer, width, height, codec.EncodedOrigin);
+            return Decode(codec, width, height, bytes.Length, name);
         }
-        finally
+
+        lock (OneLarge)
         {
-            Marshal.FreeHGlobal(buffer);
+            return Decode(codec, width, height, bytes.Length, name);
         }
     }
 
@@ -85,11 +80,14 @@ public static class Pictures
     /// The central square of a picture, resized to <paramref name="size"/> × <paramref name="size"/> by antialiased bicubic
     /// resampling. Where the margins cannot be equal, the one on the left or top is the smaller.
     /// </summary>
-    public static Picture CentreCropResize(Picture picture, int size)
+    /// <param name="picture">The picture.</param>
+    /// <param name="size">Width and height of the result.</param>
+    /// <param name="reducingGap">See <see cref="Resampling.Bicubic"/>; MoVQGAN was trained with 1.</param>
+    public static Picture CentreCropResize(Picture picture, int size, double? reducingGap = null)
     {
         int side = Math.Min(picture.Width, picture.Height);
-        Picture square = Crop(picture, (picture.Width - side) / 2, (picture.Height - side) / 2, side, side);
-        return new(size, size, Resampling.Bicubic(square.Pixels, side, side, size, size));
+        Picture square = picture.Width == picture.Height ? picture : Crop(picture, (picture.Width - side) / 2, (picture.Height - side) / 2, side, side);
+        return new(size, size, Resampling.Bicubic(square.Pixels, side, side, size, size, reducingGap));
     }
 
     /// <summary>A rectangle of a picture.</summary>
@@ -156,6 +154,29 @@ public static class Pictures
         return new(width, height, pixels);
     }
 
+    private static Picture Decode(SKCodec codec, int width, int height, int length, string name)
+    {
+        // No colour space: the stored values are wanted, as the image tokenizers were trained on them.
+        SKImageInfo info = new(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul);
+        nint buffer = Marshal.AllocHGlobal((nint)((long)width * height * 4));
+        try
+        {
+            SKCodecResult result = codec.GetPixels(info, buffer);
+            if (result != SKCodecResult.Success)
+            {
+                throw new InputException(result == SKCodecResult.IncompleteInput
+                    ? $"{name} is cut short: {length} bytes do not give its {width} × {height} pixels."
+                    : $"{name} cannot be decoded ({result}).");
+            }
+
+            return Compose(buffer, width, height, codec.EncodedOrigin);
+        }
+        finally
+        {
+            Marshal.FreeHGlobal(buffer);
+        }
+    }
+
     /// <summary>RGBA to RGB on white, turned as the EXIF orientation says.</summary>
     private static unsafe Picture Compose(nint buffer, int width, int height, SKEncodedOrigin origin)
     {
@@ -164,6 +185,19 @@ public static class Pictures
         byte[] pixels = new byte[newWidth * newHeight * 3];
         byte* source = (byte*)buffer;
         int target = 0;
+        if (origin is SKEncodedOrigin.TopLeft or SKEncodedOrigin.Default)
+        {
+            for (byte* pixel = source, end = source + (4L * width * height); pixel < end; pixel += 4)
+            {
+                (pixels[target], pixels[target + 1], pixels[target + 2]) = pixel[3] == 255
+                    ? (pixel[0], pixel[1], pixel[2])
+                    : (OnWhite(pixel[0], pixel[3]), OnWhite(pixel[1], pixel[3]), OnWhite(pixel[2], pixel[3]));
+                target += 3;
+            }
+
+            return new(width, height, pixels);
+        }
+
         for (int y = 0; y < newHeight; y++)
         {
             for (int x = 0; x < newWidth; x++)
@@ -183,11 +217,13 @@ public static class Pictures
                 int alpha = pixel[3];
                 for (int channel = 0; channel < 3; channel++)
                 {
-                    pixels[target++] = alpha == 255 ? pixel[channel] : (byte)(((pixel[channel] * alpha) + (255 * (255 - alpha)) + 127) / 255);
+                    pixels[target++] = OnWhite(pixel[channel], alpha);
                 }
             }
         }
 
         return new(newWidth, newHeight, pixels);
     }
+
+    private static byte OnWhite(int value, int alpha) => (byte)(((value * alpha) + (255 * (255 - alpha)) + 127) / 255);
 }

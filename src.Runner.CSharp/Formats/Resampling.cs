@@ -9,15 +9,69 @@ public static class Resampling
     private const int Channels = 3;
     private const int Precision = 32 - 8 - 2;
 
-    /// <summary>Resizes interleaved RGB pixels [height, width, 3] to [newHeight, newWidth, 3].</summary>
-    public static byte[] Bicubic(ReadOnlySpan<byte> pixels, int width, int height, int newWidth, int newHeight)
+    /// <summary>
+    /// Resizes interleaved RGB pixels [height, width, 3] to [newHeight, newWidth, 3]. With a <paramref name="reducingGap"/>, pictures are
+    /// first shrunk by whole factors, so that they stay at least so many times as large as they shall be; faster and less exact.
+    /// </summary>
+    public static byte[] Bicubic(ReadOnlySpan<byte> pixels, int width, int height, int newWidth, int newHeight, double? reducingGap = null)
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(pixels.Length, checked(width * height * Channels));
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(newWidth);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(newHeight);
-        byte[] rows = newWidth == width ? pixels.ToArray() : Rows(pixels, height, new Window(width, newWidth));
-        return newHeight == height ? rows : Columns(rows, newWidth, new Window(height, newHeight));
+        double across = width, down = height;
+        if (reducingGap is { } gap)
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(gap, 1.0, nameof(reducingGap));
+            int acrossBy = Math.Max(1, (int)((double)width / newWidth / gap)), downBy = Math.Max(1, (int)((double)height / newHeight / gap));
+            if (acrossBy > 1 || downBy > 1)
+            {
+                pixels = Reduce(pixels, width, height, acrossBy, downBy);
+                // Pillow hands the part of the last block on in single precision.
+                (across, down) = ((float)((double)width / acrossBy), (float)((double)height / downBy));
+                (width, height) = (Ceiling(width, acrossBy), Ceiling(height, downBy));
+            }
+        }
+
+        byte[] rows = newWidth == width && across == width ? pixels.ToArray() : Rows(pixels, height, new Window(width, across, newWidth));
+        return newHeight == height && down == height ? rows : Columns(rows, newWidth, new Window(height, down, newHeight));
     }
+
+    /// <summary>
+    /// Means of blocks of pixels, narrower ones at the right and the lower edge, as Pillow's Image.reduce makes them: 32-bit fixed-point
+    /// reciprocals, half of the block's size added before.
+    /// </summary>
+    public static byte[] Reduce(ReadOnlySpan<byte> pixels, int width, int height, int across, int down)
+    {
+        int newWidth = Ceiling(width, across), newHeight = Ceiling(height, down), target = 0;
+        byte[] result = new byte[newWidth * newHeight * Channels];
+        for (int y = 0; y < newHeight; y++)
+        {
+            int top = y * down, rows = Math.Min(down, height - top);
+            for (int x = 0; x < newWidth; x++)
+            {
+                int left = x * across, columns = Math.Min(across, width - left), size = rows * columns;
+                uint red = (uint)size / 2, green = red, blue = red, reciprocal = (uint)(4294967296f / ((uint)size << 8));
+                for (int row = top; row < top + rows; row++)
+                {
+                    ReadOnlySpan<byte> block = pixels.Slice(((row * width) + left) * Channels, columns * Channels);
+                    for (int i = 0; i < block.Length; i += Channels)
+                    {
+                        red += block[i];
+                        green += block[i + 1];
+                        blue += block[i + 2];
+                    }
+                }
+
+                result[target++] = (byte)((red * reciprocal) >> 24);
+                result[target++] = (byte)((green * reciprocal) >> 24);
+                result[target++] = (byte)((blue * reciprocal) >> 24);
+            }
+        }
+
+        return result;
+    }
+
+    private static int Ceiling(int length, int by) => (length + by - 1) / by;
 
     private static byte[] Rows(ReadOnlySpan<byte> pixels, int height, Window window)
     {
@@ -96,11 +150,12 @@ public static class Resampling
         private readonly int[] weights;
         private readonly int most;
 
-        public Window(int sourceLength, int length)
+        /// <summary>Places along an axis of which only the first <paramref name="extent"/>, not always whole ones, hold the picture.</summary>
+        public Window(int sourceLength, double extent, int length)
         {
             SourceLength = sourceLength;
             Length = length;
-            double scale = (double)sourceLength / length;
+            double scale = extent / length;
             double widening = Math.Max(scale, 1.0);
             double support = 2.0 * widening;
             most = ((int)Math.Ceiling(support) * 2) + 1;

@@ -6,37 +6,69 @@ namespace Hybrid.Runner.Formats;
 /// <summary>Puts the files of one sample together: neighbours with the same key, as webdataset does.</summary>
 internal static class SampleGroups
 {
+    /// <summary>The most bytes of a caption's file, and of a record's.</summary>
+    public const long MostText = 1L << 20, MostRecord = 1L << 24;
+
+    private static readonly string[] Extensions = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
     private static readonly UTF8Encoding Utf8 = new(false, throwOnInvalidBytes: true);
 
-    public static bool IsPicture(string extension) => extension is "jpg" or "jpeg" or "png" or "webp";
+    /// <summary>The extensions of pictures' files.</summary>
+    public static IReadOnlyList<string> PictureExtensions => Extensions;
 
-    public static bool IsWanted(string name)
+    public static bool IsPicture(string extension) => Extensions.Contains(Plain(extension));
+
+    /// <summary>The most bytes of a file of this name that are wanted; negative where none are.</summary>
+    public static long Most(string name)
     {
-        string extension = WebDataset.Split(name).Extension;
-        return extension is "txt" or "caption" or "json" || IsPicture(extension);
+        string extension = Plain(WebDataset.Split(name).Extension);
+        return extension is "txt" or "caption" ? MostText : extension == "json" ? MostRecord : IsPicture(extension) ? EncodedPicture.MostBytes : -1;
     }
 
-    public static IEnumerable<PicturePair> Pairs(string source, IEnumerable<(string Name, byte[] Bytes)> members, DropCounts drops)
+    /// <summary>The samples of a tar.</summary>
+    public static IEnumerable<PairEvent> OfTar(string path, PairReading reading)
+    {
+        string? broken = null;
+        IEnumerable<SampleFile> files = TarMembers.Read(path, Most, reason => broken = reason, reading)
+            .Where(member => member.Kind != TarKind.Link || Most(member.Name) >= 0)
+            .Select(member => member.Kind switch
+            {
+                TarKind.Link => new SampleFile(member.Name, null, new Drop(DropReason.UnsafePath, member.Name, "it is a link")),
+                TarKind.TooLarge => new SampleFile(member.Name, null, new Drop(DropReason.TooLarge, member.Name, $"{member.Length:N0} bytes")),
+                _ => new SampleFile(member.Name, new EncodedPicture(member.Bytes), null),
+            });
+        foreach (PairEvent next in Group(files))
+        {
+            yield return next;
+        }
+
+        if (broken is not null)
+        {
+            yield return PairEvent.Dropped(DropReason.TruncatedTar, "", broken);
+        }
+    }
+
+    /// <summary>The samples of files in the order of their keys.</summary>
+    public static IEnumerable<PairEvent> Group(IEnumerable<SampleFile> files)
     {
         HashSet<string> seen = new(StringComparer.Ordinal);
         Sample? sample = null;
-        foreach ((string name, byte[] bytes) in members)
+        foreach (SampleFile file in files)
         {
-            (string key, string extension) = WebDataset.Split(name);
-            if (sample?.Key != key)
+            (string key, string extension) = WebDataset.Split(file.Name.StartsWith("./", StringComparison.Ordinal) ? file.Name[2..] : file.Name);
+            if (sample is null || sample.Key != key)
             {
-                if (sample?.Finish(source, seen, drops) is { } pair)
+                foreach (PairEvent done in sample?.Finish(seen) ?? [])
                 {
-                    yield return pair;
+                    yield return done;
                 }
 
                 sample = new Sample(key);
             }
 
-            sample.Add(extension, bytes, source, drops);
+            sample.Add(extension, file);
         }
 
-        if (sample?.Finish(source, seen, drops) is { } last)
+        foreach (PairEvent last in sample?.Finish(seen) ?? [])
         {
             yield return last;
         }
@@ -56,7 +88,7 @@ internal static class SampleGroups
         }
     }
 
-    /// <summary>The captions of a JSON object: "caption" first, then those of "captions"; empty ones are left out.</summary>
+    /// <summary>The captions under some keys of a JSON object, in the keys' order; empty and repeated ones are left out.</summary>
     public static List<string> Captions(JsonElement record, params string[] keys)
     {
         List<string> captions = [];
@@ -71,14 +103,21 @@ internal static class SampleGroups
         return captions;
     }
 
+    private static string Plain(string extension) => extension.EndsWith(".gz", StringComparison.Ordinal) ? extension[..^3] : extension;
+
     private static void Collect(JsonElement value, List<string> captions)
     {
         if (value.ValueKind == JsonValueKind.Array)
         {
-            foreach (JsonElement item in value.EnumerateArray().Where(item => item.ValueKind == JsonValueKind.String))
+            foreach (JsonElement item in value.EnumerateArray().Where(item => item.ValueKind is JsonValueKind.String or JsonValueKind.Object))
             {
                 Collect(item, captions);
             }
+        }
+        else if (value.ValueKind == JsonValueKind.Object)
+        {
+            // Karpathy's and other lists of sentences: { "raw": … }.
+            captions.AddRange(Captions(value, "raw", "caption").Where(caption => !captions.Contains(caption)));
         }
         else if (value.ValueKind == JsonValueKind.String && value.GetString()?.Trim() is { Length: > 0 } caption && !captions.Contains(caption))
         {
@@ -86,70 +125,101 @@ internal static class SampleGroups
         }
     }
 
+    /// <summary>A file of a sample, or why it cannot be used.</summary>
+    public readonly record struct SampleFile(string Name, EncodedPicture? Content, Drop? Drop);
+
     private sealed class Sample(string key)
     {
-        private byte[]? picture;
-        private byte[]? text;
-        private byte[]? json;
+        private readonly List<Drop> drops = [];
+        private EncodedPicture? picture;
+        private EncodedPicture? text;
+        private EncodedPicture? json;
+        private bool packedPicture;
+        private bool packedText;
+        private bool packedJson;
 
         public string Key => key;
 
-        public void Add(string extension, byte[] bytes, string source, DropCounts drops)
+        public void Add(string extension, SampleFile file)
         {
-            ref byte[]? place = ref picture;
-            if (extension is "txt" or "caption")
+            string plain = Plain(extension);
+            if (file.Drop is { } drop)
             {
-                place = ref text;
-            }
-            else if (extension == "json")
-            {
-                place = ref json;
+                drops.Add(drop with { Key = $"{key}.{extension}" });
+                return;
             }
 
+            bool isText = plain is "txt" or "caption", isJson = plain == "json";
+            ref EncodedPicture? place = ref isText ? ref text : ref isJson ? ref json : ref picture;
+            ref bool packed = ref isText ? ref packedText : ref isJson ? ref packedJson : ref packedPicture;
             if (place is null)
             {
-                place = bytes;
+                (place, packed) = (file.Content, plain != extension);
             }
             else
             {
-                drops.Add(DropReason.DuplicateKey, $"{source}: {FileErrors.Show(key)}.{extension}");
+                drops.Add(new Drop(DropReason.DuplicateKey, $"{key}.{extension}", "a second file of its kind"));
             }
         }
 
-        public PicturePair? Finish(string source, HashSet<string> seen, DropCounts drops)
+        public IEnumerable<PairEvent> Finish(HashSet<string> seen)
         {
-            DropReason? reason = null;
-            List<string> captions = [];
+            // A file that was dropped and is missed is said once: as what it was dropped for.
+            PairEvent own = Pair(seen);
+            bool said = own.Drop is { Reason: DropReason.MissingPicture or DropReason.MissingCaption } && drops.Count > 0;
+            return said ? drops.Select(drop => new PairEvent(null, drop)) : drops.Select(drop => new PairEvent(null, drop)).Append(own);
+        }
+
+        private PairEvent Pair(HashSet<string> seen)
+        {
+            if (!PicturePaths.IsSafe(key) && key.Length > 0)
+            {
+                return PairEvent.Dropped(DropReason.UnsafePath, key, "the name leads out of its source");
+            }
+
             if (!seen.Add(key))
             {
-                reason = DropReason.DuplicateKey;
-            }
-            else if (picture is not { Length: > 0 })
-            {
-                reason = DropReason.MissingPicture;
-            }
-            else
-            {
-                reason = FindCaptions(captions);
+                return PairEvent.Dropped(DropReason.DuplicateKey, key);
             }
 
-            if (reason is { } why)
+            if (picture is null)
             {
-                drops.Add(why, $"{source}: {FileErrors.Show(key)}");
-                return null;
+                return PairEvent.Dropped(DropReason.MissingPicture, key);
             }
 
-            return new PicturePair(key, picture!, captions);
+            List<string> captions = [];
+            try
+            {
+                if (FindCaptions(captions) is { } drop)
+                {
+                    return new PairEvent(null, drop);
+                }
+
+                if (packedPicture)
+                {
+                    picture = new EncodedPicture(Unpacking.Inflate(picture.Read(), EncodedPicture.MostBytes));
+                }
+            }
+            catch (DropException e)
+            {
+                return PairEvent.Dropped(e.Reason, key, e.Message);
+            }
+
+            return new PairEvent(new PicturePair(key, picture, captions), null);
         }
 
-        private DropReason? FindCaptions(List<string> captions)
+        private Drop? FindCaptions(List<string> captions)
         {
-            DropReason reason = DropReason.MissingCaption;
+            Drop drop = new(DropReason.MissingCaption, key);
             if (text is not null)
             {
-                if (Decode(text) is not { } decoded)
+                if (Read(text, packedText, MostText, ref drop) is not { } bytes)
                 {
-                    reason = DropReason.BadUtf8;
+                    // The reason is in the drop.
+                }
+                else if (Decode(bytes) is not { } decoded)
+                {
+                    drop = new Drop(DropReason.BadUtf8, key);
                 }
                 else if (decoded.Trim() is { Length: > 0 } caption)
                 {
@@ -157,11 +227,11 @@ internal static class SampleGroups
                 }
             }
 
-            if (json is not null)
+            if (json is not null && Read(json, packedJson, MostRecord, ref drop) is { } record)
             {
                 try
                 {
-                    using JsonDocument document = JsonDocument.Parse(json);
+                    using JsonDocument document = JsonDocument.Parse(WithoutMark(record));
                     if (document.RootElement.ValueKind == JsonValueKind.Object)
                     {
                         captions.AddRange(Captions(document.RootElement, "caption", "captions").Where(caption => !captions.Contains(caption)));
@@ -170,11 +240,30 @@ internal static class SampleGroups
                 catch (Exception e) when (e is JsonException or InvalidOperationException)
                 {
                     // A broken record beside a good caption takes nothing away.
-                    reason = reason != DropReason.MissingCaption ? reason : Decode(json) is null ? DropReason.BadUtf8 : DropReason.BadRecord;
+                    drop = drop.Reason != DropReason.MissingCaption ? drop
+                        : Decode(record) is null ? new Drop(DropReason.BadUtf8, key)
+                        : new Drop(DropReason.BadRecord, key, e.Message);
                 }
             }
 
-            return captions.Count > 0 ? null : reason;
+            return captions.Count > 0 ? null : drop;
         }
+
+        private byte[]? Read(EncodedPicture file, bool packed, long most, ref Drop drop)
+        {
+            try
+            {
+                byte[] bytes = file.Read();
+                return packed ? Unpacking.Inflate(bytes, most) : bytes;
+            }
+            catch (DropException e)
+            {
+                // An empty or unreadable file of a caption is no caption.
+                drop = new Drop(e.Reason == DropReason.MissingPicture ? DropReason.MissingCaption : e.Reason, key, e.Message);
+                return null;
+            }
+        }
+
+        private static ReadOnlyMemory<byte> WithoutMark(byte[] bytes) => bytes.AsSpan().StartsWith("\uFEFF"u8) ? bytes.AsMemory(3) : bytes;
     }
 }

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.IO.Compression;
 using System.Text;
 using System.Text.Json;
 
@@ -29,8 +28,16 @@ public static class SequenceFiles
     public static ISequenceFile Open(string path, int vocabularySize) =>
         path.EndsWith(".tar", StringComparison.OrdinalIgnoreCase) ? TarSequences.Open(path, vocabularySize) : new NpySequences(NpyFile.Open(path), vocabularySize);
 
+    /// <summary>In the place of a vocabulary's size: ids as they stand in the file, negative ones too.</summary>
+    internal const int AnyIds = 0;
+
     internal static int Id(long id, int vocabularySize, string path, string where)
     {
+        if (vocabularySize == AnyIds && id is >= int.MinValue and <= int.MaxValue)
+        {
+            return (int)id;
+        }
+
         long positive = id < 0 ? id + vocabularySize : id;
         return positive >= 0 && positive < vocabularySize
             ? (int)positive
@@ -82,7 +89,7 @@ internal sealed class NpySequences : ISequenceFile
 /// <summary>The rows of an open_lm tar, in memory.</summary>
 internal sealed class TarSequences : ISequenceFile
 {
-    private static readonly string[] Extensions = ["txt", "json", "json.gz"];
+    internal static readonly string[] Extensions = ["txt", "json", "json.gz"];
     private readonly List<int[]> rows = [];
 
     private TarSequences(string path) => Path = path;
@@ -94,13 +101,22 @@ internal sealed class TarSequences : ISequenceFile
     public static TarSequences Open(string path, int vocabularySize)
     {
         TarSequences file = new(path);
-        foreach ((string name, byte[] bytes) in TarMembers.Read(
-            path, name => Extensions.Contains(WebDataset.Split(name).Extension), reason => throw new InputException($"{path}: {reason}.")))
+        foreach (TarMember member in Members(path, reason => throw new InputException($"{path}: {reason}.")))
         {
-            file.rows.Add(Parse(path, name, bytes, vocabularySize));
+            file.rows.Add(member.Kind == TarKind.File
+                ? Parse(path, member.Name, member.Bytes, vocabularySize)
+                : throw new InputException($"{path}: \"{FileErrors.Show(member.Name)}\" is {(member.Kind == TarKind.Link ? "a link" : $"a member of {member.Length:N0} bytes, too many for a list of ids")}."));
         }
 
         return file.rows.Count > 0 ? file : throw new InputException($"{path} has no member with the extension txt, json or json.gz.");
+    }
+
+    /// <summary>The members of a tar that should be lists of ids.</summary>
+    public static IEnumerable<TarMember> Members(string path, Action<string> damaged, PairReading? reading = null)
+    {
+        bool Wanted(string name) => Extensions.Contains(WebDataset.Split(name).Extension);
+        return TarMembers.Read(path, name => Wanted(name) ? SampleGroups.MostRecord : -1, damaged, reading)
+            .Where(member => member.Kind != TarKind.Link || Wanted(member.Name));
     }
 
     public int[] Row(long index) => rows[checked((int)index)];
@@ -109,7 +125,8 @@ internal sealed class TarSequences : ISequenceFile
     {
     }
 
-    private static int[] Parse(string path, string name, byte[] bytes, int vocabularySize)
+    /// <summary>The ids of a member. Errors: InputException.</summary>
+    public static int[] Parse(string path, string name, byte[] bytes, int vocabularySize)
     {
         string where = $"member \"{FileErrors.Show(name)}\"";
         if (name.EndsWith(".txt", StringComparison.OrdinalIgnoreCase))
@@ -148,23 +165,11 @@ internal sealed class TarSequences : ISequenceFile
         long most = (100L * bytes.Length) + 4096;
         try
         {
-            using GZipStream source = new(new MemoryStream(bytes), CompressionMode.Decompress);
-            using MemoryStream target = new();
-            byte[] buffer = new byte[8192];
-            for (int read = source.Read(buffer); read > 0; read = source.Read(buffer))
-            {
-                target.Write(buffer, 0, read);
-                if (target.Length > most)
-                {
-                    throw new InputException($"{path}: {where} grows to more than {most} bytes when it is unpacked.");
-                }
-            }
-
-            return target.ToArray();
+            return Unpacking.Inflate(bytes, most);
         }
-        catch (Exception e) when (e is IOException or InvalidDataException)
+        catch (DropException e)
         {
-            throw new InputException($"{path}: {where} is not a gzip file: {e.Message}", e);
+            throw new InputException($"{path}: {where} is not a list of ids: {e.Message}", e);
         }
     }
 

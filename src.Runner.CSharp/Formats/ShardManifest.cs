@@ -10,9 +10,16 @@ namespace Hybrid.Runner.Formats;
 /// <param name="Count">The number of pairs.</param>
 /// <param name="Sha256">SHA-256 of the file, in lower-case hexadecimal.</param>
 /// <param name="Source">What the shard was made of, or null.</param>
-/// <param name="Dropped">What was dropped of that source, by reason, or null.</param>
-public sealed record ShardEntry(
-    string File, long Count, string Sha256, string? Source = null, IReadOnlyDictionary<DropReason, long>? Dropped = null);
+/// <param name="Made">How far its source was read for it, or null.</param>
+public sealed record ShardEntry(string File, long Count, string Sha256, string? Source = null, ShardMaking? Made = null);
+
+/// <summary>How far a source was read when a shard of it was finished: where to go on.</summary>
+/// <param name="Read">Pairs and drops of the source up to the shard's end.</param>
+/// <param name="Ended">Whether the source ends there.</param>
+/// <param name="Truncated">Captions of the shard that lost their ends.</param>
+/// <param name="Dropped">What was dropped since the source's last shard, by reason.</param>
+/// <param name="DroppedBytes">The length of the folder's list of what was dropped, up to there.</param>
+public sealed record ShardMaking(long Read, bool Ended, long Truncated, IReadOnlyDictionary<DropReason, long> Dropped, long DroppedBytes);
 
 /// <summary>
 /// manifest.jsonl: the shards of a folder, one JSON object a line, with the keys file, count, sha256, and open_lm's shard
@@ -113,10 +120,14 @@ public sealed class ShardManifest
                     line["source"] = shard.Source;
                 }
 
-                if (shard.Dropped is { Count: > 0 } dropped)
+                if (shard.Made is { } made)
                 {
-                    line["dropped"] = new JsonObject(dropped.OrderBy(drop => drop.Key)
+                    line["read"] = made.Read;
+                    line["ended"] = made.Ended;
+                    line["truncated"] = made.Truncated;
+                    line["dropped"] = new JsonObject(made.Dropped.OrderBy(drop => drop.Key)
                         .Select(drop => KeyValuePair.Create(drop.Key.ToString(), (JsonNode?)JsonValue.Create(drop.Value))));
+                    line["dropped_bytes"] = made.DroppedBytes;
                 }
 
                 text.Append(line.ToJsonString()).Append('\n');
@@ -155,7 +166,7 @@ public sealed class ShardManifest
             }
 
             return entry.TryGetProperty("count", out JsonElement number64) && number64.TryGetInt64(out long count) && count >= 0
-                ? new ShardEntry(file, count, Text("sha256") ?? throw Wrong("the key sha256 is missing"), Text("source"), Dropped(entry, Wrong))
+                ? new ShardEntry(file, count, Text("sha256") ?? throw Wrong("the key sha256 is missing"), Text("source"), Making(entry, Wrong))
                 : throw Wrong("the key count is missing or is not a whole number from 0");
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException)
@@ -164,13 +175,16 @@ public sealed class ShardManifest
         }
     }
 
-    private static SortedDictionary<DropReason, long>? Dropped(JsonElement entry, Func<string, Exception?, InputException> wrong)
+    private static ShardMaking? Making(JsonElement entry, Func<string, Exception?, InputException> wrong)
     {
         if (!entry.TryGetProperty("dropped", out JsonElement counts))
         {
             return null;
         }
 
+        long Number(string key) => entry.TryGetProperty(key, out JsonElement value) && value.TryGetInt64(out long number) && number >= 0
+            ? number
+            : throw wrong($"the key {key} is missing or is not a whole number from 0", null);
         SortedDictionary<DropReason, long> dropped = [];
         foreach (JsonProperty count in counts.EnumerateObject())
         {
@@ -178,6 +192,7 @@ public sealed class ShardManifest
                 count.Value.TryGetInt64(out long number) && number >= 0 ? number : throw wrong($"dropped.{count.Name} is not a whole number from 0", null);
         }
 
-        return dropped;
+        return new ShardMaking(
+            Number("read"), entry.TryGetProperty("ended", out JsonElement ended) && ended.ValueKind == JsonValueKind.True, Number("truncated"), dropped, Number("dropped_bytes"));
     }
 }

@@ -100,8 +100,8 @@ public sealed class ShardWriter : IDisposable
     /// <summary>Pairs that were added, those of the unfinished shard included.</summary>
     public long Count { get; private set; }
 
-    /// <summary>What was dropped of the source; the manifest's lines of shards from here on say so.</summary>
-    public IReadOnlyDictionary<DropReason, long>? Dropped { get; set; }
+    /// <summary>How far the source was read; the manifest's line of the shard that is finished next says so.</summary>
+    public ShardMaking? Made { get; set; }
 
     /// <summary>Adds a pair. Errors: ArgumentException when a code or id is outside its vocabulary or the codes do not fill the grid.</summary>
     public void Add(ReadOnlySpan<int> textIds, ReadOnlySpan<int> imageCodes)
@@ -126,15 +126,7 @@ public sealed class ShardWriter : IDisposable
             }
         }
 
-        if (writer is null)
-        {
-            writer = new SafeTensorsWriter(System.IO.Path.Combine(manifest.Folder, Name(number)));
-            codes = writer.AddColumn<ushort>("image_codes", info.Codes);
-            text = writer.AddColumn<int>("text_ids");
-            offsets = writer.AddColumn<long>("text_offsets");
-            offsets.Append([0L]);
-        }
-
+        Begin();
         codes!.Append(narrow);
         text!.Append(textIds);
         offsets!.Append([text.Rows]);
@@ -146,8 +138,14 @@ public sealed class ShardWriter : IDisposable
     }
 
     /// <summary>Writes what was added since the last whole shard.</summary>
-    public void Finish()
+    /// <param name="evenEmpty">Whether a shard is written where nothing was added: it says that its source was read.</param>
+    public void Finish(bool evenEmpty = false)
     {
+        if (evenEmpty)
+        {
+            Begin();
+        }
+
         if (writer is not null)
         {
             Roll();
@@ -157,13 +155,25 @@ public sealed class ShardWriter : IDisposable
     /// <summary>Drops what was added since the last whole shard, unless <see cref="Finish"/> was called.</summary>
     public void Dispose() => writer?.Dispose();
 
+    private void Begin()
+    {
+        if (writer is null)
+        {
+            writer = new SafeTensorsWriter(System.IO.Path.Combine(manifest.Folder, Name(number)));
+            codes = writer.AddColumn<ushort>("image_codes", info.Codes);
+            text = writer.AddColumn<int>("text_ids");
+            offsets = writer.AddColumn<long>("text_offsets");
+            offsets.Append([0L]);
+        }
+    }
+
     private void Roll()
     {
         string name = Name(number++);
         long count = codes!.Rows;
         writer!.Finish(info.ToMetadata());
         writer = null;
-        manifest.Add(new ShardEntry(name, count, ShardManifest.Hash(System.IO.Path.Combine(manifest.Folder, name)), source, Dropped));
+        manifest.Add(new ShardEntry(name, count, ShardManifest.Hash(System.IO.Path.Combine(manifest.Folder, name)), source, Made));
     }
 
     private string Name(int which) => string.Create(CultureInfo.InvariantCulture, $"{prefix}-{which:D6}.safetensors");

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
 using Hybrid.Runner.Formats;
@@ -5,14 +6,11 @@ using Hybrid.Runner.Formats;
 namespace Hybrid.Runner;
 
 /// <summary>
-/// Picture–caption pairs to token shards. Each source (a tar, a table, a folder) becomes one shard, whole or absent, so that a run
-/// which was stopped goes on with the sources that have none; the result does not depend on the number of threads.
+/// Picture–caption pairs to token shards, or tars of tokens to files of sequences. A run that was stopped goes on after its last whole
+/// shard; the result does not depend on stops or on the number of threads.
 /// </summary>
 internal static class PrepareJob
 {
-    private const string Description = "prepare.json";
-    private const int Together = 64;
-
     /// <summary>Carries the command out. Errors: InputException.</summary>
     public static void Run(PrepareCommand command, CancellationToken stop)
     {
@@ -33,179 +31,176 @@ internal static class PrepareJob
     }
 
     /// <summary>
-    /// Makes the shards that are not there yet. Errors: InputException, also where there is no pair at all; OperationCanceledException when
-    /// asked to stop.
+    /// Makes the shards that are not there yet. Errors: InputException, also where there is no pair at all; ConfigurationException where
+    /// pictures have no tokenizer; OperationCanceledException when asked to stop.
     /// </summary>
     public static PrepareOutcome Run(PrepareCommand command, Progress progress, CancellationToken stop)
     {
-        using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
-        using PictureTokenizer images = ImageTokenizers.Open(command.ImageTokenizer, Options(command));
-        if (command.ImageSize % images.Stride != 0)
-        {
-            throw new InputException($"--image-size {command.ImageSize} is not a multiple of {images.Stride}, the pixels of this tokenizer's codes.");
-        }
-
-        PairSource[] sources = Sources(command.Input);
-        int grid = command.ImageSize / images.Stride;
-        ShardInfo info = new(
-            text.VocabularySize, images.Codes, grid, grid, command.ImageSize, "centre square, bicubic",
-            text.Sha256, ImageTokenizers.Hash(command.ImageTokenizer, command.Ema));
-        bool there = Directory.Exists(command.Out), begun = Files.Occupied(command.Out);
-        ShardManifest manifest = Begin(command.Out, info, text, images, command, grid);
+        PairSource[] sources = Sources(command);
         try
         {
-            return Make(command, info, manifest, sources, text, images, progress, stop);
+            return sources.All(source => source.Kind == PairSourceKind.Tokens)
+                ? Sequences(command, sources, progress, stop)
+                : Pairs(command, sources, progress, stop);
         }
-        catch (InputException) when (!begun && manifest.Entries.Count == 0)
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new InputException($"{command.Out} cannot be written: {error.Message} Shards that were finished stand there whole, and the same command goes on after them.", error);
+        }
+    }
+
+    private static PrepareOutcome Pairs(PrepareCommand command, PairSource[] sources, Progress progress, CancellationToken stop)
+    {
+        if (command.ImageTokenizer is not { } imagePath || command.ImageSize is not { } size)
+        {
+            throw new ConfigurationException($"{sources[0].Path} holds pictures: hybrid prepare needs --image-tokenizer PATH and --image-size N for them.");
+        }
+
+        if (sources.FirstOrDefault(source => source.Kind == PairSourceKind.Tokens) is { } tokens)
+        {
+            throw new InputException($"{tokens.Path} holds ready sequences of tokens, other inputs hold pictures; prepare them into folders of their own.");
+        }
+
+        using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
+        using PictureTokenizer images = ImageTokenizers.Open(imagePath, TokenizerOptions.Default.WithAverages(command.Ema));
+        if (size % images.Stride != 0)
+        {
+            throw new InputException($"--image-size {size} is not a multiple of {images.Stride}, the pixels of this tokenizer's codes.");
+        }
+
+        int grid = size / images.Stride;
+        ShardInfo info = new(
+            text.VocabularySize, images.Codes, grid, grid, size, PrepareRules.Crop(command), text.Sha256, ImageTokenizers.Hash(imagePath, command.Ema));
+        PrepareRules rules = new(command, text, info);
+        return InFolder(command, rules.Settings(), sources, info, folder =>
+        {
+            folder.Beside(Checkpoint.Tokenizer, file => AtomicFile.WriteBytes(file, File.ReadAllBytes(text.Path)));
+            folder.Beside(ImageTokenizers.FileName, file => ImageTokenizers.Save(images, file, grid, grid));
+            Make(command, info, folder, sources, rules, images, progress, stop);
+        });
+    }
+
+    private static PrepareOutcome Sequences(PrepareCommand command, PairSource[] sources, Progress progress, CancellationToken stop)
+    {
+        using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
+        return InFolder(command, PrepareSequences.Settings(), sources, null, folder =>
+        {
+            folder.Beside(Checkpoint.Tokenizer, file => AtomicFile.WriteBytes(file, File.ReadAllBytes(text.Path)));
+            using Stage stage = progress.Stage("prepare", 0);
+            for (int i = 0; i < sources.Length; i++)
+            {
+                PrepareSequences.Make(folder, sources[i], i, command.Strict, stage, stop);
+            }
+        });
+    }
+
+    /// <summary>Opens the folder, fills it and counts what is in it; a folder in which nothing came to be is taken back.</summary>
+    private static PrepareOutcome InFolder(PrepareCommand command, JsonObject settings, PairSource[] sources, ShardInfo? info, Action<PrepareFolder> fill)
+    {
+        using PrepareFolder folder = PrepareFolder.Open(command.Out, settings, sources);
+        PrepareOutcome outcome = new(folder, info);
+        Stopwatch watch = Stopwatch.StartNew();
+        try
+        {
+            int done = sources.Count(source => folder.Last(source) is { Made.Ended: true });
+            if (done > 0)
+            {
+                Terminal.Say($"{done} of {sources.Length} sources are done already");
+            }
+
+            fill(folder);
+            outcome.Count(folder, watch.Elapsed);
+            return outcome.Pairs > 0
+                ? outcome
+                : throw new InputException($"no {(info is null ? "sequence" : "picture with its caption")} was found in {string.Join(", ", command.Input)}.{outcome.DroppedText()}");
+        }
+        catch (InputException) when (folder.Manifest.Entries.All(entry => entry.Count == 0))
         {
             // What stands there belongs to no pair, and would refuse the call with a better --input.
-            Abandon(command.Out, there);
+            folder.Abandon();
             throw;
         }
     }
 
-    private static TokenizerOptions Options(PrepareCommand command) =>
-        new(null, command.Ema, TokenizerOptions.Default.HalfPrecision, TokenizerOptions.Default.MemoryBudget);
-
-    private static PrepareOutcome Make(
-        PrepareCommand command, ShardInfo info, ShardManifest manifest, PairSource[] sources, HuggingFaceTokenizer text, PictureTokenizer images,
+    private static void Make(
+        PrepareCommand command, ShardInfo info, PrepareFolder folder, PairSource[] sources, PrepareRules rules, PictureTokenizer images,
         Progress progress, CancellationToken stop)
     {
-        HashSet<string> done = [.. manifest.Entries.Select(entry => entry.Source ?? "")];
-        PairSource[] waiting = [.. sources.Where(source => !done.Contains(Path.GetFullPath(source.Path)))];
-        if (waiting.Length < sources.Length)
+        int threads = command.Workers ?? Environment.ProcessorCount;
+        PairReading[] readings = [.. sources.Select(source => new PairReading { AllCaptions = command.AllCaptions })];
+        double[] weights = [.. sources.Select(source => Math.Max(1.0, source.Stamp().Bytes))];
+        double all = weights.Sum(), passed = 0;
+        long pairs = folder.Manifest.Entries.Sum(entry => entry.Count), textTokens = 0, before = pairs;
+        using Stage stage = progress.Stage("prepare", 0, pairs);
+        for (int i = 0; i < sources.Length; i++)
         {
-            Terminal.Say($"{sources.Length - waiting.Length} of {sources.Length} sources are done already");
-        }
-
-        PrepareOutcome outcome = new(command.Out, info);
-        outcome.Include(manifest.Entries);
-        long textTokens = 0;
-        using (Stage stage = progress.Stage("prepare", 0))
-        {
-            foreach (PairSource source in waiting)
+            PairSource source = sources[i];
+            PairReading reading = readings[i];
+            ShardEntry? last = folder.Last(source);
+            if (last is not { Made.Ended: true })
             {
                 // The shard's number follows from the source's place among all, so that a resumed run names it the same.
-                string prefix = $"shard-{Array.IndexOf(sources, source):00000}";
-                DropCounts drops = new();
-                using ShardWriter writer = new(manifest, info, int.MaxValue, prefix, Path.GetFullPath(source.Path));
-                foreach (PicturePair[] batch in source.Read(drops).Chunk(Together))
+                using PrepareShards shards = new(folder, info, source, $"shard-{i:00000}", images, command);
+                IEnumerable<PairEvent> events = Skip(source.Read(reading), last?.Made?.Read ?? 0, source);
+                using PrepareAhead ahead = new(events, rules.Prepare, threads, 2 * PrepareShards.Together(info.ImageSize), stop);
+                foreach (Prepared next in ahead.Results())
                 {
                     stop.ThrowIfCancellationRequested();
-                    (int[] Ids, byte[] Pixels)[] ready = Decode(batch, source, text, command.ImageSize, drops);
-                    if (ready.Length == 0)
-                    {
-                        continue;
-                    }
-
-                    int[][] codes = images.Encode([.. ready.Select(pair => pair.Pixels)], command.ImageSize, command.ImageSize);
-                    for (int i = 0; i < ready.Length; i++)
-                    {
-                        writer.Add(ready[i].Ids, codes[i]);
-                        textTokens += ready[i].Ids.Length;
-                    }
-
-                    outcome.New += ready.Length;
-                    stage.Report(outcome.New, new Metrics { Tokens = textTokens + (outcome.New * info.Codes), Note = Path.GetFileName(source.Path) });
+                    shards.Take(next);
+                    pairs += next.Captions.Count;
+                    textTokens += next.Captions.Sum(caption => (long)caption.Length);
+                    double done = (passed + (reading.Fraction * weights[i])) / all;
+                    stage.Expect(Math.Max(pairs, (long)(pairs / Math.Max(done, 1e-9))));
+                    stage.Report(pairs, new Metrics { Tokens = textTokens + ((pairs - before) * info.Codes), Note = Path.GetFileName(source.Path) });
                 }
 
-                writer.Dropped = drops.Counts;
-                writer.Finish();
-                outcome.Include(drops);
+                shards.End();
             }
+
+            passed += weights[i];
         }
 
-        outcome.Count(manifest.Entries);
-        return outcome.Pairs > 0
-            ? outcome
-            : throw new InputException($"no picture with its caption was found in {string.Join(", ", command.Input)}.{outcome.DroppedText()}");
+        stage.Expect(pairs);
+        stage.Report(pairs, new Metrics { Tokens = textTokens + ((pairs - before) * info.Codes) });
     }
 
-    /// <summary>Removes what <see cref="Begin"/> wrote.</summary>
-    private static void Abandon(string folder, bool keepFolder)
+    /// <summary>
+    /// What a source says after the part that stands in shards; where it cannot be read, or not to its end, that is the last it says.
+    /// Errors: InputException where it has become shorter.
+    /// </summary>
+    private static IEnumerable<PairEvent> Skip(IEnumerable<PairEvent> events, long count, PairSource source)
     {
-        foreach (string name in new[] { Description, Checkpoint.Tokenizer, ImageTokenizers.FileName, ShardManifest.FileName })
+        long at = 0;
+        using IEnumerator<PairEvent> reader = events.GetEnumerator();
+        for (bool more = true; more; at++)
         {
-            File.Delete(Path.Combine(folder, name));
-        }
-
-        if (!keepFolder && !Files.Occupied(folder))
-        {
-            Directory.Delete(folder);
-        }
-    }
-
-    private static PairSource[] Sources(IEnumerable<string> inputs)
-    {
-        PairSource[] sources = [.. inputs.SelectMany(PairSource.Open)];
-        return sources.GroupBy(source => Path.GetFullPath(source.Path)).FirstOrDefault(group => group.Count() > 1) is { } twice
-            ? throw new InputException($"--input names {twice.Key} twice.")
-            : sources;
-    }
-
-    /// <summary>Decodes and resizes a batch on all cores and encodes its captions; what cannot be read is counted and left out.</summary>
-    private static (int[] Ids, byte[] Pixels)[] Decode(
-        PicturePair[] batch, PairSource source, HuggingFaceTokenizer text, int size, DropCounts drops)
-    {
-        var pixels = new byte[batch.Length][];
-        Parallel.For(0, batch.Length, i =>
-        {
+            PairEvent next;
             try
             {
-                pixels[i] = Pictures.CentreCropResize(Pictures.Decode(batch[i].Image, batch[i].Key), size).Pixels;
+                more = reader.MoveNext();
+                next = more ? reader.Current : default;
             }
             catch (InputException error)
             {
-                drops.Add(DropReason.BadPicture, $"{source.Path}, {batch[i].Key}: {error.Message}");
+                (more, next) = (false, PairEvent.Dropped(DropReason.BadSource, "", error.Message));
             }
-        });
-        return
-        [
-            .. from i in Enumerable.Range(0, batch.Length)
-               where pixels[i] is not null
-               select (text.Encode(batch[i].Caption.Trim(), special: false), pixels[i]),
-        ];
+
+            if (at >= count && (more || next.Drop is not null))
+            {
+                yield return next;
+            }
+            else if (!more && at < count && next.Drop is null)
+            {
+                throw new InputException($"{source.Path} has {at:N0} records and {count:N0} of it stand in shards already: it was changed. Choose another --out.");
+            }
+        }
     }
 
-    /// <summary>Makes the folder with both tokenizers, or checks that the one to go on with was made by the same.</summary>
-    private static ShardManifest Begin(
-        string folder, ShardInfo info, HuggingFaceTokenizer text, PictureTokenizer images, PrepareCommand command, int grid)
+    private static PairSource[] Sources(PrepareCommand command)
     {
-        string description = Path.Combine(folder, Description);
-        string wanted = new JsonObject
-        {
-            ["imageSize"] = info.ImageSize,
-            ["textTokenizer"] = info.TextTokenizer,
-            ["imageTokenizer"] = info.ImageTokenizer,
-            ["inputs"] = new JsonArray([.. command.Input.Select(input => JsonValue.Create(Path.GetFullPath(input)))]),
-        }.ToJsonString(Json.Options);
-        if (File.Exists(description))
-        {
-            if (Files.Text(description, "the description of the shards") != wanted)
-            {
-                throw new InputException($"{folder} holds shards of other inputs, tokenizers or another size; choose another --out.");
-            }
-        }
-        else if (Files.Occupied(folder))
-        {
-            throw new InputException($"{folder} is not empty and holds no shards of this command; choose another --out.");
-        }
-        else
-        {
-            AtomicFile.WriteText(description, wanted);
-        }
-
-        string textCopy = Path.Combine(folder, Checkpoint.Tokenizer), imageCopy = Path.Combine(folder, ImageTokenizers.FileName);
-        if (!File.Exists(textCopy))
-        {
-            AtomicFile.WriteBytes(textCopy, File.ReadAllBytes(text.Path));
-        }
-
-        if (!File.Exists(imageCopy))
-        {
-            ImageTokenizers.Save(images, imageCopy, grid, grid);
-        }
-
-        return ShardManifest.Create(folder, resume: true);
+        PairSource[] sources = [.. command.Input.SelectMany(PairInputs.Expand).SelectMany(path => PairSource.Open(path, command.ImageRoot))];
+        return sources.GroupBy(source => source.Path).FirstOrDefault(group => group.Count() > 1) is { } twice
+            ? throw new InputException($"--input names {twice.Key} twice.")
+            : sources;
     }
 }

@@ -3,88 +3,104 @@ using Hybrid.Runner.Formats;
 namespace Hybrid.Runner;
 
 /// <summary>What a folder of shards holds after a preparation, and what was left out of it, earlier calls included.</summary>
-internal sealed class PrepareOutcome(string folder, ShardInfo info)
+internal sealed class PrepareOutcome
 {
     private readonly SortedDictionary<DropReason, long> dropped = [];
     private readonly SortedDictionary<DropReason, string> examples = [];
+    private readonly ShardInfo? info;
+    private readonly long before;
 
-    /// <summary>Pairs in all shards.</summary>
+    /// <summary>Begins to count, from what is in the folder already.</summary>
+    public PrepareOutcome(PrepareFolder folder, ShardInfo? info) => (this.info, before) = (info, folder.Manifest.Entries.Sum(entry => entry.Count));
+
+    /// <summary>Pairs in all shards, or ready sequences.</summary>
     public long Pairs { get; private set; }
 
     /// <summary>Pairs that this call added.</summary>
-    public long New { get; set; }
+    public long New => Pairs - before;
+
+    /// <summary>Captions that lost their ends.</summary>
+    public long Truncated { get; private set; }
 
     /// <summary>Ids of the captions of all pairs.</summary>
     public long TextTokens { get; private set; }
 
     /// <summary>Image codes of all pairs.</summary>
-    public long ImageTokens => Pairs * info.Codes;
+    public long ImageTokens => Pairs * (info?.Codes ?? 0);
 
     /// <summary>The number of shards.</summary>
     public int Shards { get; private set; }
 
+    /// <summary>Pairs a second of this call.</summary>
+    public double PairsPerSecond { get; private set; }
+
     /// <summary>What was dropped, by reason.</summary>
     public IReadOnlyDictionary<DropReason, long> Dropped => dropped;
 
-    /// <summary>Takes in what was dropped of a source that was read now.</summary>
-    public void Include(DropCounts drops)
+    /// <summary>Counts what stands in the folder. Errors: InputException where a shard is damaged.</summary>
+    public void Count(PrepareFolder folder, TimeSpan took)
     {
-        Add(drops.Counts);
-        foreach ((DropReason reason, string where) in drops.Examples)
+        IReadOnlyList<ShardEntry> entries = folder.Manifest.Entries;
+        (Shards, Pairs) = (entries.Count, entries.Sum(entry => entry.Count));
+        PairsPerSecond = took > TimeSpan.Zero ? New / took.TotalSeconds : 0;
+        foreach (ShardMaking made in entries.Select(entry => entry.Made).OfType<ShardMaking>())
         {
-            examples.TryAdd(reason, where);
-        }
-    }
-
-    /// <summary>Takes in what was dropped of the sources of shards that were there already.</summary>
-    public void Include(IEnumerable<ShardEntry> there)
-    {
-        foreach (ShardEntry entry in there)
-        {
-            Add(entry.Dropped ?? new Dictionary<DropReason, long>());
-        }
-    }
-
-    /// <summary>Counts what stands in the shards. Errors: InputException where one is damaged.</summary>
-    public void Count(IReadOnlyList<ShardEntry> shards)
-    {
-        Shards = shards.Count;
-        if (Shards == 0)
-        {
-            return;
+            Truncated += made.Truncated;
+            foreach ((DropReason reason, long count) in made.Dropped)
+            {
+                dropped[reason] = dropped.GetValueOrDefault(reason) + count;
+            }
         }
 
-        using ShardReader reader = ShardReader.Open(folder);
-        Pairs = reader.Count;
-        for (long i = 0; i < reader.Count; i++)
+        foreach ((DropReason reason, string where) in folder.Examples())
         {
-            TextTokens += reader.TextLength(i);
+            examples[reason] = where;
+        }
+
+        if (info is not null && Shards > 0)
+        {
+            using ShardReader reader = ShardReader.Open(folder.Manifest.Folder);
+            for (long i = 0; i < reader.Count; i++)
+            {
+                TextTokens += reader.TextLength(i);
+            }
         }
     }
 
     /// <summary>The object for machines.</summary>
-    public object ToJson() => new
-    {
-        Shards,
-        Pairs,
-        New,
-        TextTokens,
-        ImageTokens,
-        Grid = new[] { info.GridHeight, info.GridWidth },
-        info.TextVocabulary,
-        info.ImageVocabulary,
-        Dropped = dropped.ToDictionary(count => count.Key.ToString(), count => count.Value),
-        Examples = examples.ToDictionary(example => example.Key.ToString(), example => example.Value),
-    };
+    public object ToJson() => info is null
+        ? new { Files = Shards, Sequences = Pairs, New, Dropped = Names(dropped), Examples = Names(examples) }
+        : new
+        {
+            Shards,
+            Pairs,
+            New,
+            TextTokens,
+            ImageTokens,
+            Grid = new[] { info.GridHeight, info.GridWidth },
+            info.TextVocabulary,
+            info.ImageVocabulary,
+            Truncated,
+            Dropped = Names(dropped),
+            Examples = Names(examples),
+            PairsPerSecond,
+        };
 
     /// <summary>The same for a person.</summary>
     public string ToText()
     {
-        List<string> lines =
-        [
-            $"{Pairs:N0} pairs in {Shards} shards ({New:N0} new), {TextTokens:N0} text tokens and {ImageTokens:N0} image tokens",
-            $"{info.TextVocabulary:N0} text rows, {info.ImageVocabulary:N0} image codes, {info.GridHeight} × {info.GridWidth} codes a picture",
-        ];
+        List<string> lines = info is null
+            ? [$"{Pairs:N0} sequences in {Shards} files ({New:N0} new)"]
+            :
+            [
+                $"{Pairs:N0} pairs in {Shards} shards ({New:N0} new), {TextTokens:N0} text tokens and {ImageTokens:N0} image tokens",
+                $"{info.TextVocabulary:N0} text rows, {info.ImageVocabulary:N0} image codes, {info.GridHeight} × {info.GridWidth} codes a picture",
+            ];
+        if (Truncated > 0)
+        {
+            lines.Add($"{Truncated:N0} captions lost their ends");
+        }
+
         return string.Join('\n', lines) + DroppedText();
     }
 
@@ -94,11 +110,5 @@ internal sealed class PrepareOutcome(string folder, ShardInfo info)
         orderby count.Value descending
         select $"\ndropped {count.Value:N0}: {count.Key}{(examples.TryGetValue(count.Key, out string? first) ? $", first {first}" : "")}");
 
-    private void Add(IReadOnlyDictionary<DropReason, long> counts)
-    {
-        foreach ((DropReason reason, long count) in counts)
-        {
-            dropped[reason] = dropped.GetValueOrDefault(reason) + count;
-        }
-    }
+    private static Dictionary<string, T> Names<T>(SortedDictionary<DropReason, T> values) => values.ToDictionary(value => value.Key.ToString(), value => value.Value);
 }

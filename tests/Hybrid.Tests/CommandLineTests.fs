@@ -35,10 +35,18 @@ let private frozen =
         "prepare",
         [
             "--input PATH..."
+            "--image-root DIR"
             "--text-tokenizer F"
             "--image-tokenizer PATH"
             "--ema"
             "--image-size N"
+            "--reducing-gap G"
+            "--captions first|all"
+            "--max-text-tokens N"
+            "--long-text truncate|drop"
+            "--pairs-per-shard N"
+            "--workers N"
+            "--strict"
             "--out DIR"
             "--json"
         ]
@@ -180,9 +188,38 @@ let private parsing =
                     ]
                     (fun c ->
                         List.ofSeq c.Input = [ "a.tar"; "b.tar"; "c" ]
-                        && c.ImageSize = 128
+                        && c.ImageSize = Nullable 128
                         && c.TextTokenizer = "t"
-                        && c.ImageTokenizer = "v"))
+                        && c.ImageTokenizer = "v"
+                        && (isNull c.ImageRoot && not c.AllCaptions && not c.DropLongText && not c.Strict)
+                        && (not c.ReducingGap.HasValue && not c.MaxTextTokens.HasValue && not c.Workers.HasValue)
+                        && c.PairsPerShard = 2048))
+
+            testCase "prepare takes every option" (fun () ->
+                gives<PrepareCommand>
+                    ("prepare --input a --image-root r --text-tokenizer t --image-tokenizer v --image-size 256 --reducing-gap 1 --captions all \
+                      --max-text-tokens 77 --long-text drop --pairs-per-shard 9 --workers 3 --strict --out o --json"
+                        .Split(' ', StringSplitOptions.RemoveEmptyEntries)
+                     |> List.ofArray)
+                    (fun c ->
+                        c =
+                            {
+                                Input = c.Input
+                                ImageRoot = "r"
+                                TextTokenizer = "t"
+                                ImageTokenizer = "v"
+                                Ema = false
+                                ImageSize = Nullable 256
+                                ReducingGap = Nullable 1.0
+                                AllCaptions = true
+                                MaxTextTokens = Nullable 77
+                                DropLongText = true
+                                PairsPerShard = 9
+                                Workers = Nullable 3
+                                Strict = true
+                                Out = "o"
+                                Json = true
+                            }))
 
             testCase "train keeps the order of --set and takes negative values" (fun () ->
                 gives<TrainCommand>
@@ -358,6 +395,8 @@ let private wrong =
         [ "study"; "--out"; "--json" ],
         [ "--out needs DIR, but --json follows. A value that begins with - is written --out=VALUE." ]
         [ "train"; "--config"; "c"; "--out"; "o"; "--set"; "a" ], [ "--set needs KEY VALUE." ]
+        [ "prepare"; "--input"; "a"; "--text-tokenizer"; "t"; "--image-size"; "8"; "--out"; "o" ],
+        [ "--image-size is given without --image-tokenizer: they go together." ]
         [ "prepare"; "--input"; "--out"; "o" ], [ "--input needs PATH..., but --out follows." ]
         [ "generate"; "--model"; "m"; "--prompt"; "a"; "--out"; "o"; "--top-p"; "0" ],
         [ "--top-p needs a number above 0 and at most 1, but was given '0'." ]

@@ -22,6 +22,7 @@ let private all =
             GoldenTests.tests
             HostTests.tests
             ImageQualityTests.tests
+            ImageCommandTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
             ImageTrainConfigTests.tests

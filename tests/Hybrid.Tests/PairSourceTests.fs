@@ -21,19 +21,18 @@ let private tarBytes (members: (string * byte[]) list) : byte[] =
     stream.ToArray()
 
 let private readAll (path: string) : PicturePair list * (DropReason * int64) list =
-    let drops = DropCounts()
-
-    let pairs =
+    let events =
         [
             for source in PairSource.Open path do
-                yield! source.Read drops
+                yield! source.Read(PairReading())
         ]
 
-    pairs,
-    (drops.Counts
-     |> Seq.map (fun pair -> pair.Key, pair.Value)
-     |> Seq.sortBy (fun (reason, _) -> int reason)
-     |> List.ofSeq)
+    (events |> List.choose (fun event -> Option.ofObj event.Pair)),
+    (events
+     |> List.choose (fun event -> Option.ofObj event.Drop)
+     |> List.countBy (fun drop -> drop.Reason)
+     |> List.map (fun (reason, count) -> reason, int64 count)
+     |> List.sortBy (fun (reason, _) -> int reason))
 
 let private readTar (bytes: byte[]) =
     let mutable result = [], []
@@ -46,7 +45,7 @@ let private readTar (bytes: byte[]) =
     result
 
 let private summary (pairs: PicturePair list) =
-    pairs |> List.map (fun pair -> pair.Key, Encoding.UTF8.GetString pair.Image, List.ofSeq pair.Captions)
+    pairs |> List.map (fun pair -> pair.Key, Encoding.UTF8.GetString(pair.Image.Read()), List.ofSeq pair.Captions)
 
 let private picture (name: string) = utf8 $"picture {name}"
 
@@ -147,10 +146,11 @@ let tests =
                         drops
                         [
                             DropReason.MissingCaption, 1L
-                            DropReason.MissingPicture, 2L
+                            DropReason.MissingPicture, 1L
                             DropReason.DuplicateKey, 1L
                             DropReason.BadUtf8, 1L
                             DropReason.BadRecord, 2L
+                            DropReason.UnsafePath, 1L
                         ]
                         "dropped of csv"
 
@@ -216,7 +216,7 @@ let tests =
                     Expect.equal (pairs.Length, drops) (count, []) relative
 
                     for pair in pairs |> List.truncate 40 do
-                        Pictures.Decode(ReadOnlyMemory pair.Image, pair.Key) |> ignore
+                        Pictures.Decode(ReadOnlyMemory(pair.Image.Read()), pair.Key) |> ignore
 
                     pairs
 

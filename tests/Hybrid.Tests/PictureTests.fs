@@ -242,7 +242,7 @@ let tests =
                     bytes
 
                 refusedWith (claim 20000) "million"
-                refusedWith (claim 9900) "can hold"
+                refusedWith (claim 9400) "can hold"
                 Expect.stringContains (refusal (fun () -> Pictures.Read "/nowhere.png" |> ignore)) "does not exist" "absent")
 
             damagedFilesAreRefused
