@@ -34,9 +34,13 @@ module Suggest =
 
     /// The candidate nearest to a word, if one is near enough to be what was meant.
     let nearest (candidates: string seq) (word: string) : string option =
+        let limit (candidate: string) = max 1 (max word.Length candidate.Length / 3)
+
         candidates
+        // Words of very different lengths are far apart; comparing them would take as long as their lengths multiplied.
+        |> Seq.filter (fun candidate -> abs (word.Length - candidate.Length) <= limit candidate)
         |> Seq.map (fun candidate -> distance word candidate, candidate)
-        |> Seq.filter (fun (edits, candidate) -> edits <= max 1 (max word.Length candidate.Length / 3))
+        |> Seq.filter (fun (edits, candidate) -> edits <= limit candidate)
         |> Seq.sort
         |> Seq.tryHead
         |> Option.map snd

@@ -16,6 +16,7 @@ let private all =
             DecoderTests.tests
             DocsTests.tests
             ExtensionTests.tests
+            FuzzTests.tests
             GoldenTests.tests
             HostTests.tests
             ImageTokenizerGoldenTests.tests
