@@ -183,11 +183,11 @@ type internal TokenizeArguments =
     interface IArgParserTemplate with
         member case.Usage =
             match case with
-            | Tokenizer _ -> "a tokenizer.json"
-            | Text _ -> "the text to turn into ids"
-            | File _ -> "a text file to turn into ids"
+            | Tokenizer _ -> "a tokenizer.json, or a folder with one or with vocab.json and merges.txt"
+            | Text _ -> "the text to turn into ids; one that begins with - is written --text=S"
+            | File _ -> "a UTF-8 file to turn into ids, to its last character"
             | Decode _ -> "ids to turn into text"
-            | Special -> "add the special tokens that the tokenizer's post-processor names"
+            | Special -> "add the tokens that the tokenizer puts around a text; with --decode, keep special tokens"
             | Json -> Words.json
 
 type internal ImageArguments =

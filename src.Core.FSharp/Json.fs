@@ -245,6 +245,10 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
 
 module Json =
 
+    /// What is said of a string that is no text.
+    let internal halfPair =
+        "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither."
+
     // Half a surrogate pair (\ud800) is valid JSON but no text: reading it fails.
     let rec private visit (element: JsonElement) : unit =
         match element.ValueKind with
@@ -271,10 +275,7 @@ module Json =
             use document = JsonDocument.Parse(text, JsonDocumentOptions(MaxDepth = 64))
 
             if not (isText document.RootElement) then
-                Error
-                    [
-                        "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither."
-                    ]
+                Error [ halfPair ]
             else
                 let errors = List<string>()
                 let root = JsonFields("", document.RootElement, errors)

@@ -39,6 +39,11 @@ internal static class PrepareJob
     public static PrepareOutcome Run(PrepareCommand command, Progress progress, CancellationToken stop)
     {
         using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
+        if (text.Warning is { } warning)
+        {
+            Terminal.Warn(warning);
+        }
+
         using PictureTokenizer images = ImageTokenizers.Open(command.ImageTokenizer);
         if (command.ImageSize % images.Stride != 0)
         {
@@ -195,7 +200,7 @@ internal static class PrepareJob
         string textCopy = Path.Combine(folder, Checkpoint.Tokenizer), imageCopy = Path.Combine(folder, ImageTokenizers.FileName);
         if (!File.Exists(textCopy))
         {
-            AtomicFile.WriteBytes(textCopy, File.ReadAllBytes(text.Path));
+            AtomicFile.WriteBytes(textCopy, text.Content.ToArray());
         }
 
         if (!File.Exists(imageCopy))

@@ -369,6 +369,24 @@ let private configurations =
             (none (fun path -> Checkpoint.Open(string (Path.GetDirectoryName path)) |> ignore))
     ]
 
+// ---- inspect ----
+
+/// What `inspect` says of a file, with --json.
+let private inspect (path: string) : int64 =
+    (InspectJob.Inspect path).ToJsonString(Json.Options) |> ignore
+    0L
+
+let private inspected =
+    [
+        { target "inspect json" "a.json" (fun () -> List.map utf8 [ openLm; llama; hybrid; trainConfig; """{"added_tokens":[],"model":{"type":"BPE","vocab":{"a":0}}}""" ]) inspect with
+            IsJson = true
+            Beside = [ "a", [||]; "b", [||] ]
+        }
+        { target "inspect tar" "a.tar" samples inspect with Wrap = withChecksums }
+        { torchPickle with Name = "inspect pickle"; Read = inspect }
+        { npyHeader with Name = "inspect npy"; Read = inspect }
+    ]
+
 // ---- tokenizers ----
 
 /// Small tokenizers of each kind of model, with many kinds of parts.
@@ -419,6 +437,9 @@ let private tokenizer =
         use tokenizer = HuggingFaceTokenizer.Open path
         let ids = tokenizer.Encode("ab <s> cab  1é</s>b!", true)
         tokenizer.Decode ids |> ignore
+        tokenizer.Decode(ids, true) |> ignore
+        tokenizer.Encode(" ", false) |> ignore
+        tokenizer.Encode("\000a\u0301 \r\n☃", false) |> ignore
         tokenizer.Decode [| for id in 0 .. min 20 (tokenizer.VocabularySize - 1) do if not (isNull (tokenizer.TokenOf id)) then id |] |> ignore)
 
 // ---- pictures ----
@@ -499,6 +520,7 @@ let targets: Target list =
         shardPart "shard" "000000"
         shardPart "manifest" "manifest"
         yield! configurations
+        yield! inspected
         tokenizer
         yield! pictures
     ]

@@ -320,7 +320,7 @@ let private mutateJson (c: Chooser) (bytes: byte[]) : byte[] =
                     let value: JsonNode | null =
                         match c.Int(0, 8) with
                         | 0 -> null
-                        | 1 -> text (c.Of [ ""; " "; "a"; "é"; "\000"; "☃\U0001F600"; String('x', 3000); "../a"; "(" ])
+                        | 1 -> text (c.Of [ ""; " "; "a"; "é"; "\000"; "☃\U0001F600"; String('x', 3000); "../a"; "("; "a*"; "$"; "(?=a)"; "b|" ])
                         | 2 -> number (c.Of [ 0.0; -1.0; 0.5; 1e308; -1e308; 1e-320; 3e9; 2e19 ])
                         | 3 -> JsonValue.Create(c.Of extremes)
                         | 4 -> JsonValue.Create(c.Bool())
