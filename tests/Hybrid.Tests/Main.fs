@@ -43,6 +43,7 @@ let private all =
             StatisticsTests.tests
             StepTests.tests
             StudyTests.tests
+            TokenizerReferenceTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
             TrainConfigTests.tests
