@@ -11,7 +11,7 @@ internal static class Jobs
             return DoctorJob.Run(doctor);
         }
 
-        if (command is not TokenizeCommand)
+        if (command is not (TokenizeCommand or BenchCommand { ImageTokenizer: null }))
         {
             TorchLibrary.Load();
         }
@@ -44,6 +44,9 @@ internal static class Jobs
                 break;
             case GenerateCommand generate:
                 GenerateJob.Run(generate, ImageTokenizers.DecoderBeside, stop);
+                break;
+            case BenchCommand bench:
+                BenchJob.Run(bench, stop);
                 break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);
