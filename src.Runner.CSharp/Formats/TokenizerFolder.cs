@@ -114,7 +114,7 @@ internal static class TokenizerFolder
         }
 
         IEnumerable<string?> named = File.Exists(special)
-            ? HuggingFaceTokenizer.Parse(special, Bytes(special)).SelectMany(IEnumerable<JsonNode?> (pair) => pair.Value is JsonArray several ? several : [pair.Value])
+            ? HuggingFaceTokenizer.Parse(special, Bytes(special)).SelectMany(IEnumerable<JsonNode?> (pair) => pair.Value as IEnumerable<JsonNode?> ?? [pair.Value])
                 .Select(token => Text(token) ?? Text((token as JsonObject)?["content"]))
             : [];
         foreach (string name in named.Append("<|endoftext|>").OfType<string>())

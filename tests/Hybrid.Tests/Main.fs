@@ -18,6 +18,7 @@ let private all =
             ExtensionTests.tests
             FuzzTests.tests
             GoldenTests.tests
+            HostCommandTests.tests
             HostTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
@@ -43,6 +44,7 @@ let private all =
             StatisticsTests.tests
             StepTests.tests
             StudyTests.tests
+            TokenizeCommandTests.tests
             TokenizerReferenceTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
