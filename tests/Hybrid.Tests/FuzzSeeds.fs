@@ -52,8 +52,16 @@ let private torchParts =
 
 let private torchZip = target "torch zip" "a.pt" (fun () -> [ TorchFileTests.archive TorchFileTests.sampleValue torchParts ]) readTensors
 
+/// A state dict with so many tensors that work or memory out of proportion shows.
+let private manyTensors () =
+    TorchFileTests.Py.ordered
+        [
+            for i in 0..400 do
+                TorchFileTests.Py.text $"layers.{i}.weight", TorchFileTests.Py.tensor "FloatStorage" "0" 6 (i % 3) [ 1; 3 ] [ 3; 1 ]
+        ]
+
 let private torchPickle =
-    { target "pickle in a zip" "a.pt" (fun () -> [ TorchFileTests.sampleValue ]) readTensors with
+    { target "pickle in a zip" "a.pt" (fun () -> [ TorchFileTests.sampleValue; TorchFileTests.sampleValue; manyTensors () ]) readTensors with
         Wrap = fun pickle -> TorchFileTests.archive pickle torchParts
     }
 
@@ -83,7 +91,12 @@ let private safeTensorsHeader =
     let seed =
         """{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[4,4],"data_offsets":[0,64]},"b":{"dtype":"BOOL","shape":[2],"data_offsets":[64,66]},"c":{"dtype":"U16","shape":[32],"data_offsets":[66,130]}}"""
 
-    { target "safetensors header" "a.safetensors" (fun () -> [ utf8 seed ]) readTensors with
+    let many =
+        [ for i in 0..800 -> $"\"t{i}\":{{\"dtype\":\"I8\",\"shape\":[0,{i}],\"data_offsets\":[130,130]}}" ] |> String.concat ","
+
+    let seeds () = [ utf8 seed; utf8 seed; utf8 (seed[.. seed.Length - 2] + "," + many + "}") ]
+
+    { target "safetensors header" "a.safetensors" seeds readTensors with
         Wrap = fun header -> Array.concat [ BitConverter.GetBytes header.LongLength; header; Array.zeroCreate 130 ]
     }
 
@@ -333,6 +346,10 @@ let private hybrid =
 
 let private trainConfig =
     """{"model":{"checkpoint":"a"},"vocabulary":{"textRows":300,"imageCodes":64},"data":{"train":["a.json"],"heldOut":["b"],"order":"shuffled","form":"captioned","length":96,"captionDrop":0.1},"trainable":"+norms","newRows":"mean","loss":{"text":1,"image":1,"structure":1,"z":0},"optimizer":{"learningRate":3e-3,"betas":[0.9,0.95],"epsilon":1e-8,"weightDecay":0.1,"decay":"matrices"},"schedule":{"kind":"cosine","warmupSteps":10,"steps":60,"minimumLearningRate":1e-4},"batch":{"sequences":8,"microBatch":8},"clipNorm":1.0,"precision":"fp32","checkpoint":{"everySteps":1000},"seed":0}"""
+
+/// A configuration with so many keys that nobody knows, that comparing them with known ones out of proportion shows.
+let private manyKeys =
+    trainConfig[.. trainConfig.Length - 2] + "," + String.Join(",", [ for i in 0..2000 -> $"\"optimiser{i}\":1" ]) + "}"
 
 let private configurations =
     [

@@ -363,22 +363,16 @@ let input (target: Target) (index: int64) : byte[] =
     target.Wrap bytes
 
 /// Why an input was not treated as it must be, if so: it must be read or refused with a sentence, within bounds.
-let private verdict (target: Target) (path: string) (length: int64) : string option * bool * int64 =
+let private verdict (target: Target) (path: string) (length: int64) : string option * string option * int64 =
     let before = GC.GetAllocatedBytesForCurrentThread()
 
-    let failure, given, accepted =
+    let failure, given, refusal =
         try
             let given = target.Read path
-            None, given, true
+            None, given, None
         with
-        | :? InputException as refusal ->
-            (if refusal.Message.Length > 20_000 then
-                 Some $"a sentence of {refusal.Message.Length} characters"
-             else
-                 None),
-            0L,
-            false
-        | error -> Some $"{error.GetType().Name}: {error.Message}\n{error.StackTrace}", 0L, false
+        | :? InputException as refusal -> None, 0L, Some refusal.Message
+        | error -> Some $"{error.GetType().Name}: {error.Message}\n{error.StackTrace}", 0L, None
 
     let allocated = GC.GetAllocatedBytesForCurrentThread() - before - given
 
@@ -389,7 +383,18 @@ let private verdict (target: Target) (path: string) (length: int64) : string opt
         | None when allocated > heapLimit length -> Some $"{allocated} bytes were allocated for {length}"
         | None -> None
 
-    failure, accepted, allocated
+    failure, refusal, allocated
+
+/// Gives a target's reader one input, not wrapped: why it was not treated as it must be, if so, and the sentence of its refusal.
+let once (target: Target) (bytes: byte[]) : string option * string =
+    use folder = new Folder()
+
+    for name, beside in target.Beside do
+        File.WriteAllBytes(folder.At name, beside)
+
+    File.WriteAllBytes(folder.At target.File, bytes)
+    let failure, refusal, _ = verdict target (folder.At target.File) bytes.LongLength
+    failure, defaultArg refusal ""
 
 /// Gives a target's reader the inputs from `first` on. A reader that hangs fails the test, and its input is kept.
 let attack (target: Target) (first: int64) (count: int) : Tally =
@@ -422,11 +427,11 @@ let attack (target: Target) (first: int64) (count: int) : Tally =
                 Volatile.Write(&begun, clock.ElapsedMilliseconds)
                 Volatile.Write(&current, index)
                 let start = Stopwatch.GetTimestamp()
-                let failure, read, allocated = verdict target path bytes.LongLength
+                let failure, refusal, allocated = verdict target path bytes.LongLength
                 let took = Stopwatch.GetElapsedTime start
                 Volatile.Write(&current, -1L)
 
-                if read then
+                if refusal.IsNone && failure.IsNone then
                     accepted <- accepted + 1
 
                 slowest <- max slowest took
@@ -467,5 +472,5 @@ let attack (target: Target) (first: int64) (count: int) : Tally =
 let inputs: int =
     match Environment.GetEnvironmentVariable "HYBRID_FUZZ" with
     | null
-    | "" -> 5_000
+    | "" -> 20_000
     | text -> int text
