@@ -34,6 +34,14 @@ internal static class TokenizerParts
         }
     }
 
+    /// <summary>Whether a text is searched for a regular expression that the file gives.</summary>
+    public static bool HasPattern(JsonNode? node) => node switch
+    {
+        JsonObject part => part.Any(pair => (pair.Key == "Regex" && pair.Value is JsonValue) || (pair.Key is not ("vocab" or "merges") && HasPattern(pair.Value))),
+        JsonArray several => several.Any(HasPattern),
+        _ => false,
+    };
+
     private static void Check(string path, string key, string children, string[] types, JsonNode? part, int depth)
     {
         if (part is null && depth == 0)

@@ -39,6 +39,8 @@ public interface ITextTokenizer
 /// </remarks>
 public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
 {
+    // The library's regular expressions give up after ten million steps back, which ends the process.
+    private const int MostBlank = 4_000_000;
     private static readonly string[] BeginNames = ["<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "[CLS]"];
     private static readonly string[] EndNames = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]"];
 
@@ -46,6 +48,7 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     private readonly Lazy<Tokenizer> plain;
     private readonly TokenizerMarks marks;
     private readonly Dictionary<int, string> names;
+    private readonly bool matchesPatterns;
 
     private HuggingFaceTokenizer(string path, byte[] bytes)
     {
@@ -61,6 +64,7 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
         BeginId = marks.Before is [int begin, ..] ? begin : vocabulary.IdOf(BeginNames);
         EndId = marks.After is [.., int end] ? end : vocabulary.IdOf(EndNames);
         Warning = vocabulary.Moved;
+        matchesPatterns = TokenizerParts.HasPattern(json);
         Strip(json);
         tokenizer = Load(path, json);
         plain = new(() => Load(path, WithoutSpecial(Strip(Parse(path, bytes)))));
@@ -111,6 +115,11 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     /// <inheritdoc/>
     public int[] Encode(string text, bool special)
     {
+        if (matchesPatterns && LongestBlank(text) is > MostBlank and int blank)
+        {
+            throw new InputException($"{Path} cannot encode a text in which {blank} spaces and line ends stand in a row; {MostBlank} are the most.");
+        }
+
         try
         {
             int[] ids = text.Length == 0 ? [] : Array.ConvertAll(tokenizer.Encode(text), id => (int)id);
@@ -168,6 +177,18 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
         {
             throw new InputException($"{path} is not a tokenizer.json: {e.Message}", e);
         }
+    }
+
+    private static int LongestBlank(string text)
+    {
+        int longest = 0, run = 0;
+        foreach (char c in text.Length > MostBlank ? text : "")
+        {
+            run = char.IsWhiteSpace(c) ? run + 1 : 0;
+            longest = Math.Max(longest, run);
+        }
+
+        return longest;
     }
 
     /// <summary>The place of a surrogate without its other half, or null.</summary>

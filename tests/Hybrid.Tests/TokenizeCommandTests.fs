@@ -243,7 +243,18 @@ let private long =
         let ids = tokenizer.Encode(String('a', 300_000), false)
         Expect.equal (tokenizer.Decode ids) (String('a', 300_000)) "back to text"
         let spaces = String(' ', 300_000) + "x"
-        Expect.equal (tokenizer.Decode(tokenizer.Encode(spaces, false))) spaces "spaces")
+        Expect.equal (tokenizer.Decode(tokenizer.Encode(spaces, false))) spaces "spaces"
+
+        // A pattern that goes back over all spaces of a row, as Llama 3's does.
+        let pattern = """{"type":"Split","pattern":{"Regex":"\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},"behavior":"Removed","invert":false}"""
+
+        withTokenizer ((words "").Replace("""{"type":"WhitespaceSplit"}""", pattern)) (fun tokenizer ->
+            Expect.equal (tokenizer.Encode("a" + String(' ', 100_000) + "b", false)) [| 1; 2 |] "many spaces"
+
+            Expect.stringContains
+                (refusal (fun () -> tokenizer.Encode(String(' ', 12_000_000) + "x", false) |> ignore))
+                "in a row"
+                "more spaces than the library can go back over"))
 
 let private bench =
     testCase "bench prepare measures what it is given, and says what it needs" (fun () ->
