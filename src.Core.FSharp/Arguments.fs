@@ -206,11 +206,11 @@ type internal TokenizeArguments =
     interface IArgParserTemplate with
         member case.Usage =
             match case with
-            | Tokenizer _ -> "a tokenizer.json"
-            | Text _ -> "the text to turn into ids"
-            | File _ -> "a text file to turn into ids"
+            | Tokenizer _ -> "a tokenizer.json, or a folder with one or with vocab.json and merges.txt"
+            | Text _ -> "the text to turn into ids; one that begins with - is written --text=S"
+            | File _ -> "a UTF-8 file to turn into ids, to its last character"
             | Decode _ -> "ids to turn into text"
-            | Special -> "add the special tokens that the tokenizer's post-processor names"
+            | Special -> "add the tokens that the tokenizer puts around a text; with --decode, keep special tokens"
             | Json -> Words.json
 
 type internal ImageArguments =
@@ -280,6 +280,30 @@ type internal ConvertArguments =
             | Dtype _ ->
                 "element type of the weights (default: keep, as each stands in the source); hybrid's checkpoints are fp32"
             | Shard_Size _ -> "hf: begin another file above this size (default: 5GB)"
+            | Json -> Words.json
+
+type internal BenchArguments =
+    | [<Mandatory; Unique; MainCommand; Value("prepare", Closed = true)>] Action of string
+    | [<Unique; Value("F")>] Text_Tokenizer of string
+    | [<Value("F", Several = true)>] Text of string
+    | [<Unique; Value("PATH")>] Image_Tokenizer of string
+    | [<Value("PATH", Several = true)>] Pictures of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Threads of int
+    | [<Unique; Value("S", Above = 0.0, Maximum = 3600.0)>] Seconds of float
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Action _ -> "prepare: tokenizing, decoding and resizing, encoding"
+            | Text_Tokenizer _ -> "a tokenizer.json"
+            | Text _ -> "UTF-8 files to tokenize"
+            | Image_Tokenizer _ -> "a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
+            | Pictures _ -> "pictures, folders of them, or tars"
+            | Image_Size _ -> "pictures are cropped and resized to N x N pixels (default: 256)"
+            | Threads _ -> "threads of the measurements with several (default: all cores)"
+            | Seconds _ -> "how long each measurement goes on (default: 5)"
             | Json -> Words.json
 
 type internal InspectArguments =

@@ -355,7 +355,7 @@ let private parseCommand (entry: Entry) (words: string list) : Outcome =
                         match flag with
                         | flag when flag.Positional -> yield! values
                         | flag when flag.Fields.Length > 1 || flag.Fields.IsEmpty -> yield! flag.Name :: values
-                        | flag -> yield! values |> List.collect (fun value -> [ flag.Name; value ])
+                        | flag -> yield! values |> List.collect (fun value -> [ flag.Name; protect flag value ])
                 |]
 
             try

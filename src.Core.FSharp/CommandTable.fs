@@ -70,6 +70,24 @@ let private entry<'T when 'T :> IArgParserTemplate> name summary example (comman
         Read = fun words -> command (parser.Value.ParseCommandLine(words, raiseOnUsage = false))
     }
 
+/// Argu takes a value that is spelled like an option for one. A text of that kind goes through it behind this character.
+let private literal = "\001"
+
+let private spelledLikeOption (text: string) = text.StartsWith '-' || text.StartsWith literal
+
+/// A value of free text as Argu is to see it.
+let protect (flag: Flag) (value: string) : string =
+    match flag.Value with
+    | Some shown when
+        (shown.Placeholder = "S" || shown.Placeholder = "TEXT")
+        && flag.Fields = [ typeof<string> ]
+        && spelledLikeOption value
+        ->
+        literal + value
+    | _ -> value
+
+let private unprotect (text: string) = if text.StartsWith literal then text.Substring 1 else text
+
 let readOnly (values: 'T list) = values :> IReadOnlyList<'T>
 
 let splitIds (text: string) = text.Split([| ' '; ','; '\t'; '\n'; '\r' |], StringSplitOptions.RemoveEmptyEntries)
@@ -230,7 +248,7 @@ let table: Entry list =
             (fun given ->
                 {
                     GenerateCommand.Model = given.GetResult <@ GenerateArguments.Model @>
-                    Prompts = given.GetResults <@ GenerateArguments.Prompt @> |> readOnly
+                    Prompts = given.GetResults <@ GenerateArguments.Prompt @> |> List.map unprotect |> readOnly
                     Count = given.GetResult(<@ GenerateArguments.Count @>, defaultValue = 1)
                     Temperature = given.GetResult(<@ GenerateArguments.Temperature @>, defaultValue = 1.0)
                     TopK = given.TryGetResult <@ GenerateArguments.Top_K @> |> Option.toNullable
@@ -254,7 +272,7 @@ let table: Entry list =
                               TextRows = given.TryGetResult <@ CompleteArguments.Text_Rows @> |> Option.toNullable
                               ImageCodes = given.TryGetResult <@ CompleteArguments.Image_Codes @> |> Option.toNullable
                           }
-                      Prompt = given.TryGetResult <@ CompleteArguments.Prompt @> |> Option.toObj
+                      Prompt = given.TryGetResult <@ CompleteArguments.Prompt @> |> Option.map unprotect |> Option.toObj
                       PromptIds = given.TryGetResult <@ CompleteArguments.Prompt_Ids @> |> idsOrNull
                       Greedy = given.Contains <@ CompleteArguments.Greedy @>
                       MaxTokens = given.GetResult(<@ CompleteArguments.Max_Tokens @>, defaultValue = 100)
@@ -291,7 +309,7 @@ let table: Entry list =
               (fun given ->
                   {
                       TokenizeCommand.Tokenizer = given.GetResult <@ TokenizeArguments.Tokenizer @>
-                      Text = given.TryGetResult <@ TokenizeArguments.Text @> |> Option.toObj
+                      Text = given.TryGetResult <@ TokenizeArguments.Text @> |> Option.map unprotect |> Option.toObj
                       File = given.TryGetResult <@ TokenizeArguments.File @> |> Option.toObj
                       Decode = given.TryGetResult <@ TokenizeArguments.Decode @> |> idsOrNull
                       Special = given.Contains <@ TokenizeArguments.Special @>
@@ -349,6 +367,23 @@ let table: Entry list =
                   }) with
             Together = [ "--text-rows"; "--image-codes" ]
         }
+
+        entry<BenchArguments>
+            "bench"
+            "how fast this machine prepares data"
+            "hybrid bench prepare --text-tokenizer tokenizer.json --text book.txt"
+            (fun given ->
+                {
+                    BenchCommand.Action = BenchAction.Prepare
+                    TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
+                    Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
+                    ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
+                    Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
+                    ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
+                    Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
+                    Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
+                    Json = given.Contains <@ BenchArguments.Json @>
+                })
 
         entry<InspectArguments>
             "inspect"

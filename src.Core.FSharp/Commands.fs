@@ -18,6 +18,11 @@ type ImageAction =
     /// Pictures to codes and back.
     | Reconstruct = 2
 
+/// What a measurement of speed is of.
+type BenchAction =
+    /// What `prepare` does: tokenizing, decoding and resizing, encoding.
+    | Prepare = 0
+
 /// The whole experiment and its report.
 type StudyCommand =
     {
@@ -216,6 +221,25 @@ type ImageTrainCommand =
         Out: string
         /// Goes on with an existing run instead of refusing it.
         Resume: bool
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// How fast this machine does something. What is not given is not measured.
+type BenchCommand =
+    {
+        Action: BenchAction
+        TextTokenizer: string | null
+        Text: IReadOnlyList<string>
+        ImageTokenizer: string | null
+        Pictures: IReadOnlyList<string>
+        ImageSize: Nullable<int>
+        /// Null takes all cores.
+        Threads: Nullable<int>
+        /// How long each measurement goes on.
+        Seconds: float
         Json: bool
     }
 

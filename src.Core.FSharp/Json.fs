@@ -34,9 +34,13 @@ module Suggest =
 
     /// The candidate nearest to a word, if one is near enough to be what was meant.
     let nearest (candidates: string seq) (word: string) : string option =
+        let limit (candidate: string) = max 1 (max word.Length candidate.Length / 3)
+
         candidates
+        // Words of very different lengths are far apart; comparing them would take as long as their lengths multiplied.
+        |> Seq.filter (fun candidate -> abs (word.Length - candidate.Length) <= limit candidate)
         |> Seq.map (fun candidate -> distance word candidate, candidate)
-        |> Seq.filter (fun (edits, candidate) -> edits <= max 1 (max word.Length candidate.Length / 3))
+        |> Seq.filter (fun (edits, candidate) -> edits <= limit candidate)
         |> Seq.sort
         |> Seq.tryHead
         |> Option.map snd
@@ -241,6 +245,10 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
 
 module Json =
 
+    /// What is said of a string that is no text.
+    let internal halfPair =
+        "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither."
+
     // Half a surrogate pair (\ud800) is valid JSON but no text: reading it fails.
     let rec private visit (element: JsonElement) : unit =
         match element.ValueKind with
@@ -267,10 +275,7 @@ module Json =
             use document = JsonDocument.Parse(text, JsonDocumentOptions(MaxDepth = 64))
 
             if not (isText document.RootElement) then
-                Error
-                    [
-                        "the document holds half of a surrogate pair (\\ud800 to \\udfff) in a string; give both halves or neither."
-                    ]
+                Error [ halfPair ]
             else
                 let errors = List<string>()
                 let root = JsonFields("", document.RootElement, errors)

@@ -211,8 +211,9 @@ module TrainConfig =
 
                 if errors.IsEmpty then Ok(root.ToJsonString()) else Error errors
             | _ -> Error [ "the configuration must be a JSON object." ]
-        with :? JsonException as e ->
-            Error [ $"the configuration is not valid JSON: {e.Message}" ]
+        with
+        | :? JsonException as e -> Error [ $"the configuration is not valid JSON: {e.Message}" ]
+        | :? System.InvalidOperationException -> Error [ Json.halfPair ]
 
     let private nameIn (choices: (string * 'a) list) (value: 'a) = choices |> List.find (fun (_, v) -> v = value) |> fst
 

@@ -1,3 +1,6 @@
+using System.Text;
+using Hybrid.Runner.Formats;
+
 namespace Hybrid.Runner;
 
 /// <summary>Reading small files, with sentences for what goes wrong.</summary>
@@ -22,6 +25,33 @@ internal static class Files
         {
             throw new InputException($"{what} cannot be read: {error.Message}", error);
         }
+    }
+
+    /// <summary>
+    /// A text to the last character: a byte order mark and line ends are kept. Errors: InputException where it cannot be read, is not
+    /// UTF-8, or is longer than a string can be.
+    /// </summary>
+    public static string ExactText(string path, string what)
+    {
+        byte[] bytes;
+        try
+        {
+            bytes = File.ReadAllBytes(path);
+            if (bytes.Length <= 1_000_000_000)
+            {
+                return new UTF8Encoding(false, throwOnInvalidBytes: true).GetString(bytes);
+            }
+        }
+        catch (DecoderFallbackException error)
+        {
+            throw new InputException($"{what} is not UTF-8: {path}, at the byte with the offset {error.Index}. Save it as UTF-8.", error);
+        }
+        catch (Exception error) when (FileErrors.Explain(error, path) is { } refusal)
+        {
+            throw refusal;
+        }
+
+        throw new InputException($"{what} is too long: {path} has {bytes.Length} bytes. Split it.");
     }
 
     /// <summary>Whether a directory exists and holds anything.</summary>

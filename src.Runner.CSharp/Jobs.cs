@@ -11,7 +11,7 @@ internal static class Jobs
             return DoctorJob.Run(doctor);
         }
 
-        if (command is not TokenizeCommand)
+        if (command is not (TokenizeCommand or BenchCommand { ImageTokenizer: null }))
         {
             TorchLibrary.Load();
         }
@@ -50,6 +50,9 @@ internal static class Jobs
                 break;
             case ConvertCommand convert:
                 ConvertJob.Run(convert, stop);
+                break;
+            case BenchCommand bench:
+                BenchJob.Run(bench, stop);
                 break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);

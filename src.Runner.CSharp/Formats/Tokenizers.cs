@@ -23,48 +23,60 @@ public interface ITextTokenizer
     /// </summary>
     int[] Encode(string text, bool special);
 
-    /// <summary>The text of ids, special tokens left out. Errors: <see cref="InputException"/> for an id that no token has.</summary>
-    string Decode(IReadOnlyList<int> ids);
+    /// <summary>
+    /// The text of ids, special tokens left out unless <paramref name="special"/> asks for their names. Errors:
+    /// <see cref="InputException"/> for an id that no token has.
+    /// </summary>
+    string Decode(IReadOnlyList<int> ids, bool special = false);
 }
 
 /// <summary>A tokenizer.json of Hugging Face's tokenizers library.</summary>
 /// <remarks>
 /// The native library reads a path, always adds the marks of the file's post_processor, and truncates and pads as the file
-/// says. So where the file asks for any of those, a copy without them is written to the temporary folder, loaded, and removed
-/// at once; the marks are added here.
+/// says; with a dropout it splits at random. So where the file asks for any of those, a copy without them is written to the temporary
+/// folder, loaded, and removed at once; the marks are added here. It always leaves special tokens out of a text, so texts with them
+/// are made by a second copy in which no token is special.
 /// </remarks>
 public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
 {
-    private const long MaximumLength = 1L << 28;
+    // The library's regular expressions give up after ten million steps back, which ends the process.
+    private const int MostBlank = 4_000_000;
     private static readonly string[] BeginNames = ["<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "[CLS]"];
     private static readonly string[] EndNames = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]"];
 
     private readonly Tokenizer tokenizer;
+    private readonly Lazy<Tokenizer> plain;
     private readonly TokenizerMarks marks;
     private readonly Dictionary<int, string> names;
+    private readonly bool matchesPatterns;
 
     private HuggingFaceTokenizer(string path, byte[] bytes)
     {
         Path = path;
+        Content = bytes;
         Sha256 = Convert.ToHexStringLower(SHA256.HashData(bytes));
         JsonObject json = Parse(path, bytes);
         TokenizerParts.Check(path, json);
-        Vocabulary vocabulary = new(path, json);
+        TokenizerVocabulary vocabulary = new(path, json);
         names = vocabulary.Names;
         VocabularySize = names.Keys.Max() + 1;
         marks = TokenizerMarks.Of(path, json["post_processor"], names);
         BeginId = marks.Before is [int begin, ..] ? begin : vocabulary.IdOf(BeginNames);
         EndId = marks.After is [.., int end] ? end : vocabulary.IdOf(EndNames);
-
-        // A post_processor of type ByteLevel adds nothing: it only moves the places that tokens have in the text.
-        bool same = json["truncation"] is null && json["padding"] is null && marks.IsEmpty;
-        tokenizer = same ? Load(path, path) : LoadCopy(path, json);
+        Warning = vocabulary.Moved;
+        matchesPatterns = TokenizerParts.HasPattern(json);
+        Strip(json);
+        tokenizer = Load(path, json);
+        plain = new(() => Load(path, WithoutSpecial(Strip(Parse(path, bytes)))));
     }
 
-    /// <summary>The file's path.</summary>
+    /// <summary>The path of the file, or of the vocab.json that it was made of.</summary>
     public string Path { get; }
 
-    /// <summary>SHA-256 of the file, in lower-case hexadecimal.</summary>
+    /// <summary>The bytes of the tokenizer.json.</summary>
+    public ReadOnlyMemory<byte> Content { get; }
+
+    /// <summary>SHA-256 of the tokenizer.json, in lower-case hexadecimal.</summary>
     public string Sha256 { get; }
 
     /// <inheritdoc/>
@@ -76,23 +88,16 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     /// <inheritdoc/>
     public int? EndId { get; }
 
-    /// <summary>Opens a tokenizer.json, or a folder that has one. Errors: <see cref="InputException"/>.</summary>
+    /// <summary>What a person should know of the file, or null.</summary>
+    public string? Warning { get; }
+
+    /// <summary>
+    /// Opens a tokenizer.json, a folder that has one, or a folder with GPT-2's vocab.json and merges.txt. Errors:
+    /// <see cref="InputException"/>.
+    /// </summary>
     public static HuggingFaceTokenizer Open(string path)
     {
-        string file = Directory.Exists(path) ? System.IO.Path.Combine(path, "tokenizer.json") : path;
-        byte[] bytes;
-        try
-        {
-            long length = new FileInfo(file).Length;
-            bytes = length <= MaximumLength
-                ? File.ReadAllBytes(file)
-                : throw new InputException($"{file} has {length} bytes; a tokenizer.json has at most {MaximumLength}.");
-        }
-        catch (Exception e) when (FileErrors.Explain(e, file) is { } refusal)
-        {
-            throw refusal;
-        }
-
+        (string file, byte[] bytes) = TokenizerFolder.Read(path);
         try
         {
             return new HuggingFaceTokenizer(file, bytes);
@@ -113,6 +118,11 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     /// <inheritdoc/>
     public int[] Encode(string text, bool special)
     {
+        if (matchesPatterns && LongestBlank(text) is > MostBlank and int blank)
+        {
+            throw new InputException($"{Path} cannot encode a text in which {blank} spaces and line ends stand in a row; {MostBlank} are the most.");
+        }
+
         try
         {
             int[] ids = text.Length == 0 ? [] : Array.ConvertAll(tokenizer.Encode(text), id => (int)id);
@@ -120,12 +130,13 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
         }
         catch (TokenizerException e)
         {
-            throw new InputException($"{Path} cannot encode \"{FileErrors.Show(text)}\": {e.Message}", e);
+            string reason = Unpaired(text) is { } place ? $"character {place} is half of a surrogate pair" : e.Message;
+            throw new InputException($"{Path} cannot encode \"{FileErrors.Show(text)}\": {reason}.", e);
         }
     }
 
     /// <inheritdoc/>
-    public string Decode(IReadOnlyList<int> ids)
+    public string Decode(IReadOnlyList<int> ids, bool special = false)
     {
         uint[] known = new uint[ids.Count];
         for (int i = 0; i < known.Length; i++)
@@ -137,7 +148,7 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
 
         try
         {
-            return known.Length == 0 ? "" : tokenizer.Decode(known);
+            return known.Length == 0 ? "" : (special ? plain.Value : tokenizer).Decode(known);
         }
         catch (TokenizerException e)
         {
@@ -146,40 +157,94 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose() => tokenizer.Dispose();
-
-    private static JsonObject Parse(string path, byte[] bytes)
+    public void Dispose()
     {
-        JsonDocumentOptions options = new() { MaxDepth = 64, AllowDuplicateProperties = false };
-        return JsonNode.Parse(bytes, documentOptions: options) as JsonObject
-            ?? throw new InputException($"{path} is not a tokenizer.json: it is no JSON object.");
+        tokenizer.Dispose();
+        if (plain.IsValueCreated)
+        {
+            plain.Value.Dispose();
+        }
     }
 
-    private static string? Text(JsonNode? node) => node is JsonValue value && value.TryGetValue(out string? text) ? text : null;
+    internal static JsonObject Parse(string path, byte[] bytes)
+    {
+        JsonDocumentOptions options = new() { MaxDepth = 64, AllowDuplicateProperties = false };
+        try
+        {
+            ReadOnlySpan<byte> mark = [0xEF, 0xBB, 0xBF];
+            ReadOnlySpan<byte> text = bytes.AsSpan().StartsWith(mark) ? bytes.AsSpan(3) : bytes;
+            return JsonNode.Parse(text, documentOptions: options) as JsonObject
+                ?? throw new InputException($"{path} is not a tokenizer.json: it is no JSON object.");
+        }
+        catch (JsonException e)
+        {
+            throw new InputException($"{path} is not a tokenizer.json: {e.Message}", e);
+        }
+    }
 
-    private static Tokenizer LoadCopy(string path, JsonObject json)
+    private static int LongestBlank(string text)
+    {
+        int longest = 0, run = 0;
+        foreach (char c in text.Length > MostBlank ? text : "")
+        {
+            run = char.IsWhiteSpace(c) ? run + 1 : 0;
+            longest = Math.Max(longest, run);
+        }
+
+        return longest;
+    }
+
+    /// <summary>The place of a surrogate without its other half, or null.</summary>
+    private static int? Unpaired(string text)
+    {
+        for (int i = 0; i < text.Length; i++)
+        {
+            if (char.IsSurrogate(text[i]))
+            {
+                if (i + 1 == text.Length || !char.IsSurrogatePair(text[i], text[i + 1]))
+                {
+                    return i;
+                }
+
+                i++;
+            }
+        }
+
+        return null;
+    }
+
+    /// <summary>Takes out what is done here or must not be done; whether anything was there is not asked.</summary>
+    private static JsonObject Strip(JsonObject json)
     {
         json["truncation"] = null;
         json["padding"] = null;
         json["post_processor"] = null;
+        if (json["model"] is JsonObject model && model["dropout"] is not null)
+        {
+            model["dropout"] = null;
+        }
+
+        return json;
+    }
+
+    private static JsonObject WithoutSpecial(JsonObject json)
+    {
+        foreach (JsonNode? token in json["added_tokens"] as JsonArray ?? [])
+        {
+            token!["special"] = false;
+        }
+
+        return json;
+    }
+
+    private static Tokenizer Load(string path, JsonObject json)
+    {
         string folder = Directory.CreateTempSubdirectory("hybrid-tokenizer-").FullName;
         try
         {
             string copy = System.IO.Path.Combine(folder, "tokenizer.json");
             File.WriteAllText(copy, json.ToJsonString());
-            return Load(path, copy);
-        }
-        finally
-        {
-            Directory.Delete(folder, recursive: true);
-        }
-    }
-
-    private static Tokenizer Load(string path, string from)
-    {
-        try
-        {
-            return new Tokenizer(from);
+            return new Tokenizer(copy);
         }
         catch (TokenizerException e)
         {
@@ -190,79 +255,9 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
             throw new InputException(
                 $"{path} cannot be used: the native tokenizers library has no build for this system in the program's folder ({e.Message}).", e);
         }
-    }
-
-    /// <summary>The ids and names of all tokens.</summary>
-    private sealed class Vocabulary
-    {
-        private readonly Dictionary<string, int> ids = new(StringComparer.Ordinal);
-
-        public Vocabulary(string path, JsonObject json)
+        finally
         {
-            switch ((json["model"] as JsonObject)?["vocab"])
-            {
-                case JsonObject table:
-                    foreach ((string name, JsonNode? id) in table)
-                    {
-                        Add(path, name, id);
-                    }
-
-                    break;
-                case JsonArray list:
-                    for (int id = 0; id < list.Count; id++)
-                    {
-                        string name = list[id] is JsonArray { Count: 2 } piece ? Text(piece[0]) ?? "" : "";
-                        ids.TryAdd(name, id);
-                        Names.TryAdd(id, name);
-                    }
-
-                    break;
-                default:
-                    throw new InputException($"{path} is not a tokenizer.json: model.vocab is missing.");
-            }
-
-            foreach (JsonNode? token in json["added_tokens"] as JsonArray ?? [])
-            {
-                if (token is not JsonObject added || Text(added["content"]) is not { } name)
-                {
-                    throw new InputException($"{path}: an entry of added_tokens has no content.");
-                }
-
-                Add(path, name, added["id"]);
-            }
-
-            if (Names.Count == 0)
-            {
-                throw new InputException($"{path} has no tokens.");
-            }
-        }
-
-        public Dictionary<int, string> Names { get; } = [];
-
-        /// <summary>The id of the first of several names that the vocabulary has.</summary>
-        public int? IdOf(string[] usual)
-        {
-            foreach (string name in usual)
-            {
-                if (ids.TryGetValue(name, out int id))
-                {
-                    return id;
-                }
-            }
-
-            return null;
-        }
-
-        private void Add(string path, string name, JsonNode? node)
-        {
-            const int most = 1 << 24;
-            if (node is not JsonValue value || !value.TryGetValue(out int id) || id is < 0 or >= most)
-            {
-                throw new InputException($"{path}: the token \"{FileErrors.Show(name)}\" has no id from 0 to {most - 1}.");
-            }
-
-            ids[name] = id;
-            Names[id] = name;
+            Directory.Delete(folder, recursive: true);
         }
     }
 }

@@ -1,4 +1,3 @@
-using System.Formats.Tar;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
@@ -103,10 +102,11 @@ internal static class InspectJob
             return run;
         }
 
-        if (Parse(path, text) is JsonObject tokenizer && tokenizer.ContainsKey("added_tokens") && tokenizer["model"]?["vocab"] is { } vocabulary)
+        if (Parse(path, text) is JsonObject tokenizer && tokenizer.ContainsKey("added_tokens") && tokenizer["model"] is JsonObject algorithm
+            && algorithm["vocab"] is JsonObject or JsonArray)
         {
-            int entries = vocabulary is JsonObject pieces ? pieces.Count : vocabulary.AsArray().Count;
-            return new() { ["kind"] = "a text tokenizer", ["path"] = path, ["algorithm"] = tokenizer["model"]!["type"]?.ToString(), ["entries"] = entries };
+            int entries = algorithm["vocab"] is JsonObject pieces ? pieces.Count : algorithm["vocab"]!.AsArray().Count;
+            return new() { ["kind"] = "a text tokenizer", ["path"] = path, ["algorithm"] = algorithm["type"]?.ToString(), ["entries"] = entries };
         }
 
         ModelDescription model = ModelDescription.Read(path);
@@ -141,7 +141,7 @@ internal static class InspectJob
             ["kind"] = "named tensors",
             ["path"] = path,
             ["tensors"] = file.Entries.Count,
-            ["parameters"] = file.Entries.Values.Sum(entry => entry.Count),
+            ["parameters"] = file.Entries.Values.Aggregate(0L, (sum, entry) => entry.Count > long.MaxValue - sum ? long.MaxValue : sum + entry.Count),
             ["metadata"] = metadata,
             ["shapes"] = Shapes(file.Entries.Values.Select(entry => (entry.Name, $"{entry.Type} {Shape.show(entry.Shape)}"))),
         };
@@ -166,24 +166,19 @@ internal static class InspectJob
     {
         SortedDictionary<string, int> kinds = new(StringComparer.Ordinal);
         HashSet<string> samples = new(StringComparer.Ordinal);
-        try
+        long Note(string member)
         {
-            using FileStream file = File.OpenRead(path);
-            using TarReader reader = new(file);
-            while (reader.GetNextEntry() is { } entry)
-            {
-                if (entry.EntryType is TarEntryType.RegularFile or TarEntryType.V7RegularFile)
-                {
-                    string name = Path.GetFileName(entry.Name);
-                    int dot = name.IndexOf('.');
-                    kinds[dot < 0 ? "" : name[dot..]] = kinds.GetValueOrDefault(dot < 0 ? "" : name[dot..]) + 1;
-                    samples.Add(entry.Name[..^(dot < 0 ? 0 : name.Length - dot)]);
-                }
-            }
+            string name = Path.GetFileName(member);
+            int dot = name.IndexOf('.');
+            string kind = dot < 0 ? "" : name[dot..];
+            kinds[kind] = kinds.GetValueOrDefault(kind) + 1;
+            samples.Add(member[..^kind.Length]);
+            return -1;
         }
-        catch (Exception error) when (error is InvalidDataException or EndOfStreamException or FormatException)
+
+        foreach (var _ in TarMembers.Read(path, Note, reason => throw new InputException($"{path} is not a whole tar file: {reason}.")))
         {
-            throw new InputException($"{path} is not a whole tar file: {error.Message}", error);
+            // Names are all that is wanted.
         }
 
         if (kinds.Keys.All(kind => kind is ".txt" or ".json" or ".json.gz"))
@@ -215,9 +210,12 @@ internal static class InspectJob
     {
         try
         {
-            return JsonNode.Parse(text);
+            // A text that is looked at only later, such as a key given twice, would fail there.
+            JsonNode? node = JsonNode.Parse(text, documentOptions: new() { AllowDuplicateProperties = false });
+            node?.ToJsonString();
+            return node;
         }
-        catch (JsonException error)
+        catch (Exception error) when (error is JsonException or InvalidOperationException)
         {
             throw new InputException($"{path} is not valid JSON: {error.Message}", error);
         }

@@ -61,7 +61,7 @@ internal static class PrepareJob
             throw new InputException($"{tokens.Path} holds ready sequences of tokens, other inputs hold pictures; prepare them into folders of their own.");
         }
 
-        using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
+        using HuggingFaceTokenizer text = OpenText(command);
         using PictureTokenizer images = ImageTokenizers.Open(imagePath, TokenizerOptions.Default.WithAverages(command.Ema));
         if (size % images.Stride != 0)
         {
@@ -74,18 +74,29 @@ internal static class PrepareJob
         PrepareRules rules = new(command, text, info);
         return InFolder(command, rules.Settings(), sources, info, folder =>
         {
-            folder.Beside(Checkpoint.Tokenizer, file => AtomicFile.WriteBytes(file, File.ReadAllBytes(text.Path)));
+            folder.Beside(Checkpoint.Tokenizer, file => AtomicFile.WriteBytes(file, text.Content.ToArray()));
             folder.Beside(ImageTokenizers.FileName, file => ImageTokenizers.Save(images, file, grid, grid));
             Make(command, info, folder, sources, rules, images, progress, stop);
         });
     }
 
+    private static HuggingFaceTokenizer OpenText(PrepareCommand command)
+    {
+        HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
+        if (text.Warning is { } warning)
+        {
+            Terminal.Warn(warning);
+        }
+
+        return text;
+    }
+
     private static PrepareOutcome Sequences(PrepareCommand command, PairSource[] sources, Progress progress, CancellationToken stop)
     {
-        using HuggingFaceTokenizer text = HuggingFaceTokenizer.Open(command.TextTokenizer);
+        using HuggingFaceTokenizer text = OpenText(command);
         return InFolder(command, PrepareSequences.Settings(), sources, null, folder =>
         {
-            folder.Beside(Checkpoint.Tokenizer, file => AtomicFile.WriteBytes(file, File.ReadAllBytes(text.Path)));
+            folder.Beside(Checkpoint.Tokenizer, file => AtomicFile.WriteBytes(file, text.Content.ToArray()));
             using Stage stage = progress.Stage("prepare", 0);
             for (int i = 0; i < sources.Length; i++)
             {

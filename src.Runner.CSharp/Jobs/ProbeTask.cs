@@ -116,14 +116,26 @@ internal sealed record ProbeTask(string Name, IReadOnlyList<ProbeItem> Items)
 
     private static string Word(string where, JsonElement root, string name) =>
         root.ValueKind == JsonValueKind.Object && root.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.String
-            ? value.GetString()!
+            ? Text(where, name, value)
             : throw new InputException($"{where}: {name} must be a text.");
 
     private static string[] Words(string where, JsonElement root, string name)
     {
         JsonElement value = root.GetProperty(name);
         return value.ValueKind == JsonValueKind.Array && value.GetArrayLength() > 1 && value.EnumerateArray().All(item => item.ValueKind == JsonValueKind.String)
-            ? [.. value.EnumerateArray().Select(item => item.GetString()!)]
+            ? [.. value.EnumerateArray().Select(item => Text(where, name, item))]
             : throw new InputException($"{where}: {name} must be a list of at least two texts.");
+    }
+
+    private static string Text(string where, string name, JsonElement value)
+    {
+        try
+        {
+            return value.GetString()!;
+        }
+        catch (InvalidOperationException error)
+        {
+            throw new InputException($"{where}: {name} holds half of a surrogate pair (\\ud800 to \\udfff); give both halves or neither.", error);
+        }
     }
 }

@@ -8,9 +8,14 @@ internal static class TokenizeJob
     public static void Run(TokenizeCommand command)
     {
         using HuggingFaceTokenizer tokenizer = HuggingFaceTokenizer.Open(command.Tokenizer);
+        if (tokenizer.Warning is { } warning)
+        {
+            Terminal.Warn(warning);
+        }
+
         if (command.Decode is { } given)
         {
-            string text = tokenizer.Decode(given);
+            string text = tokenizer.Decode(given, command.Special);
             if (command.Json)
             {
                 Json.Write(new { Text = text });
@@ -23,7 +28,7 @@ internal static class TokenizeJob
             return;
         }
 
-        int[] ids = tokenizer.Encode(command.Text ?? Files.Text(command.File ?? "", "the text"), command.Special);
+        int[] ids = tokenizer.Encode(command.Text ?? Files.ExactText(command.File ?? "", "the text"), command.Special);
         if (command.Json)
         {
             Json.Write(new { Ids = ids });

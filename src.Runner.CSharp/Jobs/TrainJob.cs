@@ -1,3 +1,4 @@
+using Hybrid.Runner.Formats;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
 
@@ -35,7 +36,9 @@ public static class TrainJob
         {
             string text = Files.Text(path, "the configuration");
             string folder = Path.GetDirectoryName(Path.GetFullPath(path)) ?? ".";
-            TrainPlan plan = new TrainPlan(Descriptions.Training(path, text, values)).WithPaths(given => Path.GetFullPath(given, folder));
+            TrainPlan plan = new TrainPlan(Descriptions.Training(path, text, values)).WithPaths(given => given.Contains('\0')
+                ? throw new InputException($"{path}: \"{FileErrors.Show(given)}\" is not a path: it holds a character of value 0.")
+                : Path.GetFullPath(given, folder));
             (string Key, string? Path)[] named =
             [
                 ("model.checkpoint", plan.Checkpoint), ("model.config", plan.Description),

@@ -121,6 +121,18 @@ let private frozen =
             "--shard-size SIZE"
             "--json"
         ]
+        "bench",
+        [
+            "prepare"
+            "--text-tokenizer F"
+            "--text F..."
+            "--image-tokenizer PATH"
+            "--pictures PATH..."
+            "--image-size N"
+            "--threads N"
+            "--seconds S"
+            "--json"
+        ]
         "inspect", [ "PATH"; "--json" ]
         "doctor", [ "--json" ]
     ]
@@ -361,6 +373,47 @@ let private parsing =
                         && c.Resume
                         && not c.Json))
 
+            testCase "bench measures what inputs are given for" (fun () ->
+                gives<BenchCommand> [ "bench"; "prepare" ] (fun c ->
+                    c.Action = BenchAction.Prepare
+                    && isNull c.TextTokenizer
+                    && c.Text.Count + c.Pictures.Count = 0
+                    && not c.Threads.HasValue
+                    && c.Seconds = 5.0)
+
+                gives<BenchCommand>
+                    [
+                        "bench"
+                        "prepare"
+                        "--text-tokenizer"
+                        "t"
+                        "--text"
+                        "a"
+                        "b"
+                        "--text"
+                        "c"
+                        "--threads"
+                        "2"
+                        "--seconds"
+                        "0.5"
+                    ]
+                    (fun c ->
+                        c.TextTokenizer = "t"
+                        && List.ofSeq c.Text = [ "a"; "b"; "c" ]
+                        && c.Threads = Nullable 2
+                        && c.Seconds = 0.5))
+
+            testCase "a text may be spelled like an option" (fun () ->
+                for text in [ "--json"; "--help"; "-h"; "--text"; "-"; "--"; "\001"; "--text=a" ] do
+                    gives<TokenizeCommand> [ "tokenize"; "--tokenizer"; "t"; "--text=" + text ] (fun c ->
+                        c.Text = text && not c.Json)
+
+                    gives<CompleteCommand> [ "complete"; "--model"; "m"; "--prompt=" + text ] (fun c ->
+                        c.Prompt = text && not c.Json)
+
+                    gives<GenerateCommand> [ "generate"; "--model"; "m"; "--prompt=" + text; "--out"; "o" ] (fun c ->
+                        List.ofSeq c.Prompts = [ text ] && not c.Json))
+
             testCase "inspect takes a path" (fun () ->
                 gives<InspectCommand> [ "inspect"; "--json"; "runs/a" ] (fun c -> c.Path = "runs/a" && c.Json))
 
@@ -446,7 +499,7 @@ let private wrong =
         ]
         [ "inspect" ], [ "hybrid inspect needs PATH" ]
         [ "inspect"; "a"; "b" ], [ "'b' belongs to no option." ]
-        [ "tokenize"; "--tokenizer"; "t"; "--text=--json" ], [ "--text"; "See: hybrid tokenize --help" ]
+        [ "tokenize"; "--tokenizer=--json"; "--text=a" ], [ "--tokenizer"; "See: hybrid tokenize --help" ]
     ]
 
 let private flagOf (option: string) = (option.Split ' ')[0]

@@ -19,7 +19,9 @@ let private all =
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests
+            FuzzTests.tests
             GoldenTests.tests
+            HostCommandTests.tests
             HostTests.tests
             ImageQualityTests.tests
             ImageCommandTests.tests
@@ -53,6 +55,8 @@ let private all =
             StudyTests.tests
             TensorFilesTests.tests
             TokenizerFilesTests.tests
+            TokenizeCommandTests.tests
+            TokenizerReferenceTests.tests
             TokenizerTests.tests
             TorchFileTests.tests
             TorchWriterTests.tests

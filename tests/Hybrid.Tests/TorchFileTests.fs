@@ -10,7 +10,7 @@ open Hybrid.Tests.FormatsSupport
 open TorchSharp
 
 /// Pieces of a pickle.
-module private Py =
+module internal Py =
     let ofBytes (parts: byte[] list) = Array.concat parts
 
     let text (s: string) =
@@ -71,7 +71,7 @@ module private Py =
 
     let pickle (value: byte[]) = ofBytes [ [| 0x80uy; 2uy |]; value; [| byte '.' |] ]
 
-let private floats (count: int) = Array.init count (fun i -> BitConverter.GetBytes(float32 i)) |> Array.concat
+let internal floats (count: int) = Array.init count (fun i -> BitConverter.GetBytes(float32 i)) |> Array.concat
 
 let private zipped (level: CompressionLevel) (entries: (string * byte[]) list) : byte[] =
     use stream = new MemoryStream()
@@ -83,7 +83,7 @@ let private zipped (level: CompressionLevel) (entries: (string * byte[]) list) :
 
     stream.ToArray()
 
-let private archive (value: byte[]) (storages: (string * byte[]) list) : byte[] =
+let internal archive (value: byte[]) (storages: (string * byte[]) list) : byte[] =
     zipped
         CompressionLevel.NoCompression
         ([ "a/data.pkl", Py.pickle value; "a/byteorder", Encoding.ASCII.GetBytes "little" ]
@@ -106,7 +106,7 @@ let private values (file: ITensorFile) (name: string) : float32[] =
     use wide = tensor.to_type torch.ScalarType.Float32
     wide.data<float32>().ToArray()
 
-let private sampleValue =
+let internal sampleValue =
     Py.dict
         [
             Py.text "epoch", Py.number 3
@@ -127,7 +127,7 @@ let private sampleValue =
 let private sample =
     lazy archive sampleValue [ "0", floats 6; "1", [| 1uy; 0uy |]; "2", BitConverter.GetBytes 77L ]
 
-let private legacy =
+let internal legacy =
     lazy
         (let magic = [| 0x8Auy; 10uy; 0x6cuy; 0xfcuy; 0x9cuy; 0x46uy; 0xf9uy; 0x20uy; 0x6auy; 0xa8uy; 0x50uy; 0x19uy |]
 

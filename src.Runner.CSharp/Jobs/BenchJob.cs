@@ -1,0 +1,98 @@
+using System.Diagnostics;
+using System.Text.Json.Nodes;
+
+namespace Hybrid.Runner;
+
+/// <summary>Measures how fast this machine does something: a job of its own for each action.</summary>
+internal static class BenchJob
+{
+    /// <summary>Carries a measurement out and says what came out. Errors: InputException.</summary>
+    public static void Run(BenchCommand command, CancellationToken stop)
+    {
+        JsonObject result = command.Action switch
+        {
+            BenchAction.Prepare => BenchPrepareJob.Run(command, stop),
+            _ => throw new InputException($"{command.Action} is not measured by this build."),
+        };
+        result["peak_rss_bytes"] = PeakMemory();
+        Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
+    }
+
+    /// <summary>
+    /// How often a piece of work was done, by several threads at once for a time. <paramref name="work"/> gets a number that counts up
+    /// over all threads; its sum of amounts is given back with the time that passed.
+    /// </summary>
+    /// <param name="threads">How many threads work.</param>
+    /// <param name="seconds">After how long no new piece is begun.</param>
+    /// <param name="work">One piece of work; the amounts that it dealt with.</param>
+    /// <param name="stop">Ends the measurement.</param>
+    public static (double Seconds, long Pieces, long[] Amounts) Measure(int threads, double seconds, Func<long, long[]> work, CancellationToken stop)
+    {
+        work(0); // code is compiled and caches are filled before the clock starts
+        Lock gate = new();
+        long next = -1, pieces = 0;
+        long[] sums = [];
+        Exception? failure = null;
+        Stopwatch clock = Stopwatch.StartNew();
+        void Repeat()
+        {
+            try
+            {
+                long done = 0;
+                long[] own = [];
+                do
+                {
+                    long[] amounts = work(Interlocked.Increment(ref next));
+                    own = own.Length == 0 ? amounts : [.. own.Zip(amounts, (a, b) => a + b)];
+                    done++;
+                }
+                while (clock.Elapsed.TotalSeconds < seconds && !stop.IsCancellationRequested);
+
+                lock (gate)
+                {
+                    pieces += done;
+                    sums = sums.Length == 0 ? own : [.. sums.Zip(own, (a, b) => a + b)];
+                }
+            }
+            catch (InputException error)
+            {
+                failure = error;
+            }
+        }
+
+        Thread[] all = [.. Enumerable.Range(0, threads).Select(_ => new Thread(Repeat))];
+        Array.ForEach(all, thread => thread.Start());
+        Array.ForEach(all, thread => thread.Join());
+        stop.ThrowIfCancellationRequested();
+        return failure is null ? (clock.Elapsed.TotalSeconds, pieces, sums) : throw failure;
+    }
+
+    private static long PeakMemory()
+    {
+        using Process process = Process.GetCurrentProcess();
+        return process.PeakWorkingSet64;
+    }
+
+    private static string Said(JsonObject result)
+    {
+        List<string> lines = [];
+        foreach (var (name, value) in result)
+        {
+            switch (value)
+            {
+                case JsonObject measured:
+                    lines.AddRange(measured.Select(figure => $"{$"{name} {figure.Key}".Replace('_', ' '),-40} {Figure(figure.Value)}"));
+                    break;
+                default:
+                    lines.Add($"{name.Replace('_', ' '),-40} {Figure(value)}");
+                    break;
+            }
+        }
+
+        return string.Join('\n', lines);
+    }
+
+    private static string Figure(JsonNode? value) => value is JsonValue number && number.TryGetValue(out double figure)
+        ? figure.ToString(figure is > -100 and < 100 && figure != Math.Floor(figure) ? "0.00" : "N0", System.Globalization.CultureInfo.InvariantCulture)
+        : value?.ToString() ?? "none";
+}
