@@ -72,7 +72,11 @@ let private spelledLikeOption (text: string) = text.StartsWith '-' || text.Start
 /// A value of free text as Argu is to see it.
 let protect (flag: Flag) (value: string) : string =
     match flag.Value with
-    | Some shown when (shown.Placeholder = "S" || shown.Placeholder = "TEXT") && flag.Fields = [ typeof<string> ] && spelledLikeOption value ->
+    | Some shown when
+        (shown.Placeholder = "S" || shown.Placeholder = "TEXT")
+        && flag.Fields = [ typeof<string> ]
+        && spelledLikeOption value
+        ->
         literal + value
     | _ -> value
 

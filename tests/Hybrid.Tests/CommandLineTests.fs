@@ -247,13 +247,34 @@ let private parsing =
                     && c.Seconds = 5.0)
 
                 gives<BenchCommand>
-                    [ "bench"; "prepare"; "--text-tokenizer"; "t"; "--text"; "a"; "b"; "--text"; "c"; "--threads"; "2"; "--seconds"; "0.5" ]
-                    (fun c -> c.TextTokenizer = "t" && List.ofSeq c.Text = [ "a"; "b"; "c" ] && c.Threads = Nullable 2 && c.Seconds = 0.5))
+                    [
+                        "bench"
+                        "prepare"
+                        "--text-tokenizer"
+                        "t"
+                        "--text"
+                        "a"
+                        "b"
+                        "--text"
+                        "c"
+                        "--threads"
+                        "2"
+                        "--seconds"
+                        "0.5"
+                    ]
+                    (fun c ->
+                        c.TextTokenizer = "t"
+                        && List.ofSeq c.Text = [ "a"; "b"; "c" ]
+                        && c.Threads = Nullable 2
+                        && c.Seconds = 0.5))
 
             testCase "a text may be spelled like an option" (fun () ->
                 for text in [ "--json"; "--help"; "-h"; "--text"; "-"; "--"; "\001"; "--text=a" ] do
-                    gives<TokenizeCommand> [ "tokenize"; "--tokenizer"; "t"; "--text=" + text ] (fun c -> c.Text = text && not c.Json)
-                    gives<CompleteCommand> [ "complete"; "--model"; "m"; "--prompt=" + text ] (fun c -> c.Prompt = text && not c.Json)
+                    gives<TokenizeCommand> [ "tokenize"; "--tokenizer"; "t"; "--text=" + text ] (fun c ->
+                        c.Text = text && not c.Json)
+
+                    gives<CompleteCommand> [ "complete"; "--model"; "m"; "--prompt=" + text ] (fun c ->
+                        c.Prompt = text && not c.Json)
 
                     gives<GenerateCommand> [ "generate"; "--model"; "m"; "--prompt=" + text; "--out"; "o" ] (fun c ->
                         List.ofSeq c.Prompts = [ text ] && not c.Json))

@@ -225,14 +225,4 @@ let private mcNemar =
 let tests =
     TorchLibrary.Load()
 
-    testList
-        "HostCommands"
-        [
-            configurations
-            machines
-            misfits
-            library
-            openLmTars
-            shards
-            mcNemar
-        ]
+    testList "HostCommands" [ configurations; machines; misfits; library; openLmTars; shards; mcNemar ]

@@ -62,7 +62,10 @@ let private exact =
         use reference = HuggingFaceTokenizer.Open tokenizer
 
         let ids (arguments: string list) =
-            [| for id in ((result ("tokenize" :: "--tokenizer" :: tokenizer :: arguments)).GetProperty "ids").EnumerateArray() -> id.GetInt32() |]
+            [|
+                for id in ((result ("tokenize" :: "--tokenizer" :: tokenizer :: arguments)).GetProperty "ids").EnumerateArray() ->
+                    id.GetInt32()
+            |]
 
         let path = folder.At "text"
 
@@ -73,7 +76,8 @@ let private exact =
         Expect.equal (ids [ "--text=--json" ]) (reference.Encode("--json", false)) "a text like an option"
         Expect.equal (ids [ "--text="; "--special" ]) [||] "no text, and no marks"
 
-        for bytes, offset in [ [| 97uy; 98uy; 0xFFuy |], 2; [| 0xFFuy; 0xFEuy; 97uy; 0uy |], 0; [| 97uy; 0xEDuy; 0xA0uy; 0x80uy |], 1 ] do
+        for bytes, offset in
+            [ [| 97uy; 98uy; 0xFFuy |], 2; [| 0xFFuy; 0xFEuy; 97uy; 0uy |], 0; [| 97uy; 0xEDuy; 0xA0uy; 0x80uy |], 1 ] do
             File.WriteAllBytes(path, bytes)
             let code, output, errors = program [ "tokenize"; "--tokenizer"; tokenizer; "--file"; path; "--json" ]
             Expect.equal (code, output) (1, "") "refused"
@@ -85,7 +89,11 @@ let private exact =
         Expect.stringContains errors "50257" "the id is named"
 
         let text (arguments: string list) =
-            string (((result ([ "tokenize"; "--tokenizer"; tokenizer; "--decode"; "15496 50256 995" ] @ arguments)).GetProperty "text").GetString())
+            string (
+                ((result ([ "tokenize"; "--tokenizer"; tokenizer; "--decode"; "15496 50256 995" ] @ arguments)).GetProperty
+                    "text")
+                    .GetString()
+            )
 
         Expect.equal (text []) "Hello world" "special tokens are left out"
         Expect.equal (text [ "--special" ]) "Hello<|endoftext|> world" "or kept")
@@ -111,7 +119,12 @@ let private folders =
 
             // What was added to the vocabulary, special or not, in any order.
             File.WriteAllText(Path.Combine(folder, "added_tokens.json"), """{"<b>": 50258, "<a>": 50257}""")
-            File.WriteAllText(Path.Combine(folder, "special_tokens_map.json"), """{"eos_token": {"content": "<a>"}, "additional_special_tokens": ["<none>"]}""")
+
+            File.WriteAllText(
+                Path.Combine(folder, "special_tokens_map.json"),
+                """{"eos_token": {"content": "<a>"}, "additional_special_tokens": ["<none>"]}"""
+            )
+
             use tokenizer = HuggingFaceTokenizer.Open folder
             Expect.equal (tokenizer.Encode("<b>x<a><none>", false)[..2]) [| 50258; 87; 50257 |] "added tokens"
             Expect.equal (tokenizer.Decode [| 50258; 87; 50257 |]) "<b>x" "the special one is left out"
@@ -151,7 +164,12 @@ let private edges =
         Expect.equal (encode [ token 4 "<x>" "" ] "a<x>b") [| 1; 4; 2 |] "inside a word"
         Expect.equal (encode [ token 4 "cat" "single_word" ] "cat cats") [| 3; 0 |] "one that the model has keeps its id"
         Expect.equal (encode [ token 4 "dog" "single_word" ] "dog dogs adog") [| 4; 0; 0 |] "single words"
-        Expect.equal (encode [ token 4 "<x>" "lstrip"; token 5 " " "" ] "a  <x> b") [| 1; 5; 5; 4; 5; 2 |] "matches come before edges"
+
+        Expect.equal
+            (encode [ token 4 "<x>" "lstrip"; token 5 " " "" ] "a  <x> b")
+            [| 1; 5; 5; 4; 5; 2 |]
+            "matches come before edges"
+
         Expect.equal (encode [ token 4 "<x>" "rstrip" ] "a<x>   b") [| 1; 4; 2 |] "spaces after it are its own"
 
         withTokenizer
@@ -167,16 +185,24 @@ let private edges =
 let private hostile =
     testCase "what would end the native library is refused" (fun () ->
         let base64 (bytes: byte[]) = Convert.ToBase64String bytes
+
         let units (count: int) (set: (int * uint32) list) =
             let all = Array.zeroCreate<uint32> count
+
             for place, unit in set do
                 all[place] <- unit
+
             all |> Array.collect BitConverter.GetBytes
 
         let charsMap (trie: byte[]) (texts: byte[]) = base64 (Array.concat [ BitConverter.GetBytes trie.Length; trie; texts ])
 
         let precompiled (map: string) =
-            (words "").Replace("\"normalizer\":null", $$"""\u0022normalizer\u0022:{"type":"Precompiled","precompiled_charsmap":"{{map}}"}""".Replace("\\u0022", "\""))
+            (words "")
+                .Replace(
+                    "\"normalizer\":null",
+                    $$"""\u0022normalizer\u0022:{"type":"Precompiled","precompiled_charsmap":"{{map}}"}"""
+                        .Replace("\\u0022", "\"")
+                )
 
         // One path: the byte a (0x61) leads to a leaf whose value is 0.
         let node offset leaf label = (uint32 offset <<< 10) ||| (if leaf then 0x100u else 0u) ||| uint32 label
@@ -186,17 +212,28 @@ let private hostile =
             Expect.equal (tokenizer.Encode("a", false)) [| 3 |] "a table that is sound replaces")
 
         refusedAs "trie" (precompiled (charsMap (units 256 [ 0, node 0 false 0; 0x61, node 0x3FF0 true 0x61 ]) "cat\000"B))
-        refusedAs "replacement" (precompiled (charsMap (units 256 [ 0, node 0 false 0; 0x61, node 0x10 true 0x61; 0x71, 0x80000063u ]) "cat\000"B))
+
+        refusedAs
+            "replacement"
+            (precompiled (charsMap (units 256 [ 0, node 0 false 0; 0x61, node 0x10 true 0x61; 0x71, 0x80000063u ]) "cat\000"B))
+
         refusedAs "not UTF-8" (precompiled (charsMap (units 256 []) [| 0xFFuy |]))
         refusedAs "trie has" (precompiled (base64 [| 0uy; 4uy; 0uy; 0uy; 1uy |]))
         refusedAs "Base64" (precompiled "?")
         refusedAs "has 1 bytes" (precompiled (base64 [| 0uy |]))
-        refusedAs "Strip" ((words "").Replace("\"decoder\":null", """"decoder":{"type":"Strip","content":" ","start":0,"stop":1}"""))
+
+        refusedAs
+            "Strip"
+            ((words "").Replace("\"decoder\":null", """"decoder":{"type":"Strip","content":" ","start":0,"stop":1}"""))
+
         refusedAs "FixedLength" ((words "").Replace("{\"type\":\"WhitespaceSplit\"}", """{"type":"FixedLength","length":0}"""))
 
         let merges (right: string) =
             (words "")
-                .Replace("\"type\":\"WordLevel\"", "\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\",\"merges\":[[\"a\",\"" + right + "\"]]")
+                .Replace(
+                    "\"type\":\"WordLevel\"",
+                    "\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\",\"merges\":[[\"a\",\"" + right + "\"]]"
+                )
                 .Replace("\"b\":2", "\"##b\":2,\"ab\":4,\"é\":5,\"b\":6")
 
         withTokenizer (merges "##b") (fun tokenizer -> Expect.equal tokenizer.VocabularySize 7 "a prefix that is there")
@@ -227,12 +264,17 @@ let private threads =
         let alone = pieces |> Array.map (fun piece -> tokenizer.Encode(piece, false))
         let wrong = ConcurrentBag<int>()
 
-        Parallel.For(0, 4 * pieces.Length, ParallelOptions(MaxDegreeOfParallelism = 8), fun i ->
-            let place = i % pieces.Length
-            let ids = tokenizer.Encode(pieces[place], false)
+        Parallel.For(
+            0,
+            4 * pieces.Length,
+            ParallelOptions(MaxDegreeOfParallelism = 8),
+            fun i ->
+                let place = i % pieces.Length
+                let ids = tokenizer.Encode(pieces[place], false)
 
-            if ids <> alone[place] || tokenizer.Decode ids <> pieces[place] then
-                wrong.Add place)
+                if ids <> alone[place] || tokenizer.Decode ids <> pieces[place] then
+                    wrong.Add place
+        )
         |> ignore
 
         Expect.isEmpty wrong "pieces that came out otherwise")
@@ -246,7 +288,8 @@ let private long =
         Expect.equal (tokenizer.Decode(tokenizer.Encode(spaces, false))) spaces "spaces"
 
         // A pattern that goes back over all spaces of a row, as Llama 3's does.
-        let pattern = """{"type":"Split","pattern":{"Regex":"\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},"behavior":"Removed","invert":false}"""
+        let pattern =
+            """{"type":"Split","pattern":{"Regex":"\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},"behavior":"Removed","invert":false}"""
 
         withTokenizer ((words "").Replace("""{"type":"WhitespaceSplit"}""", pattern)) (fun tokenizer ->
             Expect.equal (tokenizer.Encode("a" + String(' ', 100_000) + "b", false)) [| 1; 2 |] "many spaces"
@@ -273,7 +316,23 @@ let private bench =
         File.WriteAllBytes(folder.At "a.png", Pictures.EncodePng(Picture(64, 64, pixels)))
 
         let found =
-            result [ "bench"; "prepare"; "--text-tokenizer"; tokenizer; "--text"; text; "--pictures"; folder.At "."; "--threads"; "2"; "--seconds"; "0.05"; "--image-size"; "32" ]
+            result
+                [
+                    "bench"
+                    "prepare"
+                    "--text-tokenizer"
+                    tokenizer
+                    "--text"
+                    text
+                    "--pictures"
+                    folder.At "."
+                    "--threads"
+                    "2"
+                    "--seconds"
+                    "0.05"
+                    "--image-size"
+                    "32"
+                ]
 
         let figure (part: string) (key: string) = ((found.GetProperty part).GetProperty key).GetDouble()
         Expect.equal (figure "text" "bytes") 16000.0 "bytes of the text"
@@ -289,5 +348,4 @@ let private bench =
 
         Expect.isGreaterThan ((found.GetProperty "peak_rss_bytes").GetInt64()) 10_000_000L "memory")
 
-let tests =
-    testList "TokenizeCommand" [ exact; folders; edges; hostile; halves; threads; long; bench ]
+let tests = testList "TokenizeCommand" [ exact; folders; edges; hostile; halves; threads; long; bench ]

@@ -167,8 +167,7 @@ let private words (text: string) : string list =
     let suffix () =
         [ "'s"; "'t"; "'re"; "'ve"; "'m"; "'ll"; "'d" ]
         |> List.tryFind (fun ending ->
-            at + ending.Length <= runes.Length
-            && String.Join("", runes[at .. at + ending.Length - 1]) = ending)
+            at + ending.Length <= runes.Length && String.Join("", runes[at .. at + ending.Length - 1]) = ending)
 
     while at < runes.Length do
         match suffix () with
@@ -176,8 +175,7 @@ let private words (text: string) : string list =
         | None ->
             let ahead = if runes[at] = Rune ' ' then 1 else 0
 
-            let word =
-                [ Letter; Number; Other ] |> List.map (run (at + ahead)) |> List.tryFind (fun count -> count > 0)
+            let word = [ Letter; Number; Other ] |> List.map (run (at + ahead)) |> List.tryFind (fun count -> count > 0)
 
             match word with
             | Some count -> take (ahead + count)
@@ -225,8 +223,7 @@ let private encodePiece (reference: Reference) (piece: string) : int list =
         |> List.map (fun symbol -> reference.Ids[symbol])
     else
         words piece
-        |> List.collect (fun word ->
-            [ for b in Encoding.UTF8.GetBytes word -> string byteCharacters[int b] ] |> merge reference)
+        |> List.collect (fun word -> [ for b in Encoding.UTF8.GetBytes word -> string byteCharacters[int b] ] |> merge reference)
         |> List.map (fun symbol -> reference.Ids[symbol])
 
 /// Sequences that are not in Unicode's composed form, with what they are in it. The runtime may know no other: it can be without ICU.
@@ -244,8 +241,10 @@ let encode (reference: Reference) (text: string) : int[] =
     let normalize (piece: string) =
         if reference.Composed then
             composed |> List.fold (fun (text: string) (from, into) -> text.Replace(from, into)) piece
-        elif reference.Marked then mark + piece.Replace(" ", mark)
-        else piece
+        elif reference.Marked then
+            mark + piece.Replace(" ", mark)
+        else
+            piece
 
     let raw, normalized = reference.Added |> List.partition (fun token -> not token.Normalized)
 
@@ -303,8 +302,5 @@ let decode (reference: Reference) (special: bool) (ids: int[]) : string =
         |> Array.collect (fun token ->
             let bytes = token |> Seq.map (fun c -> Array.IndexOf(byteCharacters, c)) |> Array.ofSeq
 
-            if Array.contains -1 bytes then
-                Encoding.UTF8.GetBytes token
-            else
-                Array.map byte bytes)
+            if Array.contains -1 bytes then Encoding.UTF8.GetBytes token else Array.map byte bytes)
         |> Encoding.UTF8.GetString
