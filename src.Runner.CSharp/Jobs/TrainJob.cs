@@ -1,6 +1,6 @@
-using Hybrid.Runner.Formats;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
+using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner;
 

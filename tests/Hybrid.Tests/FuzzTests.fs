@@ -5,7 +5,7 @@ open System
 open Expecto
 open Hybrid.Tests.FuzzSupport
 
-let private share = max 1 (inputs / FuzzSeeds.targets.Length)
+let private share = max 1 (inputs / FuzzTextSeeds.targets.Length)
 
 let private report (tally: Tally) =
     printfn
@@ -63,11 +63,16 @@ let private regressions =
     [
         for name, what, text, part in found do
             testCase $"{name}: {what}" (fun () ->
-                let target = FuzzSeeds.targets |> List.find (fun target -> target.Name = name)
+                let target = FuzzTextSeeds.targets |> List.find (fun target -> target.Name = name)
                 let failure, sentence = once target (System.Text.Encoding.UTF8.GetBytes text)
                 Expect.isNone failure "read or refused, within bounds"
                 Expect.stringContains sentence part "the sentence")
     ]
 
 let tests =
-    testList "Fuzz" [ testList "found" regressions; testSequenced (testList "damage" (FuzzSeeds.targets |> List.map damaged)) ]
+    testList
+        "Fuzz"
+        [
+            testList "found" regressions
+            testSequenced (testList "damage" (FuzzTextSeeds.targets |> List.map damaged))
+        ]
