@@ -234,7 +234,7 @@ let samples () =
         tar TarEntryFormat.V7 members
     ]
 
-let private readPairs (path: string) : int64 =
+let readPairs (path: string) : int64 =
     let mutable given = 0L
 
     for source in PairSource.Open path do
@@ -246,6 +246,18 @@ let private readPairs (path: string) : int64 =
     given
 
 let private webDataset = { target "tar" "a.tar" samples readPairs with Tolerant = true }
+
+/// A tar that is packed whole.
+let private packed =
+    let pack (bytes: byte[]) =
+        use stream = new MemoryStream()
+
+        using (new GZipStream(stream, CompressionLevel.Fastest)) (fun zip -> zip.Write(ReadOnlySpan bytes))
+        stream.ToArray()
+
+    { target "packed tar" "a.tar.gz" (fun () -> samples () |> List.map pack) readPairs with
+        Tolerant = true
+    }
 
 let private webDatasetHeaders = { webDataset with Name = "tar with right checksums"; Wrap = withChecksums }
 
@@ -345,6 +357,7 @@ let binary: Target list =
         torchZip
         torchPickle
         torchLegacy
+        packed
         target "safetensors" "a.safetensors" safeTensors readTensors
         safeTensorsHeader
         tensorIndex

@@ -32,6 +32,44 @@ let private neox =
 let private gpt2 =
     """{"model_type":"gpt2","n_embd":64,"n_layer":2,"n_head":4,"vocab_size":512,"n_positions":128,"n_ctx":128,"layer_norm_epsilon":1e-5,"activation_function":"gelu_new","eos_token_id":[1,2]}"""
 
+let private others =
+    [
+        """{"model_type":"mistral","hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":90,"vocab_size":512,"max_position_embeddings":64,"sliding_window":8,"rope_parameters":{"rope_type":"yarn","factor":4.0,"rope_theta":10000.0,"original_max_position_embeddings":16}}"""
+        """{"model_type":"qwen2","hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":90,"vocab_size":512,"max_position_embeddings":64,"use_sliding_window":false,"rope_scaling":{"type":"dynamic","factor":2.0}}"""
+        """{"model_type":"stablelm","hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":4,"intermediate_size":90,"vocab_size":512,"max_position_embeddings":64,"partial_rotary_factor":0.25,"use_qkv_bias":true,"hybrid":{"textRows":400,"imageCodes":100,"extendedAt":[400]}}"""
+        """{"model_type":"openlm","params_args_dict":{"model":"open_lm_11m","qk_norm":true,"model_norm":"gain_only_lp_layer_norm","vocab_size":512}}"""
+    ]
+
+let private imageTraining =
+    """{"kind":"movq","imageSize":32,"model":{"width":32,"codes":64},"schedule":{"steps":10},"batch":{"pictures":4},"seed":1}"""
+
+let private imageDescriptions =
+    [
+        """{"embed_dim":4,"n_embed":64,"ddconfig":{"double_z":false,"z_channels":4,"resolution":32,"in_channels":3,"out_ch":3,"ch":32,"ch_mult":[1,2],"num_res_blocks":1,"attn_resolutions":[16],"dropout":0.0}}"""
+        """{"_class_name":"VQModel","block_out_channels":[32,64],"layers_per_block":1,"latent_channels":4,"num_vq_embeddings":64,"vq_embed_dim":4,"norm_num_groups":32,"norm_type":"spatial","scaling_factor":0.18}"""
+        """{"codebook_size":64,"codebook_embed_dim":8,"codebook_l2_norm":true,"encoder_ch_mult":[1,2],"decoder_ch_mult":[1,2],"z_channels":32}"""
+    ]
+
+/// The entries of a small VQ-GAN, and with them what is made once only in a process.
+let private imageEntries =
+    lazy
+        (let config = VqGanTokenizer { VqGan.moVq67M with Base = 32L; Levels = [ 32L; 64L ]; Blocks = 1; Codes = 64L }
+         let entries = ImageTokenizer.parameters config |> List.map (fun spec -> spec.Name, List.toArray spec.Shape)
+         ImageTokenizer.recognise None false entries |> ignore
+         entries)
+
+let private recogniseImage (path: string) : unit =
+    match ImageTokenizer.recognise (Some(Files.Text(path, "the configuration"))) false imageEntries.Value with
+    | Ok _ -> ()
+    | Error sentence -> raise (InputException sentence)
+
+let private pairDocuments =
+    [
+        """{"images":[{"id":1,"file_name":"p.png"},{"id":2,"file_name":"../q.png"}],"annotations":[{"image_id":1,"id":1,"caption":"a dog"},{"image_id":2,"id":2,"caption":"b"},{"image_id":9,"id":3,"caption":"c"}]}"""
+        """{"images":[{"filename":"p.png","sentences":[{"raw":"a dog"},{"raw":"a cat"}],"split":"train"}]}"""
+        """[{"file":"p.png","caption":"a dog"},{"image":"none.png","captions":["a","b"]}]"""
+    ]
+
 let private hybrid =
     Api.Descriptions.Write(ModelConfig.openLm 64 2 4 520 128, { TextRows = 500; ImageCodes = 13 })
 
@@ -47,12 +85,26 @@ let private manyKeys =
 
 let private configurations =
     [
-        json "model description" [ openLm; llama; neox; gpt2; hybrid ] (fun path ->
+        json "model description" ([ openLm; llama; neox; gpt2; hybrid ] @ others) (fun path ->
             // What the description says is used at once by whoever opens a model.
             let description = ModelDescription.Read path
             Decoder.parameters description.Config |> ignore)
         { json "training configuration" [ trainConfig ] (fun path -> TrainJob.ReadPlan(path, []) |> ignore) with
             Beside = [ "a", [||]; "b", [||] ]
+        }
+        json "image tokenizer training" [ imageTraining ] (fun path ->
+            match ImageTrainConfig.parse (Files.Text(path, "the configuration")) with
+            | Ok config -> ImageTrainConfig.tokenizer config |> ImageTokenizer.parameters |> ignore
+            | Error sentences -> raise (InputException(String.concat "\n" sentences)))
+        { json "image configuration" imageDescriptions recogniseImage with
+            Seeds =
+                lazy
+                    (imageEntries.Force() |> ignore
+                     List.map utf8 imageDescriptions)
+        }
+        { target "captions in JSON" "a.json" (fun () -> List.map utf8 pairDocuments) readPairs with
+            IsJson = true
+            Beside = [ "p.png", [| 1uy; 2uy |] ]
         }
         json "study plan" [ (StudyPlan.toJson Study.tiny).ToJsonString(); """{"preset":"smoke"}""" ] (fun path ->
             match StudyPlan.parse (Files.Text(path, "the plan")) with
