@@ -28,6 +28,11 @@ internal static class ParquetTable
     private static IEnumerable<TableRow> Rows(string path, PairReading reading)
     {
         using FileStream stream = Open(path);
+        Try(path, () =>
+        {
+            ParquetCheck.Run(stream);
+            return true;
+        });
         ParquetReader reader = Try(path, () => ParquetReader.CreateAsync(stream).GetAwaiter().GetResult());
         try
         {
