@@ -47,14 +47,13 @@ internal static class PairInputs
         {
             string next = waiting[^1];
             waiting.RemoveAt(waiting.Count - 1);
-            if (Inner(next) is not var (open, close))
+            if (Outer(next) is not var (open, close, parts))
             {
                 done.Add(next);
                 continue;
             }
 
             string before = next[..open], after = next[(close + 1)..];
-            List<string> parts = Alternatives(next[(open + 1)..close]);
             if ((long)done.Count + waiting.Count + parts.Count > Most)
             {
                 throw new InputException($"{pattern} stands for more than {Most:N0} paths.");
@@ -70,26 +69,39 @@ internal static class PairInputs
         return done;
     }
 
-    /// <summary>The first pair of braces without others in it that holds a list or a range.</summary>
-    private static (int Open, int Close)? Inner(string text)
+    /// <summary>The first braces that hold a list or a range, and what they stand for; their parts may hold braces again.</summary>
+    private static (int Open, int Close, List<string> Parts)? Outer(string text)
     {
-        for (int close = text.IndexOf('}'); close >= 0; close = text.IndexOf('}', close + 1))
+        for (int open = text.IndexOf('{'); open >= 0; open = text.IndexOf('{', open + 1))
         {
-            int open = close > 0 ? text.LastIndexOf('{', close - 1) : -1;
-            if (open >= 0 && (text[open..close].Contains(',') || Range(text[(open + 1)..close]) is not null))
+            List<string> parts = [];
+            int depth = 1, start = open + 1;
+            for (int i = open + 1; i < text.Length && depth > 0; i++)
             {
-                return (open, close);
+                depth += text[i] == '{' ? 1 : text[i] == '}' ? -1 : 0;
+                if (depth == 0 || (depth == 1 && text[i] == ','))
+                {
+                    parts.Add(text[start..i]);
+                    start = i + 1;
+                }
+            }
+
+            parts = depth == 0 && parts.Count == 1 ? Numbers(parts[0]) : parts;
+            if (depth == 0 && parts.Count > 0)
+            {
+                return (open, start - 1, parts);
             }
         }
 
         return null;
     }
 
-    private static List<string> Alternatives(string inside)
+    /// <summary>The numbers of a range, as wide as its ends are written; none where it is no range.</summary>
+    private static List<string> Numbers(string inside)
     {
         if (Range(inside) is not var (first, last, width))
         {
-            return [.. inside.Split(',')];
+            return [];
         }
 
         if (Math.Abs(last - first) >= Most)

@@ -1,3 +1,4 @@
+using System.Text;
 using Parquet;
 using Parquet.Schema;
 
@@ -10,6 +11,7 @@ namespace Hybrid.Runner.Formats;
 internal static class ParquetTable
 {
     private const long MostColumn = 1L << 31;
+    private static readonly byte[] NotUtf8 = [0xFF];
     private static readonly string[] PictureColumns = ["image.bytes", "jpg", "jpeg", "png", "webp", "image", "image_bytes", "img.bytes", "img"];
 
     /// <summary>The pairs of a table whose pictures, where it only names them, are found by <paramref name="find"/>.</summary>
@@ -26,6 +28,11 @@ internal static class ParquetTable
     private static IEnumerable<TableRow> Rows(string path, PairReading reading)
     {
         using FileStream stream = Open(path);
+        Try(path, () =>
+        {
+            ParquetCheck.Run(stream);
+            return true;
+        });
         ParquetReader reader = Try(path, () => ParquetReader.CreateAsync(stream).GetAwaiter().GetResult());
         try
         {
@@ -103,8 +110,17 @@ internal static class ParquetTable
         }
 
         byte[]?[] values = new byte[rows.RowCount][];
-        rows.ReadAsync(field, values.AsMemory()!).AsTask().GetAwaiter().GetResult();
-        return values;
+        if (!IsText(field))
+        {
+            rows.ReadAsync(field, values.AsMemory()!).AsTask().GetAwaiter().GetResult();
+            return values;
+        }
+
+        string?[] texts = new string[rows.RowCount];
+        rows.ReadAsync(field, texts.AsMemory()!).AsTask().GetAwaiter().GetResult();
+
+        // The library puts U+FFFD where bytes are no UTF-8: such a text counts as what it was.
+        return Array.ConvertAll(texts, text => text is null ? null : text.Contains('\uFFFD') ? NotUtf8 : Encoding.UTF8.GetBytes(text));
     }
 
     private static FileStream Open(string path)

@@ -54,12 +54,12 @@ public static class Pictures
 
         if (pixels <= Large)
         {
-            return Decode(codec, width, height, bytes.Length, name);
+            return Decode(codec, width, height, bytes.Span, name);
         }
 
         lock (OneLarge)
         {
-            return Decode(codec, width, height, bytes.Length, name);
+            return Decode(codec, width, height, bytes.Span, name);
         }
     }
 
@@ -154,7 +154,7 @@ public static class Pictures
         return new(width, height, pixels);
     }
 
-    private static Picture Decode(SKCodec codec, int width, int height, int length, string name)
+    private static Picture Decode(SKCodec codec, int width, int height, ReadOnlySpan<byte> bytes, string name)
     {
         // No colour space: the stored values are wanted, as the image tokenizers were trained on them.
         SKImageInfo info = new(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul);
@@ -165,11 +165,11 @@ public static class Pictures
             if (result != SKCodecResult.Success)
             {
                 throw new InputException(result == SKCodecResult.IncompleteInput
-                    ? $"{name} is cut short: {length} bytes do not give its {width} × {height} pixels."
+                    ? $"{name} is cut short: {bytes.Length} bytes do not give its {width} × {height} pixels."
                     : $"{name} cannot be decoded ({result}).");
             }
 
-            return Compose(buffer, width, height, codec.EncodedOrigin);
+            return Compose(buffer, width, height, codec.EncodedFormat == SKEncodedImageFormat.Png ? (SKEncodedOrigin)PngOrientation.Read(bytes) : codec.EncodedOrigin);
         }
         finally
         {

@@ -215,18 +215,30 @@ internal sealed class PrepareFolder : IDisposable
             }
         }
 
-        JsonArray now = wanted["sources"]!.AsArray(), then = found["sources"] as JsonArray ?? [];
-        for (int i = 0; i < Math.Max(now.Count, then.Count); i++)
+        JsonNode[] now = [.. wanted["sources"]!.AsArray().OfType<JsonNode>()], then = [.. (found["sources"] as JsonArray ?? []).OfType<JsonNode>()];
+        string Name(JsonNode source) => (source as JsonObject)?["path"]?.ToString() ?? "";
+        HashSet<string> here = [.. now.Select(Name)], known = [.. then.Select(Name)];
+        if (then.FirstOrDefault(source => !here.Contains(Name(source))) is { } missing)
         {
-            JsonNode? before = i < then.Count ? then[i] : null, after = i < now.Count ? now[i] : null;
-            if (JsonNode.DeepEquals(before, after))
+            throw Other($"of other inputs: {Name(missing)} is missing");
+        }
+
+        if (now.FirstOrDefault(source => !known.Contains(Name(source))) is { } added)
+        {
+            throw Other($"of other inputs: {Name(added)} is new");
+        }
+
+        foreach ((JsonNode before, JsonNode after) in then.Zip(now))
+        {
+            if (Name(before) != Name(after))
             {
-                continue;
+                throw Other($"of the same inputs in another order: {Name(after)} in the place of {Name(before)}");
             }
 
-            throw Other((string?)before?["path"] == (string?)after?["path"]
-                ? $"of {after!["path"]} as it was: {before!["bytes"]} bytes of {before["changed"]}. It has {after["bytes"]} bytes of {after["changed"]} now"
-                : $"of other inputs: {(before is null ? $"{after!["path"]} is new" : after is null ? $"{before["path"]} is missing" : $"{after["path"]} in the place of {before["path"]}")}");
+            if (!JsonNode.DeepEquals(before, after))
+            {
+                throw Other($"of {Name(after)} as it was: {before["bytes"]} bytes of {before["changed"]}. It has {after["bytes"]} bytes of {after["changed"]} now");
+            }
         }
     }
 }

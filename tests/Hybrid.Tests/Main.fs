@@ -39,7 +39,11 @@ let private all =
             NpyTests.tests
             PairSourceTests.tests
             ParametersTests.tests
+            PictureFormatTests.tests
             PictureTests.tests
+            PrepareHostileTests.tests
+            PrepareInputTests.tests
+            PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
             RandomTests.tests
