@@ -28,6 +28,7 @@ let private all =
             NpyTests.tests
             PairSourceTests.tests
             ParametersTests.tests
+            PickleTests.tests
             PictureTests.tests
             PrepareTests.tests
             ProgressTests.tests
