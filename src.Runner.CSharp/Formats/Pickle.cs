@@ -1,15 +1,18 @@
 using System.Buffers.Binary;
+using System.Numerics;
 using System.Text;
 
 namespace Hybrid.Runner.Formats;
 
 /// <summary>
 /// A pickle machine for files of tensors. It executes nothing: it knows the opcodes that torch.save writes (protocols 2 to 5)
-/// and the few names that tensors need, and builds plain values; anything else ends the reading with a sentence.
+/// and the few names that tensors need, and builds plain values. What trainers keep beside tensors (settings, callbacks, numbers of
+/// NumPy) becomes an inert <see cref="PickleObject"/>; names that reach the machine end the reading with a sentence.
 /// </summary>
 /// <remarks>
-/// Values: null, bool, long, double, string, byte[], object?[] (tuple), List&lt;object?&gt;, <see cref="PickleDict"/>,
-/// <see cref="PickleTensor"/>, <see cref="PickleStorage"/>, <see cref="PickleName"/>, <see cref="PickleDevice"/>.
+/// Values: null, bool, long, BigInteger, double, string, byte[], object?[] (tuple), List&lt;object?&gt; (sets too),
+/// <see cref="PickleDict"/>, <see cref="PickleTensor"/>, <see cref="PickleStorage"/>, <see cref="PickleName"/>,
+/// <see cref="PickleDevice"/>, <see cref="PickleObject"/>.
 /// Work and memory are bounded by a multiple of the pickle's length.
 /// </remarks>
 internal ref partial struct Pickle
@@ -105,7 +108,10 @@ internal ref partial struct Pickle
                     stack.Add((long)BinaryPrimitives.ReadUInt16LittleEndian(Take(2)));
                     break;
                 case 0x8A:
-                    stack.Add(Long(Take(Byte())));
+                    stack.Add(Whole(Take(Byte())));
+                    break;
+                case 0x8B:
+                    stack.Add(Whole(Take(BinaryPrimitives.ReadUInt32LittleEndian(Take(4)))));
                     break;
                 case (byte)'G':
                     stack.Add(BinaryPrimitives.ReadDoubleBigEndian(Take(8)));
@@ -134,16 +140,19 @@ internal ref partial struct Pickle
                 case 0x8E or 0x96:
                     stack.Add(Take(BinaryPrimitives.ReadUInt64LittleEndian(Take(8))).ToArray());
                     break;
-                case (byte)']':
+                case (byte)']' or 0x8F: // a list, or a set
                     stack.Add(new List<object?>());
                     break;
                 case (byte)'a':
                     object? element = Pop();
-                    Top<List<object?>>("a list to append to").Add(element);
+                    TopList().Add(element);
                     break;
-                case (byte)'e':
+                case (byte)'e' or 0x90: // to a list, or to a set
                     object?[] elements = PopToMark();
-                    Top<List<object?>>("a list to append to").AddRange(elements);
+                    TopList().AddRange(elements);
+                    break;
+                case 0x91:
+                    stack.Add(new List<object?>(PopToMark())); // a frozen set
                     break;
                 case (byte)')':
                     stack.Add(Array.Empty<object?>());
@@ -165,7 +174,7 @@ internal ref partial struct Pickle
                     break;
                 case (byte)'s':
                     object?[] pair = PopLast(2);
-                    Top<PickleDict>("a dict to set an item of").Set(pair[0], pair[1]);
+                    TopDict().Set(pair[0], pair[1]);
                     break;
                 case (byte)'u':
                     SetItems(PopToMark());
@@ -200,6 +209,18 @@ internal ref partial struct Pickle
                     object? arguments = Pop();
                     stack.Add(Rebuild(Pop(), arguments as object?[] ?? throw Wrong("arguments are not a tuple")));
                     break;
+                case 0x81:
+                    object? given = Pop();
+                    stack.Add(Rebuild(Pop(), given as object?[] ?? throw Wrong("arguments are not a tuple")));
+                    break;
+                case 0x92:
+                    Pop(); // arguments by name
+                    object? listed = Pop();
+                    stack.Add(Rebuild(Pop(), listed as object?[] ?? throw Wrong("arguments are not a tuple")));
+                    break;
+                case (byte)'2':
+                    stack.Add(Peek());
+                    break;
                 case (byte)'b':
                     Build(Pop());
                     break;
@@ -209,9 +230,17 @@ internal ref partial struct Pickle
         }
     }
 
-    /// <summary>An object's state: state dicts carry a version table as an attribute, which nothing here needs.</summary>
+    /// <summary>
+    /// An object's state: state dicts carry a version table as an attribute, which nothing here needs; nor does anything need what a
+    /// parameter or an inert object knows of itself.
+    /// </summary>
     private readonly void Build(object? state)
     {
+        if (Peek() is PickleObject or PickleTensor)
+        {
+            return;
+        }
+
         _ = Top<PickleDict>("an OrderedDict to give attributes to");
         if (state is not PickleDict)
         {
@@ -221,7 +250,7 @@ internal ref partial struct Pickle
 
     private readonly void SetItems(object?[] items)
     {
-        PickleDict dict = Top<PickleDict>("a dict to set items of");
+        PickleDict dict = TopDict();
         if (items.Length % 2 != 0)
         {
             throw Wrong("a key of a dict has no value");
@@ -233,12 +262,12 @@ internal ref partial struct Pickle
         }
     }
 
-    private readonly long Long(ReadOnlySpan<byte> digits)
+    private static object Whole(ReadOnlySpan<byte> digits)
     {
         if (digits.Length > 8)
         {
-            // torch's own magic number has ten bytes; no other value this long means anything here.
-            return digits.SequenceEqual(TorchLegacyFile.MagicNumber) ? TorchLegacyFile.MagicValue : throw Wrong("a number does not fit into 64 bits");
+            // torch's own magic number has ten bytes; other values this long are states of random generators and the like.
+            return digits.SequenceEqual(TorchLegacyFile.MagicNumber) ? TorchLegacyFile.MagicValue : (object)new BigInteger(digits);
         }
 
         long value = 0;
@@ -299,6 +328,12 @@ internal ref partial struct Pickle
 
     private readonly T Top<T>(string wanted)
         where T : class => Peek() as T ?? throw Wrong($"there is not {wanted}");
+
+    /// <summary>The list, or the elements of an inert object, at the top of the stack.</summary>
+    private readonly List<object?> TopList() => Peek() is PickleObject inert ? inert.Elements : Top<List<object?>>("a list to append to");
+
+    /// <summary>The dict, or the items of an inert object, at the top of the stack.</summary>
+    private readonly PickleDict TopDict() => Peek() is PickleObject inert ? inert.Items : Top<PickleDict>("a dict to set items of");
 
     private readonly object? Pop()
     {

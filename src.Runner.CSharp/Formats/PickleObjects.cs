@@ -17,14 +17,27 @@ internal ref partial struct Pickle
             return Tensor(arguments);
         }
 
-        if (name == PickleNames.RebuildParameter)
+        if (name == PickleNames.RebuildParameter || name == PickleNames.RebuildParameterWithState)
         {
             return arguments is [PickleTensor data, ..] ? data : throw Wrong("a parameter is not made of a tensor");
+        }
+
+        if (name == PickleNames.RebuildFromType)
+        {
+            // A subclass of Tensor: its function and that function's arguments, between them the class. One step deep is enough.
+            return arguments is [PickleName { } inner, _, object?[] its, ..] && inner != PickleNames.RebuildFromType
+                ? Rebuild(inner, its)
+                : throw Wrong("a tensor of a class is not made of a function and its arguments");
         }
 
         if (name == PickleNames.OrderedDict)
         {
             return OrderedDict(arguments);
+        }
+
+        if (name == PickleNames.DefaultDict)
+        {
+            return arguments.Length <= 1 ? new PickleDict() : new PickleObject(name);
         }
 
         if (name == PickleNames.Size)
@@ -42,7 +55,7 @@ internal ref partial struct Pickle
             };
         }
 
-        throw Wrong($"{FileErrors.Show(name.ToString())} is called, which no tensor needs");
+        return PickleNames.Inert(name) ? new PickleObject(name) : throw Wrong($"{FileErrors.Show(name.ToString())} is called, which no tensor needs");
     }
 
     private PickleTensor Tensor(object?[] arguments)
@@ -151,7 +164,7 @@ internal ref partial struct Pickle
     private readonly PickleName Name(string module, string name)
     {
         PickleName full = new(module, name);
-        return PickleNames.Allows(full)
+        return PickleNames.Allows(full) || PickleNames.Inert(full)
             ? full
             : throw Wrong(
                 $"the file names {FileErrors.Show(full.ToString())}, which no tensor needs; nothing of it is executed. Save the state dict alone: torch.save(model.state_dict(), path)");

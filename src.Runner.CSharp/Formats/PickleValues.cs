@@ -63,16 +63,41 @@ public sealed record PickleName(string Module, string Name)
 /// <param name="Name">The device's name.</param>
 public sealed record PickleDevice(string Name);
 
-/// <summary>The names that a pickle of tensors may mention; any other ends the reading.</summary>
-internal static class PickleNames
+/// <summary>
+/// An object of a class that no tensor needs: a trainer's settings, a callback, a number of NumPy. It is not made, only remembered; its
+/// arguments and its state are left aside.
+/// </summary>
+/// <param name="Class">The class or the function that would have made it.</param>
+public sealed record PickleObject(PickleName Class)
+{
+    private List<object?>? elements;
+    private PickleDict? items;
+
+    internal List<object?> Elements => elements ??= [];
+
+    internal PickleDict Items => items ??= new();
+
+    /// <inheritdoc/>
+    public bool Equals(PickleObject? other) => ReferenceEquals(this, other);
+
+    /// <inheritdoc/>
+    public override int GetHashCode() => System.Runtime.CompilerServices.RuntimeHelpers.GetHashCode(this);
+}
+
+/// <summary>The names that a pickle of tensors may mention, and those that are harmless beside them; any other ends the reading.</summary>
+internal static partial class PickleNames
 {
     public static readonly PickleName OrderedDict = new("collections", "OrderedDict");
     public static readonly PickleName RebuildTensor = new("torch._utils", "_rebuild_tensor_v2");
     public static readonly PickleName RebuildParameter = new("torch._utils", "_rebuild_parameter");
+    public static readonly PickleName RebuildParameterWithState = new("torch._utils", "_rebuild_parameter_with_state");
+    public static readonly PickleName RebuildFromType = new("torch._tensor", "_rebuild_from_type_v2");
+    public static readonly PickleName DefaultDict = new("collections", "defaultdict");
     public static readonly PickleName Size = new("torch", "Size");
     public static readonly PickleName Device = new("torch", "device");
 
-    private static readonly HashSet<PickleName> Known = [OrderedDict, RebuildTensor, RebuildParameter, Size, Device];
+    private static readonly HashSet<PickleName> Known =
+        [OrderedDict, DefaultDict, RebuildTensor, RebuildParameter, RebuildParameterWithState, RebuildFromType, Size, Device];
 
     private static readonly HashSet<string> Types = new(StringComparer.Ordinal)
     {

@@ -39,6 +39,7 @@ let private all =
             NpyTests.tests
             PairSourceTests.tests
             ParametersTests.tests
+            PickleTests.tests
             PictureFormatTests.tests
             PictureTests.tests
             PrepareHostileTests.tests
