@@ -36,6 +36,11 @@ internal static class PrepareJob
     /// </summary>
     public static PrepareOutcome Run(PrepareCommand command, Progress progress, CancellationToken stop)
     {
+        if (File.Exists(command.Out))
+        {
+            throw new InputException($"{command.Out} is a file; --out names a folder.");
+        }
+
         PairSource[] sources = Sources(command);
         try
         {
@@ -45,7 +50,8 @@ internal static class PrepareJob
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw new InputException($"{command.Out} cannot be written: {error.Message} Shards that were finished stand there whole, and the same command goes on after them.", error);
+            string kept = Directory.Exists(command.Out) ? " Shards that were finished stand there whole, and the same command goes on after them." : "";
+            throw new InputException($"{command.Out} cannot be written: {error.Message}{kept}", error);
         }
     }
 

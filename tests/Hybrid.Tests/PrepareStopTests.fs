@@ -158,6 +158,7 @@ let private unwritable =
         material folder
         let file = folder.Write("file", "mine")
         fails [ file; "cannot be written" ] (fun () -> prepare { command folder "x" with Out = Path.Combine(file, "out") } |> ignore)
+        fails [ file; "is a file" ] (fun () -> prepare { command folder "x" with Out = file } |> ignore)
         Expect.equal (File.ReadAllText file) "mine" "untouched")
 
 let private long =
