@@ -12,6 +12,9 @@ public interface ISequenceSource : IDisposable
     /// <summary>What this is, for messages: a path.</summary>
     string Name { get; }
 
+    /// <summary>Sentences on what the composition cost, captions that lose their ends; none where nothing is lost.</summary>
+    IEnumerable<string> Losses => [];
+
     /// <summary>
     /// The tokens at a place. <paramref name="position"/> is where the sequence stands in the run: what is drawn anew each time
     /// (a dropped caption) is a function of it. Errors: InputException naming file and entry.

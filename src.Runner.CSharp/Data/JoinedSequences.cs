@@ -32,6 +32,8 @@ internal sealed class JoinedSequences : ISequenceSource
 
     public int Length => parts[0].Length;
 
+    public IEnumerable<string> Losses => parts.SelectMany(part => part.Losses);
+
     public string Name => string.Join(", ", parts.Select(part => part.Name));
 
     public long[] Row(long place, long position)

@@ -34,7 +34,8 @@ internal sealed class ShardSequences : ISequenceSource
             Length = composer.Length(longest, info.Codes);
             if (cut > 0)
             {
-                Terminal.Warn($"{path}: {cut:N0} of {reader.Count:N0} captions are longer than the {limit} tokens that fit beside {info.Codes} codes in {Length} positions; they lose their ends");
+                Losses = [$"{path}: {cut:N0} of {reader.Count:N0} captions are longer than the {limit} tokens that fit beside {info.Codes} codes in {Length} positions; they lose their ends"];
+                Terminal.Warn(Losses.Single());
             }
         }
         catch
@@ -49,6 +50,8 @@ internal sealed class ShardSequences : ISequenceSource
     public int Length { get; }
 
     public string Name { get; }
+
+    public IEnumerable<string> Losses { get; } = [];
 
     /// <summary>Whether a folder holds token shards; open_lm's folders of tars have a manifest of the same name.</summary>
     public static bool IsShards(string path) =>

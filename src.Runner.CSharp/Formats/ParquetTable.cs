@@ -10,6 +10,7 @@ namespace Hybrid.Runner.Formats;
 /// </summary>
 internal static class ParquetTable
 {
+    private const int Patience = 60;
     private const long MostColumn = 1L << 31;
     private static readonly byte[] NotUtf8 = [0xFF];
     private static readonly string[] PictureColumns = ["image.bytes", "jpg", "jpeg", "png", "webp", "image", "image_bytes", "img.bytes", "img"];
@@ -33,7 +34,7 @@ internal static class ParquetTable
             ParquetCheck.Run(stream);
             return true;
         });
-        ParquetReader reader = Try(path, () => ParquetReader.CreateAsync(stream).GetAwaiter().GetResult());
+        ParquetReader reader = Try(path, () => InTime(stream.Length, () => ParquetReader.CreateAsync(stream).GetAwaiter().GetResult()));
         try
         {
             DataField[] fields = Try(path, () => reader.Schema.GetDataFields());
@@ -54,7 +55,7 @@ internal static class ParquetTable
             {
                 int at = group;
                 using ParquetRowGroupReader rows = Try(path, () => reader.OpenRowGroupReader(at));
-                byte[]?[] Read(DataField? field) => field is null ? [] : Try(path, () => Values(path, rows, field));
+                byte[]?[] Read(DataField? field) => field is null ? [] : Try(path, () => InTime(stream.Length, () => Values(path, rows, field)));
                 byte[]?[] files = Read(file), texts = Read(text), states = Read(status), pictures = Read(picture);
                 for (int i = 0; i < texts.Length; i++)
                 {
@@ -133,6 +134,38 @@ internal static class ParquetTable
         {
             throw refusal;
         }
+    }
+
+    /// <summary>
+    /// The library goes round for ever over some damaged pages. A minute and a second for each megabyte is far more than it needs for a
+    /// whole file; a thread that is not back by then is left behind.
+    /// </summary>
+    private static T InTime<T>(long bytes, Func<T> work)
+    {
+        T? result = default;
+        Exception? failure = null;
+        Thread thread = new(() =>
+        {
+            try
+            {
+                result = work();
+            }
+            catch (Exception e)
+            {
+                failure = e;
+            }
+        })
+        {
+            IsBackground = true,
+            Name = "parquet",
+        };
+        thread.Start();
+        if (!thread.Join(TimeSpan.FromSeconds(Patience + (bytes / 1e6))))
+        {
+            throw new InvalidDataException("it is damaged: reading it does not come to an end");
+        }
+
+        return failure is InputException ? throw failure : failure is not null ? throw new InvalidDataException(failure.Message, failure) : result!;
     }
 
     /// <summary>What the library makes of a damaged file is any exception at all.</summary>

@@ -28,6 +28,7 @@ internal static class TokenizerParts
             Check(path, key, children, types, json[key], 0);
         }
 
+        TokenizerHazards.Check(path, json);
         if (json["model"] is JsonObject model)
         {
             CheckMerges(path, model);

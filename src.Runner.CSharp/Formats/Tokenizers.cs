@@ -40,7 +40,7 @@ public interface ITextTokenizer
 public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
 {
     // The library's regular expressions give up after ten million steps back, which ends the process.
-    private const int MostBlank = 4_000_000;
+    private const int MostInARow = 4_000_000;
     private static readonly string[] BeginNames = ["<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "[CLS]"];
     private static readonly string[] EndNames = ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[SEP]"];
 
@@ -118,9 +118,9 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     /// <inheritdoc/>
     public int[] Encode(string text, bool special)
     {
-        if (matchesPatterns && LongestBlank(text) is > MostBlank and int blank)
+        if (matchesPatterns && LongestRun(text) is > MostInARow and int run)
         {
-            throw new InputException($"{Path} cannot encode a text in which {blank} spaces and line ends stand in a row; {MostBlank} are the most.");
+            throw new InputException($"{Path} cannot encode a text in which {run} characters with, or without, white space stand in a row; {MostInARow} are the most.");
         }
 
         try
@@ -182,12 +182,14 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
         }
     }
 
-    private static int LongestBlank(string text)
+    private static int LongestRun(string text)
     {
         int longest = 0, run = 0;
-        foreach (char c in text.Length > MostBlank ? text : "")
+        bool blank = false;
+        foreach (char c in text.Length > MostInARow ? text : "")
         {
-            run = char.IsWhiteSpace(c) ? run + 1 : 0;
+            run = char.IsWhiteSpace(c) == blank ? run + 1 : 1;
+            blank = char.IsWhiteSpace(c);
             longest = Math.Max(longest, run);
         }
 

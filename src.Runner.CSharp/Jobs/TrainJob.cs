@@ -76,6 +76,11 @@ public static class TrainJob
             run.Log($"starts at step {first} with {start.Words}");
             run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
             run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
+            foreach (string loss in source.Losses.Concat(heldOut?.Losses ?? []).Distinct())
+            {
+                run.Log(loss);
+            }
+
             try
             {
                 return new TrainRun(plan, run, model, trainer, source, heldOut, Companions.Of(start.Tokenizer, plan.Train), checkpoint).Carry(first, progress, stop);

@@ -206,6 +206,15 @@ let private shards =
 
         let composed = run (folder.Write("shards.json", onShards)) (folder.At "composed") null
         sameModel ready composed
+        let tooLong = pairs |> Seq.filter (fun (caption, _) -> caption.Length > limit) |> Seq.length
+
+        Expect.equal
+            (File.ReadAllLines(folder.At "composed/log.txt")
+             |> Seq.filter _.Contains($"{tooLong} of 20 captions are longer than the {limit} tokens")
+             |> Seq.length)
+            1
+            "the log says once how many"
+
         use source = TokenData.Open([| folder.At "shards" |], vocabulary, PairComposer(null, vocabulary))
         let longest = pairs |> Array.map (fun (caption, _) -> caption.Length) |> Array.max
         Expect.equal source.Length (longest + 4 + 6) "evaluation takes captions whole"

@@ -84,6 +84,29 @@ let tests =
                     "(none)"
 
                 refusedWith (small.Replace("\"c\":4", "\"c\":-4")) "has no id"
+                refusedWith (small.Replace("\"decoder\":{", "\"decoder\":{\"x\":1e999,")) "too large"
+
+                for normalizer, reason in
+                    [
+                        """{"type":"Prepend","prepend":""}""", "prepends the empty text"
+                        """{"type":"Sequence","normalizers":[{"type":"Replace","pattern":{"Regex":"a*"},"content":"b"}]}""",
+                        "matches the empty text"
+                        """{"type":"Replace","pattern":{"String":""},"content":"b"}""", "matches the empty text"
+                    ] do
+                    refusedWith (small.Replace("\"normalizer\":null", "\"normalizer\":" + normalizer)) reason
+
+                let erased =
+                    small
+                        .Replace("\"content\":\"</s>\"", "\"content\":\"\\u0007\"")
+                        .Replace("\"normalized\":false", "\"normalized\":true")
+
+                refusedWith
+                    (erased.Replace(
+                        "\"normalizer\":null",
+                        "\"normalizer\":{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true}"
+                    ))
+                    "may leave nothing"
+
                 refusedWith (small.Replace("\"ids\":[6]", "\"ids\":[8]")) "adds the id 8"
                 refusedWith (small.Replace("{\"id\":\"</s>\",\"type_id\":0}", "{\"id\":\"</t>\",\"type_id\":0}")) "</t>"
                 refusedWith (small.Replace("\"merges\":[[\"a\",\"b\"]]", "\"merges\":[[\"a\",\"z\"]]")) "tokenizers library"
