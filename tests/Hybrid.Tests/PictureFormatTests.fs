@@ -24,7 +24,12 @@ let private kinds =
 
         testCase (text "name") (fun () ->
             let picture = Pictures.Decode(ReadOnlyMemory(Convert.FromBase64String(text "bytes")), "the picture")
-            Expect.equal (picture.Width, picture.Height) (root.GetProperty("width").GetInt32(), root.GetProperty("height").GetInt32()) "size"
+
+            Expect.equal
+                (picture.Width, picture.Height)
+                (root.GetProperty("width").GetInt32(), root.GetProperty("height").GetInt32())
+                "size"
+
             Expect.equal (hash picture.Pixels) (text "sha256") "pixels"))
     |> List.ofArray
 
@@ -96,7 +101,7 @@ let private png (width: int) (height: int) (rows: int) =
 
     do
         use zlib = new Compression.ZLibStream(packed, Compression.CompressionLevel.Fastest, true)
-        let row = Array.zeroCreate<byte> (1 + width)
+        let row = Array.zeroCreate<byte>(1 + width)
 
         for _ in 1..rows do
             zlib.Write(row, 0, row.Length)
@@ -120,11 +125,17 @@ let private bombs =
         Array.blit [| 0xEAuy; 0x60uy; 0xEAuy; 0x60uy |] 0 hugeJpeg (frame + 5) 4
 
         // 14 bits each of width and height in VP8's frame header.
-        let start = seq { 0 .. webp.Length - 3 } |> Seq.tryFind (fun i -> webp[i] = 0x9Duy && webp[i + 1] = 0x01uy && webp[i + 2] = 0x2Auy)
+        let start =
+            seq { 0 .. webp.Length - 3 }
+            |> Seq.tryFind (fun i -> webp[i] = 0x9Duy && webp[i + 1] = 0x01uy && webp[i + 2] = 0x2Auy)
 
         let gif =
-            Array.concat [ "GIF89a"B; [| 0x60uy; 0xEAuy; 0x60uy; 0xEAuy; 0x80uy; 0uy; 0uy; 0uy; 0uy; 0uy; 255uy; 255uy; 255uy |]
-                           [| 0x2Cuy; 0uy; 0uy; 0uy; 0uy; 0x60uy; 0xEAuy; 0x60uy; 0xEAuy; 0uy; 2uy; 2uy; 0x44uy; 1uy; 0uy; 0x3Buy |] ]
+            Array.concat
+                [
+                    "GIF89a"B
+                    [| 0x60uy; 0xEAuy; 0x60uy; 0xEAuy; 0x80uy; 0uy; 0uy; 0uy; 0uy; 0uy; 255uy; 255uy; 255uy |]
+                    [| 0x2Cuy; 0uy; 0uy; 0uy; 0uy; 0x60uy; 0xEAuy; 0x60uy; 0xEAuy; 0uy; 2uy; 2uy; 0x44uy; 1uy; 0uy; 0x3Buy |]
+                ]
 
         let bmp =
             Array.concat
@@ -166,7 +177,11 @@ let private bombs =
                 Pictures.Decode(ReadOnlyMemory bytes, name) |> ignore
                 failtest $"{name} was decoded"
             with :? InputException as refusal ->
-                Expect.isTrue (refusal.Message.Contains "million" || refusal.Message.Contains "can hold" || refusal.Message.Contains "not a JPEG") refusal.Message
+                Expect.isTrue
+                    (refusal.Message.Contains "million"
+                     || refusal.Message.Contains "can hold"
+                     || refusal.Message.Contains "not a JPEG")
+                    refusal.Message
 
             Expect.isLessThan (Environment.WorkingSet - before) 100_000_000L $"{name}: memory")
 
@@ -176,13 +191,25 @@ let private damaged =
             (File.ReadAllLines(Path.Combine(__SOURCE_DIRECTORY__, "pictures.jsonl"))
              |> Array.map (fun line ->
                  use json = JsonDocument.Parse line
-                 string (json.RootElement.GetProperty("name").GetString()), Convert.FromBase64String(string (json.RootElement.GetProperty("bytes").GetString())))
+
+                 string (json.RootElement.GetProperty("name").GetString()),
+                 Convert.FromBase64String(string (json.RootElement.GetProperty("bytes").GetString())))
              |> dict)
 
     [
-        for name, extension in [ "animated gif", ".gif"; "animated webp", ".webp"; "palette bmp", ".bmp"; "turned by EXIF png", ".png"; "Adobe YCCK jpg", ".jpg" ] ->
-            damagedFilesAreRefused $"a damaged {extension} is read or refused, nothing else" extension (fun () -> animated.Value[name]) (fun path ->
-                Pictures.Read path |> ignore)
+        for name, extension in
+            [
+                "animated gif", ".gif"
+                "animated webp", ".webp"
+                "palette bmp", ".bmp"
+                "turned by EXIF png", ".png"
+                "Adobe YCCK jpg", ".jpg"
+            ] ->
+            damagedFilesAreRefused
+                $"a damaged {extension} is read or refused, nothing else"
+                extension
+                (fun () -> animated.Value[name])
+                (fun path -> Pictures.Read path |> ignore)
     ]
 
 let tests = testList "PictureFormats" (kinds @ [ reducing; bombs ] @ damaged)

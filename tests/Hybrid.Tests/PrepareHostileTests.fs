@@ -125,10 +125,16 @@ let private counted =
 
         Expect.equal
             (drops outcome)
-            (expected |> List.countBy snd |> List.map (fun (name, count) -> Enum.Parse<DropReason> name, int64 count) |> List.sort)
+            (expected
+             |> List.countBy snd
+             |> List.map (fun (name, count) -> Enum.Parse<DropReason> name, int64 count)
+             |> List.sort)
             "by reason"
 
-        Expect.equal (Set.ofArray (Directory.GetFileSystemEntries(folder.At ".")) - before) (set [ folder.At "./out" ]) "nothing outside"
+        Expect.equal
+            (Set.ofArray (Directory.GetFileSystemEntries(folder.At ".")) - before)
+            (set [ folder.At "./out" ])
+            "nothing outside"
         // The same through gzip, whose length says nothing.
         use packed = new MemoryStream()
 
@@ -221,7 +227,10 @@ let private longLines =
         use folder = new Folder()
         File.WriteAllBytes(folder.At "a.png", snd (png 0))
         let huge = String('x', 20_000_000)
-        folder.Write("captions.jsonl", $$"""{ "file": "{{huge}}" }{{"\n"}}{ "file": "a.png", "text": "kept" }""") |> ignore
+
+        folder.Write("captions.jsonl", $$"""{ "file": "{{huge}}" }{{"\n"}}{ "file": "a.png", "text": "kept" }""")
+        |> ignore
+
         Expect.equal (reasons (folder.At "captions.jsonl")) [ "line 1", "TooLarge"; "a.png", "kept" ] "lines"
         folder.Write("c.csv", $"file,text\nb.png,\"{huge}\na.png,kept\n") |> ignore
         Expect.equal (reasons (folder.At "c.csv")) [ "record 2", "TooLarge"; "a.png", "kept" ] "quotes"
@@ -237,9 +246,17 @@ let private badSource =
         folder.Write("none.csv", "x,y\n1,2\n") |> ignore
         let inputs = [| folder.At "broken.parquet"; folder.At "a.tar"; folder.At "none.csv" |]
         let outcome = prepare { command folder "out" with Input = inputs }
-        Expect.equal (outcome.Pairs, Seq.tryFind (fun (r, _) -> r = DropReason.BadSource) (drops outcome)) (5L, Some(DropReason.BadSource, 2L)) "the others"
+
+        Expect.equal
+            (outcome.Pairs, Seq.tryFind (fun (r, _) -> r = DropReason.BadSource) (drops outcome))
+            (5L, Some(DropReason.BadSource, 2L))
+            "the others"
+
         Expect.equal (prepare { command folder "out" with Input = inputs }).New 0L "known again"
-        fails [ "no picture"; "none.csv"; "first line" ] (fun () -> prepare { command folder "n" with Input = [| folder.At "none.csv" |] } |> ignore)
+
+        fails [ "no picture"; "none.csv"; "first line" ] (fun () ->
+            prepare { command folder "n" with Input = [| folder.At "none.csv" |] } |> ignore)
+
         Expect.isFalse (Directory.Exists(folder.At "n")) "nothing stays behind")
 
 let private damaged =

@@ -82,7 +82,10 @@ let private longNames =
         let bytes = snd (png 0)
 
         for format in [ TarEntryFormat.Pax; TarEntryFormat.Gnu; TarEntryFormat.Ustar; TarEntryFormat.V7 ] do
-            let key = if format = TarEntryFormat.V7 then "short" elif format = TarEntryFormat.Ustar then key[..120] else key
+            let key =
+                if format = TarEntryFormat.V7 then "short"
+                elif format = TarEntryFormat.Ustar then key[..120]
+                else key
 
             do
                 use tar = new TarWriter(File.Create(folder.At "a.tar"), format)
@@ -107,7 +110,11 @@ let private img2dataset =
 
         for shard in [ "00000"; "00001" ] do
             Directory.CreateDirectory(folder.At "tars") |> ignore
-            writeTar (folder.At $"tars/{shard}.tar") [ $"{shard}0000.jpg", bytes; $"{shard}0000.txt", utf8 shard; $"{shard}0000.json", utf8 "{}" ]
+
+            writeTar
+                (folder.At $"tars/{shard}.tar")
+                [ $"{shard}0000.jpg", bytes; $"{shard}0000.txt", utf8 shard; $"{shard}0000.json", utf8 "{}" ]
+
             write folder $"tars/{shard}.parquet" [| 1uy |]
             write folder $"tars/{shard}_stats.json" (utf8 "{}")
             write folder $"files/{shard}.parquet" [| 1uy |]
@@ -175,7 +182,12 @@ let private coco =
         Expect.equal (captionsOf (folder.At "coco") (folder.At "elsewhere")) expected "--image-root"
 
         // Karpathy's splits, and plain arrays of records.
-        write folder "k/dataset_x.json" (utf8 """{ "images": [ { "filepath": "v", "filename": "1.jpg", "sentences": [ { "raw": "one" }, { "raw": "two" } ] } ] }""")
+        write
+            folder
+            "k/dataset_x.json"
+            (utf8
+                """{ "images": [ { "filepath": "v", "filename": "1.jpg", "sentences": [ { "raw": "one" }, { "raw": "two" } ] } ] }""")
+
         write folder "k/v/1.jpg" bytes
         Expect.equal (captionsOf (folder.At "k/dataset_x.json") null) [ "v/1.jpg", [ "one"; "two" ] ] "Karpathy"
         write folder "k/list.json" (utf8 """[ { "image": "v/1.jpg", "caption": "one" }, 3 ]""")
@@ -240,7 +252,12 @@ let private tables =
             "by key"
 
         parquet (folder.At "names.parquet") [ "filepath", [| "sub/x.png"; "sub/y.png" |]; "TEXT", [| "x"; "y" |] ]
-        Expect.equal (captionsOf (folder.At "names.parquet") null) [ "sub/x.png", [ "x" ]; "sub/y.png", [ "MissingPicture" ] ] "by file"
+
+        Expect.equal
+            (captionsOf (folder.At "names.parquet") null)
+            [ "sub/x.png", [ "x" ]; "sub/y.png", [ "MissingPicture" ] ]
+            "by file"
+
         parquet (folder.At "held.parquet") [ "jpg", [| bytes; [||] |]; "txt", [| "x"; "y" |] ]
         Expect.equal (captionsOf (folder.At "held.parquet") null) [ "0", [ "x" ]; "1", [ "MissingPicture" ] ] "held"
         parquet (folder.At "none.parquet") [ "a", [| "x" |] ]
@@ -261,7 +278,17 @@ let private expansion =
     testCase "globs and braces stand for several inputs" (fun () ->
         use folder = new Folder()
 
-        for name in [ "00008.tar"; "00009.tar"; "00010.tar"; "deep/er/a.tar"; "deep/b.tar"; ".hidden/c.tar"; "odd[1].tar"; "notes.txt" ] do
+        for name in
+            [
+                "00008.tar"
+                "00009.tar"
+                "00010.tar"
+                "deep/er/a.tar"
+                "deep/b.tar"
+                ".hidden/c.tar"
+                "odd[1].tar"
+                "notes.txt"
+            ] do
             write folder name [||]
 
         let expands (pattern: string) (names: string list) =
@@ -330,11 +357,12 @@ let private tokenTars =
         use made = SequenceFiles.Open(folder.At "out/sequences-00000.npy", 50)
         Expect.equal [ for i in 0L .. made.Count - 1L -> List.ofArray (made.Row i) ] [ [ 1; 2; 3; 49 ]; [ 4; 5; 0; 6 ] ] "rows"
         material folder
-        fails [ "t.tar"; "of their own" ] (fun () -> prepare { command folder "mixed" with Input = [| folder.At "a.tar"; folder.At "t.tar" |] } |> ignore)
+
+        fails [ "t.tar"; "of their own" ] (fun () ->
+            prepare { command folder "mixed" with Input = [| folder.At "a.tar"; folder.At "t.tar" |] } |> ignore)
 
         Expect.throwsT<ConfigurationException>
             (fun () -> prepare { wanted with Input = [| folder.At "a.tar" |]; Out = folder.At "none" } |> ignore)
             "pictures need a tokenizer")
 
-let tests =
-    testList "PrepareInputs" [ packed; longNames; img2dataset; coco; tables; expansion; rows; tokenTars ]
+let tests = testList "PrepareInputs" [ packed; longNames; img2dataset; coco; tables; expansion; rows; tokenTars ]

@@ -20,8 +20,12 @@ let private many (folder: Folder) (count: int) =
             [
                 for i in 0 .. count - 1 do
                     yield! (if i % 11 = 5 then broken i else pair i)
-                    if i % 17 = 3 then "alone", [||]
-                    if i % 13 = 7 then $"x{i:D6}.png", snd (png i)
+
+                    if i % 17 = 3 then
+                        "alone", [||]
+
+                    if i % 13 = 7 then
+                        $"x{i:D6}.png", snd (png i)
             ]
 
     Directory.CreateDirectory(folder.At "loose") |> ignore
@@ -84,37 +88,52 @@ let private killed (arguments: string list) (manifest: string) (wanted: int) (mo
         alive
 
 let private kills =
-    testCase "killed anywhere, it goes on without losing or doubling a pair: the bytes are those of a run that was not stopped" (fun () ->
-        use folder = new Folder()
-        many folder 150
-        result (arguments folder "whole") |> ignore
-        let whole = content (folder.At "whole")
-        let total = lines (folder.At "whole/manifest.jsonl")
-        let stream = Random.ofSeed 5L
-        let mutable interrupted, round = 0, 0
-        let manifest = folder.At "stopped/manifest.jsonl"
+    testCase
+        "killed anywhere, it goes on without losing or doubling a pair: the bytes are those of a run that was not stopped"
+        (fun () ->
+            use folder = new Folder()
+            many folder 150
+            result (arguments folder "whole") |> ignore
+            let whole = content (folder.At "whole")
+            let total = lines (folder.At "whole/manifest.jsonl")
+            let stream = Random.ofSeed 5L
+            let mutable interrupted, round = 0, 0
+            let manifest = folder.At "stopped/manifest.jsonl"
 
-        while round < 6 && lines manifest < total do
-            let next = lines manifest + 1 + Random.below (max 1 (total / 6)) stream (int64 (2 * round))
+            while round < 6 && lines manifest < total do
+                let next = lines manifest + 1 + Random.below (max 1 (total / 6)) stream (int64 (2 * round))
 
-            if killed (arguments folder "stopped") manifest (min next total) (Random.below 25 stream (int64 (2 * round + 1))) then
-                interrupted <- interrupted + 1
+                if
+                    killed
+                        (arguments folder "stopped")
+                        manifest
+                        (min next total)
+                        (Random.below 25 stream (int64 (2 * round + 1)))
+                then
+                    interrupted <- interrupted + 1
 
-            round <- round + 1
+                round <- round + 1
 
-        Expect.isGreaterThanOrEqual interrupted 3 "it was killed within"
-        let last = result (arguments folder "stopped")
-        Expect.equal (content (folder.At "stopped")) whole "the same files and bytes"
-        let first = result (arguments folder "whole")
-        Expect.equal (last.GetProperty("dropped").ToString()) (first.GetProperty("dropped").ToString()) "what was dropped"
-        Expect.equal (last.GetProperty("examples").ToString()) (first.GetProperty("examples").ToString()) "where"
-        Expect.equal (first.GetProperty("new").GetInt64()) 0L "nothing was left")
+            Expect.isGreaterThanOrEqual interrupted 3 "it was killed within"
+            let last = result (arguments folder "stopped")
+            Expect.equal (content (folder.At "stopped")) whole "the same files and bytes"
+            let first = result (arguments folder "whole")
+            Expect.equal (last.GetProperty("dropped").ToString()) (first.GetProperty("dropped").ToString()) "what was dropped"
+            Expect.equal (last.GetProperty("examples").ToString()) (first.GetProperty("examples").ToString()) "where"
+            Expect.equal (first.GetProperty("new").GetInt64()) 0L "nothing was left")
 
 let private threads =
     testCase "the bytes do not depend on the number of threads, nor the pairs on the shards' size" (fun () ->
         use folder = new Folder()
         many folder 100
-        let wanted = { command folder "one" with Input = List.toArray (inputs folder); Workers = Nullable 1; PairsPerShard = 70 }
+
+        let wanted =
+            { command folder "one" with
+                Input = List.toArray (inputs folder)
+                Workers = Nullable 1
+                PairsPerShard = 70
+            }
+
         let one = prepare wanted
         prepare { wanted with Out = folder.At "five"; Workers = Nullable 5 } |> ignore
         Expect.equal (content (folder.At "five")) (content (folder.At "one")) "threads"
@@ -124,7 +143,10 @@ let private threads =
         Expect.equal (dropLines (folder.At "small")) (dropLines (folder.At "one")) "the list"
         use reader = ShardReader.Open(folder.At "small")
         Expect.isTrue (reader.Manifest.Entries |> Seq.forall (fun entry -> entry.Count <= 3L)) "no shard is larger"
-        Expect.isTrue (reader.Manifest.Entries |> Seq.exists (fun entry -> entry.Count = 0L)) "the source without a pair is known as read")
+
+        Expect.isTrue
+            (reader.Manifest.Entries |> Seq.exists (fun entry -> entry.Count = 0L))
+            "the source without a pair is known as read")
 
 let private changed =
     testCase "an input that was changed is noticed, and so are two calls at once" (fun () ->
@@ -141,7 +163,10 @@ let private changed =
         File.WriteAllBytes(folder.At "loose/new.png", snd (png 3))
         refuses [ "loose"; "as it was" ]
         File.Delete(folder.At "loose/new.png")
-        fails [ "m0.tar is missing" ] (fun () -> prepare { wanted with Input = wanted.Input |> Seq.tail |> Seq.toArray } |> ignore)
+
+        fails [ "m0.tar is missing" ] (fun () ->
+            prepare { wanted with Input = wanted.Input |> Seq.tail |> Seq.toArray } |> ignore)
+
         fails [ "captions"; "\"first\""; "\"all\"" ] (fun () -> prepare { wanted with AllCaptions = true } |> ignore)
 
         do
@@ -157,7 +182,10 @@ let private unwritable =
         use folder = new Folder()
         material folder
         let file = folder.Write("file", "mine")
-        fails [ file; "cannot be written" ] (fun () -> prepare { command folder "x" with Out = Path.Combine(file, "out") } |> ignore)
+
+        fails [ file; "cannot be written" ] (fun () ->
+            prepare { command folder "x" with Out = Path.Combine(file, "out") } |> ignore)
+
         Expect.equal (File.ReadAllText file) "mine" "untouched")
 
 let private long =
@@ -187,7 +215,10 @@ let private long =
         let pairs = pairsOf (folder.At "all")
         Expect.equal (pairs |> List.map (fun (ids, _) -> ids.Length)) [ 3; 10; 3; 10 ] "lengths of all"
         Expect.equal (snd pairs[0], snd pairs[1]) (snd pairs[2], snd pairs[0]) "one picture, its codes each time"
-        let dropped = prepare { wanted with Out = folder.At "dropped"; AllCaptions = true; DropLongText = true; Strict = true }
+
+        let dropped =
+            prepare { wanted with Out = folder.At "dropped"; AllCaptions = true; DropLongText = true; Strict = true }
+
         Expect.equal (dropped.Pairs, drops dropped) (2L, [ DropReason.LongText, 2L ]) "dropped by wish: not a fault"
         Expect.equal (dropLines (folder.At "dropped")) [ "0", "LongText"; "1", "LongText" ] "named"
         let free = prepare { wanted with Out = folder.At "free"; MaxTextTokens = Nullable() }

@@ -260,7 +260,11 @@ let tests =
                     refused "0.json.gz" "[1]" "gzip"
                     refused "0.jpg" "[1]" "no member"
                     tar path [ "000.json.gz", gzip (String('0', 10_000_000)) ]
-                    Expect.stringContains (refusal (fun () -> SequenceFiles.Open(path, 100).Dispose())) "unpacks to more" "a bomb"))
+
+                    Expect.stringContains
+                        (refusal (fun () -> SequenceFiles.Open(path, 100).Dispose()))
+                        "unpacks to more"
+                        "a bomb"))
 
             damagedFilesAreRefused
                 "a damaged tar of sequences is read or refused, nothing else"
