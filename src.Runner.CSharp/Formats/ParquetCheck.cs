@@ -57,6 +57,11 @@ internal sealed class ParquetCheck
     private void Chunk(Fields column, long rows, long end)
     {
         long first = column.Number(9), dictionary = column.Number(11, 0), compressed = column.Number(7), values = column.Number(5);
+        if (values == 0)
+        {
+            return;
+        }
+
         long at = dictionary > 0 && dictionary < first ? dictionary : first, stop = at + compressed;
         if (at < 4 || compressed < 0 || stop > end || values < 0 || values > MostRows)
         {

@@ -50,8 +50,8 @@ internal static class PrepareJob
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            string kept = Directory.Exists(command.Out) ? " Shards that were finished stand there whole, and the same command goes on after them." : "";
-            throw new InputException($"{command.Out} cannot be written: {error.Message}{kept}", error);
+            string whole = File.Exists(Path.Combine(command.Out, ShardManifest.FileName)) ? " Shards that were finished stand there whole, and the same command goes on after them." : "";
+            throw new InputException($"{command.Out} cannot be written: {error.Message.TrimEnd('.')}.{whole}", error);
         }
     }
 

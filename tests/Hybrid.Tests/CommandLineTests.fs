@@ -207,32 +207,6 @@ let private parsing =
                         && (not c.ReducingGap.HasValue && not c.MaxTextTokens.HasValue && not c.Workers.HasValue)
                         && c.PairsPerShard = 2048))
 
-            testCase "prepare takes every option" (fun () ->
-                gives<PrepareCommand>
-                    ("prepare --input a --image-root r --text-tokenizer t --image-tokenizer v --image-size 256 --reducing-gap 1 --captions all \
-                      --max-text-tokens 77 --long-text drop --pairs-per-shard 9 --workers 3 --strict --out o --json"
-                        .Split(' ', StringSplitOptions.RemoveEmptyEntries)
-                     |> List.ofArray)
-                    (fun c ->
-                        c =
-                            {
-                                Input = c.Input
-                                ImageRoot = "r"
-                                TextTokenizer = "t"
-                                ImageTokenizer = "v"
-                                Ema = false
-                                ImageSize = Nullable 256
-                                ReducingGap = Nullable 1.0
-                                AllCaptions = true
-                                MaxTextTokens = Nullable 77
-                                DropLongText = true
-                                PairsPerShard = 9
-                                Workers = Nullable 3
-                                Strict = true
-                                Out = "o"
-                                Json = true
-                            }))
-
             testCase "train keeps the order of --set and takes negative values" (fun () ->
                 gives<TrainCommand>
                     [ "train"; "--config"; "c"; "--set"; "a.b"; "-1"; "--set"; "c"; "x=y"; "--out"; "o"; "--resume"; "runs/a" ]

@@ -211,6 +211,38 @@ let private toPictures =
         let completed = result [ "complete"; "--model"; run; "--prompt"; "a red"; "--greedy"; "--max-tokens"; "5" ]
         Expect.isLessThanOrEqual ((completed.GetProperty "ids").GetArrayLength()) 5 "no more than asked for")
 
+let private options =
+    testCase "every option of the command line arrives" (fun () ->
+        let line =
+            "prepare --input a --image-root r --text-tokenizer t --image-tokenizer v --image-size 256 --reducing-gap 1 --captions all "
+            + "--max-text-tokens 77 --long-text drop --pairs-per-shard 9 --workers 3 --strict --out o --json"
+
+        match CommandLine.parse (line.Split ' ') with
+        | :? RunOutcome as run ->
+            let given = run.Command :?> PrepareCommand
+
+            Expect.equal
+                given
+                {
+                    Input = given.Input
+                    ImageRoot = "r"
+                    TextTokenizer = "t"
+                    ImageTokenizer = "v"
+                    Ema = false
+                    ImageSize = Nullable 256
+                    ReducingGap = Nullable 1.0
+                    AllCaptions = true
+                    MaxTextTokens = Nullable 77
+                    DropLongText = true
+                    PairsPerShard = 9
+                    Workers = Nullable 3
+                    Strict = true
+                    Out = "o"
+                    Json = true
+                }
+                "the command"
+        | _ -> failtest "it was refused")
+
 let tests =
     TorchLibrary.Load()
-    testList "Prepare" [ shards; resumed; refused; indexed; toPictures ]
+    testList "Prepare" [ shards; options; resumed; refused; indexed; toPictures ]
