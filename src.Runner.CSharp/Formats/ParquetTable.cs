@@ -1,5 +1,6 @@
 using System.Text;
 using Parquet;
+using Parquet.Data;
 using Parquet.Schema;
 
 namespace Hybrid.Runner.Formats;
@@ -110,18 +111,31 @@ internal static class ParquetTable
             throw new InputException($"{path}: a row group claims {claimed:N0} bytes and {rows.RowCount:N0} rows in its column {field.Path}; at most {MostColumn:N0} bytes are read.");
         }
 
-        byte[]?[] values = new byte[rows.RowCount][];
-        if (!IsText(field))
+        // The library puts U+FFFD where bytes are no UTF-8: such a text counts as what it was.
+        return IsText(field)
+            ? Placed<ReadOnlyMemory<char>>(rows, field, text => text.Span.Contains('\uFFFD') ? NotUtf8 : Encoding.UTF8.GetBytes(text.Span.ToArray()))
+            : Placed<ReadOnlyMemory<byte>>(rows, field, bytes => bytes.ToArray());
+    }
+
+    /// <summary>A column's values, each in its row: the library gives those that are there one after the other, and the levels that say where.</summary>
+    private static byte[]?[] Placed<T>(ParquetRowGroupReader rows, DataField field, Func<T, byte[]> bytes)
+        where T : struct
+    {
+        using RawColumnData read = rows.ReadRawColumnDataBaseAsync(field).AsTask().GetAwaiter().GetResult();
+        RawColumnData<T> raw = (RawColumnData<T>)read;
+        ReadOnlySpan<T> values = raw.Values;
+        ReadOnlySpan<int> levels = raw.DefinitionLevels;
+        byte[]?[] placed = new byte[rows.RowCount][];
+        int next = 0;
+        for (int i = 0; i < placed.Length; i++)
         {
-            rows.ReadAsync(field, values.AsMemory()!).AsTask().GetAwaiter().GetResult();
-            return values;
+            if (field.MaxDefinitionLevel == 0 || levels[i] == field.MaxDefinitionLevel)
+            {
+                placed[i] = bytes(values[next++]);
+            }
         }
 
-        string?[] texts = new string[rows.RowCount];
-        rows.ReadAsync(field, texts.AsMemory()!).AsTask().GetAwaiter().GetResult();
-
-        // The library puts U+FFFD where bytes are no UTF-8: such a text counts as what it was.
-        return Array.ConvertAll(texts, text => text is null ? null : text.Contains('\uFFFD') ? NotUtf8 : Encoding.UTF8.GetBytes(text));
+        return placed;
     }
 
     private static FileStream Open(string path)

@@ -223,6 +223,15 @@ let private parquet (path: string) (columns: (string * obj) list) =
     })
         .Wait()
 
+/// A picture in a table, and its row.
+type HeldImage() =
+    member val bytes: byte[] | null = null with get, set
+    member val path: string | null = null with get, set
+
+type HeldRow() =
+    member val image: HeldImage | null = null with get, set
+    member val text: string | null = null with get, set
+
 let private tables =
     testCase "Parquet tables name pictures by key or by file, or hold them" (fun () ->
         use folder = new Folder()
@@ -260,6 +269,41 @@ let private tables =
 
         parquet (folder.At "held.parquet") [ "jpg", [| bytes; [||] |]; "txt", [| "x"; "y" |] ]
         Expect.equal (captionsOf (folder.At "held.parquet") null) [ "0", [ "x" ]; "1", [ "MissingPicture" ] ] "held"
+        // As Hugging Face keeps pictures; some values are absent on each level.
+        let image i : HeldImage | null =
+            if i = 2 then
+                null
+            else
+                HeldImage(bytes = (if i = 1 then null else [| byte i; 7uy |]), path = $"{i}.png")
+
+        let row i = HeldRow(image = image i, text = (if i = 3 then null else $"caption {i}"))
+
+        do
+            use stream = File.Create(folder.At "nested.parquet")
+            Serialization.ParquetSerializer.SerializeAsync([| for i in 0..4 -> row i |], stream).Wait()
+
+        Expect.equal
+            (captionsOf (folder.At "nested.parquet") null)
+            [
+                "0 0.png", [ "caption 0" ]
+                "1 1.png", [ "MissingPicture" ]
+                "2", [ "MissingPicture" ]
+                "3 3.png", [ "MissingCaption" ]
+                "4 4.png", [ "caption 4" ]
+            ]
+            "nested"
+
+        let held =
+            [
+                for source in PairSource.Open(folder.At "nested.parquet") do
+                    for event in source.Read(PairReading()) do
+                        match event.Pair with
+                        | null -> ()
+                        | pair -> pair.Image.Read()
+            ]
+
+        Expect.equal held [ [| 0uy; 7uy |]; [| 4uy; 7uy |] ] "each its own picture"
+
         parquet (folder.At "none.parquet") [ "a", [| "x" |] ]
         fails [ "none.parquet"; "caption" ] (fun () -> captionsOf (folder.At "none.parquet") null |> ignore)
 
