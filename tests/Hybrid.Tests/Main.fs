@@ -48,6 +48,7 @@ let private all =
             TrainConfigTests.tests
             TrainableTests.tests
             VocabularyTests.tests
+            VqGanTests.tests
             WorldSceneTests.tests
             WorldTests.tests
         ]
