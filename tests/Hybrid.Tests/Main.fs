@@ -18,6 +18,7 @@ let private all =
             ExtensionTests.tests
             GoldenTests.tests
             HostTests.tests
+            ImageTilesTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
             JsonTests.tests

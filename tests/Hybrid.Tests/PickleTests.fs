@@ -20,9 +20,7 @@ let private beside (value: byte[]) : byte[] =
     use _ = torch.NewDisposeScope()
     let storages = Storages()
 
-    storages.Archive(
-        dict [ text "extra", value; text "state_dict", storages.State [ "w", torch.arange(6L).view(2L, 3L) ] ]
-    )
+    storages.Archive(dict [ text "extra", value; text "state_dict", storages.State [ "w", torch.arange(6L).view(2L, 3L) ] ])
 
 let private isWhole (file: TorchFile) =
     use w = file.Load "w"
@@ -118,7 +116,8 @@ let tests =
                         "library", "subprocess.run"
                         "pip", "main"
                     ] do
-                    for value in [ name m n; call (name m n) [ text "touch executed" ]; make (name m n) [ text "touch executed" ] ] do
+                    for value in
+                        [ name m n; call (name m n) [ text "touch executed" ]; make (name m n) [ text "touch executed" ] ] do
                         inFolder (fun folder ->
                             let path = Path.Combine(folder, "damaged.ckpt")
                             File.WriteAllBytes(path, beside value)

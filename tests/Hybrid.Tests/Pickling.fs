@@ -86,7 +86,9 @@ type Storages() =
 /// What trainers keep beside the state dict: none of it is a tensor, all of it is harmless.
 let trainersExtras: (byte[] * byte[]) list =
     let node (kind: string) state = withState (make (name "omegaconf.nodes" kind) []) (dict state)
-    let double = withState (call (name "numpy" "dtype") [ text "f8"; [| 0x89uy |]; [| 0x88uy |] ]) (tuple [ number 3 ])
+
+    let double =
+        withState (call (name "numpy" "dtype") [ text "f8"; [| 0x89uy |]; [| 0x88uy |] ]) (tuple [ number 3 ])
 
     [
         text "epoch", number 7
@@ -106,7 +108,10 @@ let trainersExtras: (byte[] * byte[]) list =
                     ]
             ]
         text "optimizer_states",
-        list [ ofBytes [ call (name "collections" "defaultdict") [ name "builtins" "dict" ]; items [ text "lr", number 1 ] ] ]
+        list
+            [
+                ofBytes [ call (name "collections" "defaultdict") [ name "builtins" "dict" ]; items [ text "lr", number 1 ] ]
+            ]
         text "args", withState (make (name "argparse" "Namespace") []) (dict [ text "codebook_size", number 16384 ])
         text "hyper_parameters",
         withState
@@ -116,7 +121,8 @@ let trainersExtras: (byte[] * byte[]) list =
                     text "_content", dict [ text "lr", node "AnyNode" [ text "_val", number 1 ] ]
                     text "_parent", [| byte 'N' |]
                 ])
-        text "loops", ofBytes [ make (name "collections" "deque") []; Encoding.ASCII.GetBytes "("; number 1; number 2; [| byte 'e' |] ]
+        text "loops",
+        ofBytes [ make (name "collections" "deque") []; Encoding.ASCII.GetBytes "("; number 1; number 2; [| byte 'e' |] ]
         text "modes", ofBytes [ [| 0x8Fuy; byte '(' |]; text "a"; text "b"; [| 0x90uy |] ]
         // A number of 80 bits, as random generators have them.
         text "seed", ofBytes [ [| 0x8Auy; 10uy |]; Array.create 10 0x55uy ]

@@ -51,8 +51,7 @@ let taming (drawn: Drawn) (spatial: bool) (gumbel: bool) (middle: bool) : Model 
             let bias = drawn.Get("quantize.proj.bias", [ codeCount ], 0.0, 0.1)
 
             fun (vector: float[]) code ->
-                -(bias[code]
-                  + Seq.sum (seq { for c in 0 .. codeWidth - 1 -> weight[code * codeWidth + c] * vector[c] }))
+                -(bias[code] + Seq.sum (seq { for c in 0 .. codeWidth - 1 -> weight[code * codeWidth + c] * vector[c] }))
         else
             distance (bookOf drawn bookName)
 
@@ -109,7 +108,11 @@ let llamaGen (drawn: Drawn) (directions: bool) : Model =
                 h <- down drawn $"encoder.conv_blocks.{level}.downsample.conv" h
 
         h <- mid "encoder" 64 h
-        norm "encoder.norm_out" h |> swish |> conv3 drawn "encoder.conv_out" latent |> conv1 drawn "quant_conv" codeWidth
+
+        norm "encoder.norm_out" h
+        |> swish
+        |> conv3 drawn "encoder.conv_out" latent
+        |> conv1 drawn "quant_conv" codeWidth
 
     let book = bookOf drawn "quantize.embedding.weight"
     let vectors = if directions then Array.chunkBySize codeWidth book |> Array.collect unit else book

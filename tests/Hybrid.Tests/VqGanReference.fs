@@ -24,8 +24,7 @@ type Drawn(seed: int64) =
             let count = List.fold (*) 1 shape
 
             let values =
-                Array.init count (fun i ->
-                    float (float32 (centre + spread * (2.0 * Random.uniform stream (int64 i) - 1.0))))
+                Array.init count (fun i -> float (float32 (centre + spread * (2.0 * Random.uniform stream (int64 i) - 1.0))))
 
             table.Add(name, (Array.ofList shape |> Array.map int64, values))
             order.Add name
@@ -40,7 +39,10 @@ type Drawn(seed: int64) =
         ]
 
 let private at (map: Map) c y x =
-    if y < 0 || x < 0 || y >= map.H || x >= map.W then 0.0 else map.Data[(c * map.H + y) * map.W + x]
+    if y < 0 || x < 0 || y >= map.H || x >= map.W then
+        0.0
+    else
+        map.Data[(c * map.H + y) * map.W + x]
 
 let private build c h w (value: int -> int -> int -> float) =
     {
@@ -86,7 +88,9 @@ let swish (map: Map) = { map with Data = map.Data |> Array.map (fun v -> v / (1.
 let add (a: Map) (b: Map) = { a with Data = Array.map2 (+) a.Data b.Data }
 
 let groupNorm (drawn: Drawn) (groups: int) name (map: Map) =
-    let weight, bias = drawn.Get(name + ".weight", [ map.C ], 1.0, 0.3), drawn.Get(name + ".bias", [ map.C ], 0.0, 0.3)
+    let weight, bias =
+        drawn.Get(name + ".weight", [ map.C ], 1.0, 0.3), drawn.Get(name + ".bias", [ map.C ], 0.0, 0.3)
+
     let size = map.Data.Length / groups
 
     let moments =
@@ -184,12 +188,10 @@ let unit (vector: float[]) =
     vector |> Array.map (fun v -> v / length)
 
 /// The map of some codes.
-let lookup (book: float[]) width h w (codes: int[]) =
-    build width h w (fun c y x -> book[codes[y * w + x] * width + c])
+let lookup (book: float[]) width h w (codes: int[]) = build width h w (fun c y x -> book[codes[y * w + x] * width + c])
 
 /// A picture's bytes, [H, W, 3], as a map in [-1, 1].
-let ofBytes height width (bytes: byte[]) =
-    build 3 height width (fun c y x -> float bytes[(y * width + x) * 3 + c] / 127.5 - 1.0)
+let ofBytes height width (bytes: byte[]) = build 3 height width (fun c y x -> float bytes[(y * width + x) * 3 + c] / 127.5 - 1.0)
 
 /// Values in [0, 255] that were not yet rounded, [H, W, 3].
 let levels (map: Map) =

@@ -56,8 +56,16 @@ let private agrees (model: Model) (tokenizer: PictureTokenizer) =
 /// The model with all its weights drawn.
 let private drawnWhole (model: Model) =
     answers model (picture 1 height width) |> ignore
-    let stride = if (model.Weights.Tensors |> List.exists (fun (name, _) -> name.Contains "conv_blocks.2")) then 4 else 2
-    model.Decode (height / stride) (width / stride) (Array.zeroCreate (height / stride * width / stride)) |> ignore
+
+    let stride =
+        if (model.Weights.Tensors |> List.exists (fun (name, _) -> name.Contains "conv_blocks.2")) then
+            4
+        else
+            2
+
+    model.Decode (height / stride) (width / stride) (Array.zeroCreate (height / stride * width / stride))
+    |> ignore
+
     model
 
 let private write (path: string) (tensors: (string * torch.Tensor) seq) =
@@ -97,10 +105,7 @@ let private references =
                             model.Weights.Tensors @ [ "loss.discriminator.main.0.weight", noise; "loss.logvar", noise ]
                         )
 
-                    File.WriteAllBytes(
-                        at "model.ckpt",
-                        storages.Archive(dict (trainersExtras @ [ text "state_dict", state ]))
-                    )
+                    File.WriteAllBytes(at "model.ckpt", storages.Archive(dict (trainersExtras @ [ text "state_dict", state ])))
 
                     use tokenizer = ImageTokenizers.Open(at "model.ckpt")
                     agrees model tokenizer)
@@ -110,8 +115,7 @@ let private references =
                     let model = drawnWhole (llamaGen (Drawn 12L) directions)
                     let storages = Storages()
 
-                    let state =
-                        storages.State(model.Weights.Tensors @ [ "quantize.codebook_used", torch.zeros [| 64L |] ])
+                    let state = storages.State(model.Weights.Tensors @ [ "quantize.codebook_used", torch.zeros [| 64L |] ])
 
                     File.WriteAllBytes(at "vq.pt", storages.Archive(dict (trainersExtras @ [ text "model", state ])))
 
@@ -130,7 +134,11 @@ let private references =
 
                     if old then
                         let storages = Storages()
-                        File.WriteAllBytes(at "diffusion_pytorch_model.bin", storages.Archive(storages.State model.Weights.Tensors))
+
+                        File.WriteAllBytes(
+                            at "diffusion_pytorch_model.bin",
+                            storages.Archive(storages.State model.Weights.Tensors)
+                        )
                     else
                         write (at "diffusion_pytorch_model.safetensors") model.Weights.Tensors
 
@@ -154,15 +162,14 @@ let private averages =
                 let averaged = drawnWhole (taming (Drawn 21L) true false true)
                 let last = drawnWhole (taming (Drawn 22L) true false true)
 
-                for name, entry in
-                    [
-                        "parts.ckpt", averageOf
-                        "whole.ckpt", (fun name -> "model_ema." + name.Replace(".", ""))
-                    ] do
+                for name, entry in [ "parts.ckpt", averageOf; "whole.ckpt", (fun name -> "model_ema." + name.Replace(".", "")) ] do
                     let storages = Storages()
 
                     let counters =
-                        [ "ema_encoder.decay", torch.full ([||], Scalars.Of(0.9999)); "ema_encoder.num_updates", torch.ones [||] ]
+                        [
+                            "ema_encoder.decay", torch.full ([||], Scalars.Of(0.9999))
+                            "ema_encoder.num_updates", torch.ones [||]
+                        ]
 
                     let state =
                         storages.State(
@@ -181,7 +188,10 @@ let private averages =
             case "LlamaGen's trainer keeps a second state dict" (fun at ->
                 let averaged, last = drawnWhole (llamaGen (Drawn 23L) true), drawnWhole (llamaGen (Drawn 24L) true)
                 let storages = Storages()
-                let both = [ text "model", storages.State last.Weights.Tensors; text "ema", storages.State averaged.Weights.Tensors ]
+
+                let both =
+                    [ text "model", storages.State last.Weights.Tensors; text "ema", storages.State averaged.Weights.Tensors ]
+
                 File.WriteAllBytes(at "vq.pt", storages.Archive(dict both))
                 use plain = ImageTokenizers.Open(at "vq.pt")
                 agrees last plain
@@ -213,8 +223,7 @@ let private averages =
                 let model = drawnWhole (taming (Drawn 27L) false false true)
                 write (at "none.safetensors") model.Weights.Tensors
 
-                let refused file parts =
-                    Running.fails parts (fun () -> opened (at file) true null)
+                let refused file parts = Running.fails parts (fun () -> opened (at file) true null)
 
                 refused "none.safetensors" [ "none.safetensors"; "no moving averages"; "--ema" ]
                 let copies = [ for name, tensor in model.Weights.Tensors -> averageOf name, tensor ]
@@ -225,7 +234,9 @@ let private averages =
 
                 refused "gap.safetensors" [ "'decoder.conv_out.bias' has no moving average" ]
 
-                let bent = copies |> List.map (fun (name, t) -> name, (if name = "ema_encoder.conv_inbias" then t.unsqueeze 0L else t))
+                let bent =
+                    copies |> List.map (fun (name, t) -> name, (if name = "ema_encoder.conv_inbias" then t.unsqueeze 0L else t))
+
                 write (at "bent.safetensors") (model.Weights.Tensors @ bent)
                 refused "bent.safetensors" [ "'ema_encoder.conv_inbias' has shape [1, 32]" ])
         ]
@@ -274,25 +285,23 @@ let private descriptions =
                         """{ "block_out_channels": [32, 64], "norm_type": "spatial" }""", [ "norm_type is spatial" ]
                         """{ "block_out_channels": [32, 64], "norm_num_groups": 5 }""", [ "32 channels"; "5 groups" ]
                         """{ "block_out_channels": [32, 64], "mid_block_add_attention": false }""", [ "mid_block_add_attention" ]
-                        """{ "block_out_channels": [32, 64], "up_block_types": ["CrossUp", "UpDecoderBlock2D"] }""", [ "CrossUp" ]
+                        """{ "block_out_channels": [32, 64], "up_block_types": ["CrossUp", "UpDecoderBlock2D"] }""",
+                        [ "CrossUp" ]
                         """{ "block_out_channels": [32, 64], "_class_name": "AutoencoderKL" }""", [ "AutoencoderKL" ]
                         """{ "codebook_size": 39 }""", [ "codebook_size is 39" ]
                         "{ \"codebook_size\": ", [ "JSON" ]
                     ] do
-                    Running.fails ("model.safetensors" :: parts) (fun () ->
-                        opened (at "model.safetensors") false said))
+                    Running.fails ("model.safetensors" :: parts) (fun () -> opened (at "model.safetensors") false said))
 
             case "the configuration beside diffusers' weights is read and named" (fun at ->
                 let model = drawnWhole (diffusers (Drawn 33L) false false true)
                 write (at "diffusion_pytorch_model.safetensors") model.Weights.Tensors
                 // Eight groups are nowhere in the tensors.
-                Running.fails [ "norm_num_groups" ] (fun () ->
-                    opened (at "diffusion_pytorch_model.safetensors") false null)
+                Running.fails [ "norm_num_groups" ] (fun () -> opened (at "diffusion_pytorch_model.safetensors") false null)
 
                 File.WriteAllText(at "config.json", (diffusersConfig false true).Replace("0.18215", "true, \"x\": 1"))
 
-                Running.fails [ "config.json"; "x" ] (fun () ->
-                    opened (at "diffusion_pytorch_model.safetensors") false null))
+                Running.fails [ "config.json"; "x" ] (fun () -> opened (at "diffusion_pytorch_model.safetensors") false null))
 
             case "entries that have no place are named, and so are renumbered codes" (fun at ->
                 let model = drawnWhole (taming (Drawn 34L) false false true)
