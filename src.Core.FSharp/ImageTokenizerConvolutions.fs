@@ -19,6 +19,10 @@ module internal Convolutions =
         x.Dispose()
         y
 
+    /// The same map with its channels innermost in memory, which the processor's convolutions are fastest on; what is made of it keeps to
+    /// that.
+    let channelsLast (x: torch.Tensor) : torch.Tensor = x.permute(0L, 2L, 3L, 1L).contiguous().permute(0L, 3L, 1L, 2L)
+
     let private inTypeOf (weight: torch.Tensor) (x: torch.Tensor) = if x.dtype = weight.dtype then x else x.``to`` weight.dtype
 
     let private strided (stride: int64) (padding: int64) (weights: Weights) (name: string) (x: torch.Tensor) =
@@ -68,7 +72,7 @@ module internal Convolutions =
             groupNorm groups weights (name + ".norm_layer") x
             |> next (fun normed -> normed.view (blocks_BChrwr) * modulation "conv_y")
             |> next (fun scaled -> scaled.plus (modulation "conv_b"))
-            |> _.view(shape)
+            |> _.reshape(shape)
             |> scope.MoveToOuter
 
     /// A residual block: twice norm, SiLU and 3×3 convolution, beside the map itself or a 1×1 convolution of it.

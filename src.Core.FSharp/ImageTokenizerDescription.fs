@@ -51,12 +51,17 @@ module VqGanDescription =
     let private showLevels (values: int list) = "[" + String.Join(", ", values) + "]"
     let private showFlag (flag: bool) = if flag then "true" else "false"
 
+    /// Whether a key is there and says something; one that is null says nothing.
+    let private says (fields: JsonFields) (key: string) =
+        fields.Ignore [ key ]
+        fields.Has key
+
     let private number (reading: Reading) (fields: JsonFields) (key: string) (actual: VqGanConfig -> int64) =
-        if fields.Has key then
+        if says fields key then
             reading.Says(key, int64 (fields.Int(key, 1, most)), actual, string)
 
     let private multiples (reading: Reading) (fields: JsonFields) (key: string) (first: int64 option) =
-        if fields.Has key then
+        if says fields key then
             let multiples = fields.Ints(key, 1, 1024) |> List.map int64
 
             match first with
@@ -70,15 +75,15 @@ module VqGanDescription =
 
     /// A flag that must have one value, whatever its default.
     let private must (fields: JsonFields) (key: string) (value: bool) (because: string) =
-        if fields.Has key && fields.Bool key <> value then
+        if says fields key && fields.Bool key <> value then
             fields.Error(key, $"must be {showFlag value}: {because}.")
 
     let private mustBeNull (fields: JsonFields) (key: string) (because: string) =
-        if fields.Has key then
+        if says fields key then
             fields.Error(key, $"must be null: {because}.")
 
     let private network (reading: Reading) (fields: JsonFields) =
-        let first = if fields.Has "ch" then Some(int64 (fields.Int("ch", 1, most))) else None
+        let first = if says fields "ch" then Some(int64 (fields.Int("ch", 1, most))) else None
         first |> Option.iter (fun first -> reading.Says("ch", first, _.Base, string))
         let levels = multiples reading fields "ch_mult" first
         number reading fields "z_channels" _.Latent
@@ -95,10 +100,10 @@ module VqGanDescription =
             reading.Says("attn_resolutions, as levels,", having, _.EncoderAttention, showLevels)
             reading.Says("attn_resolutions, as levels of the decoder,", having, _.DecoderAttention, showLevels)
 
-        if fields.Has "resamp_with_conv" then
+        if says fields "resamp_with_conv" then
             reading.Says("resamp_with_conv", fields.Bool "resamp_with_conv", _.Resampling, showFlag)
 
-        if fields.Has "attn_type" then
+        if says fields "attn_type" then
             let middle = fields.Choice("attn_type", [ "vanilla", true; "none", false ])
             reading.Says("attn_type, as attention in the middle,", middle, _.MiddleAttention, showFlag)
 
@@ -164,10 +169,10 @@ module VqGanDescription =
         number reading fields "num_vq_embeddings" _.Codes
         number reading fields "vq_embed_dim" _.CodeWidth
 
-        if fields.Has "norm_num_groups" then
+        if says fields "norm_num_groups" then
             reading.Groups <- Some(int64 (fields.Int("norm_num_groups", 1, most)))
 
-        if fields.Has "norm_type" then
+        if says fields "norm_type" then
             reading.Says(
                 "norm_type",
                 fields.Choice("norm_type", [ "group", PlainNorm; "spatial", SpatialNorm ]),
@@ -175,17 +180,17 @@ module VqGanDescription =
                 (fun norm -> if norm = PlainNorm then "group" else "spatial")
             )
 
-        if fields.Has "act_fn" then
+        if says fields "act_fn" then
             fields.Choice("act_fn", [ "silu", (); "swish", () ])
 
-        if fields.Has "mid_block_add_attention" then
+        if says fields "mid_block_add_attention" then
             reading.Says("mid_block_add_attention", fields.Bool "mid_block_add_attention", _.MiddleAttention, showFlag)
 
-        if fields.Has "down_block_types" then
+        if says fields "down_block_types" then
             let having = attending fields "down_block_types" "DownEncoderBlock2D" "AttnDownEncoderBlock2D"
             reading.Says("down_block_types, as levels with attention,", having, _.EncoderAttention, showLevels)
 
-        if fields.Has "up_block_types" then
+        if says fields "up_block_types" then
             let having =
                 attending fields "up_block_types" "UpDecoderBlock2D" "AttnUpDecoderBlock2D"
                 |> List.map (fun level -> levels - 1 - level)
@@ -193,7 +198,7 @@ module VqGanDescription =
 
             reading.Says("up_block_types, as levels with attention,", having, _.DecoderAttention, showLevels)
 
-        if fields.Has "_class_name" && fields.Text "_class_name" <> "VQModel" then
+        if says fields "_class_name" && fields.Text "_class_name" <> "VQModel" then
             fields.Error("_class_name", $"""must be "VQModel", not "{fields.Text "_class_name"}".""")
 
         // The scale is applied to latents on their way into a diffusion model; nothing between pictures and codes uses it.
@@ -208,10 +213,10 @@ module VqGanDescription =
         multiples reading fields "encoder_ch_mult" None |> ignore
         multiples reading fields "decoder_ch_mult" None |> ignore
 
-        if fields.Has "codebook_l2_norm" then
+        if says fields "codebook_l2_norm" then
             reading.Directions <- Some(fields.Bool "codebook_l2_norm")
 
-        if fields.Has "norm_num_groups" then
+        if says fields "norm_num_groups" then
             reading.Groups <- Some(int64 (fields.Int("norm_num_groups", 1, most)))
 
         fields.Ignore [ "codebook_show_usage"; "commit_loss_beta"; "entropy_loss_ratio"; "dropout_p" ]

@@ -337,6 +337,7 @@ module VqGan =
 
         let x =
             images_BCHW.mul(Scalars.Of(2.0)).sub(Scalars.Of(1.0))
+            |> Convolutions.next Convolutions.channelsLast
             |> Convolutions.next (Convolutions.conv3 weights "encoder.conv_in")
 
         List.fold stage x (encoderBlocks config)
@@ -362,7 +363,8 @@ module VqGan =
                 x
 
         let x =
-            Convolutions.conv1 weights "post_quant_conv" vectors_BChw
+            Convolutions.channelsLast vectors_BChw
+            |> Convolutions.conv1 weights "post_quant_conv"
             |> Convolutions.next (Convolutions.conv3 weights "decoder.conv_in")
             |> middle norm config weights "decoder"
 

@@ -25,6 +25,7 @@ let private all =
             HostTests.tests
             ImageQualityTests.tests
             ImageCommandTests.tests
+            ImageTilesTests.tests
             ImageTokenizerGoldenTests.tests
             ImageTokenizerTests.tests
             ImageTrainConfigTests.tests
@@ -68,6 +69,7 @@ let private all =
             TrainConfigTests.tests
             TrainableTests.tests
             VocabularyTests.tests
+            VqGanTests.tests
             WorldSceneTests.tests
             WorldTests.tests
         ]
