@@ -62,8 +62,9 @@ type TokenizerOptions =
     }
 
     /// The parameters as they are, in fp32. 4 GB, a figure that does not depend on the machine, since tiles change results a little.
-    /// The same with moving averages or without.
-    member o.WithAverages(averages: bool) : TokenizerOptions = { o with Averages = averages }
+    /// The same with moving averages or without, in bf16 or in fp32.
+    member o.With(averages: bool, halfPrecision: bool) : TokenizerOptions =
+        { o with Averages = averages; HalfPrecision = halfPrecision }
 
     static member val Default = { Description = null; Averages = false; HalfPrecision = false; MemoryBudget = 4_000_000_000L }
 

@@ -61,6 +61,7 @@ type internal PrepareArguments =
     | [<Mandatory; Unique; Value("F")>] Text_Tokenizer of string
     | [<Unique; Value("PATH")>] Image_Tokenizer of string
     | [<Unique>] Ema
+    | [<Unique; Value("fp32|bf16", Closed = true)>] Precision of string
     | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
     | [<Unique; Value("G", Minimum = 1.0)>] Reducing_Gap of float
     | [<Unique; Value("first|all", Closed = true)>] Captions of string
@@ -80,6 +81,7 @@ type internal PrepareArguments =
             | Text_Tokenizer _ -> "a tokenizer.json"
             | Image_Tokenizer _ -> Words.imageTokenizer + " (not for tars of tokens)"
             | Ema -> Words.averages
+            | Precision _ -> "of the image tokenizer: bf16 is faster where the processor has it; a few codes differ (default: fp32)"
             | Image_Size _ -> "pictures are cropped and resized to N x N pixels"
             | Reducing_Gap _ -> "shrink by whole factors first, as Pillow's reducing_gap does (default: no)"
             | Captions _ -> "first: one caption a picture (default); all: a pair for each"

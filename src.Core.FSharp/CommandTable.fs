@@ -195,6 +195,7 @@ let table: Entry list =
                       TextTokenizer = given.GetResult <@ PrepareArguments.Text_Tokenizer @>
                       ImageTokenizer = given.TryGetResult <@ PrepareArguments.Image_Tokenizer @> |> Option.toObj
                       Ema = given.Contains <@ PrepareArguments.Ema @>
+                      HalfPrecision = given.TryGetResult <@ PrepareArguments.Precision @> = Some "bf16"
                       ImageSize = given.TryGetResult <@ PrepareArguments.Image_Size @> |> Option.toNullable
                       ReducingGap = given.TryGetResult <@ PrepareArguments.Reducing_Gap @> |> Option.toNullable
                       AllCaptions = given.TryGetResult <@ PrepareArguments.Captions @> = Some "all"

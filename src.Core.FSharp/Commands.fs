@@ -52,6 +52,8 @@ type PrepareCommand =
         ImageTokenizer: string | null
         /// Takes the moving averages that the image tokenizer's trainer kept.
         Ema: bool
+        /// The image tokenizer computes in bf16.
+        HalfPrecision: bool
         ImageSize: Nullable<int>
         ReducingGap: Nullable<float>
         /// A pair for each caption of a picture, not for its first one only.

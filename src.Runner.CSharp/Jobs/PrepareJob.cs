@@ -68,7 +68,7 @@ internal static class PrepareJob
         }
 
         using HuggingFaceTokenizer text = OpenText(command);
-        using PictureTokenizer images = ImageTokenizers.Open(imagePath, TokenizerOptions.Default.WithAverages(command.Ema));
+        using PictureTokenizer images = ImageTokenizers.Open(imagePath, TokenizerOptions.Default.With(command.Ema, command.HalfPrecision));
         if (size % images.Stride != 0)
         {
             throw new InputException($"--image-size {size} is not a multiple of {images.Stride}, the pixels of this tokenizer's codes.");

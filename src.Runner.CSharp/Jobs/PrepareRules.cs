@@ -24,6 +24,7 @@ internal sealed class PrepareRules(PrepareCommand command, HuggingFaceTokenizer 
         ["crop"] = info.Crop,
         ["text tokenizer"] = info.TextTokenizer,
         ["image tokenizer"] = info.ImageTokenizer,
+        ["precision"] = command.HalfPrecision ? "bf16" : "fp32",
         ["captions"] = command.AllCaptions ? "all" : "first",
         ["max text tokens"] = MostTokens,
         ["long text"] = command.DropLongText ? "drop" : "truncate",

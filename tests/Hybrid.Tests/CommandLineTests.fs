@@ -39,6 +39,7 @@ let private frozen =
             "--text-tokenizer F"
             "--image-tokenizer PATH"
             "--ema"
+            "--precision fp32|bf16"
             "--image-size N"
             "--reducing-gap G"
             "--captions first|all"

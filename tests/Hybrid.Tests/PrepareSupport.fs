@@ -79,6 +79,7 @@ let command (folder: Folder) (out: string) : PrepareCommand =
         TextTokenizer = folder.At "tokenizer.json"
         ImageTokenizer = folder.At "image.safetensors"
         Ema = false
+        HalfPrecision = false
         ImageSize = Nullable 16
         ReducingGap = Nullable()
         AllCaptions = false

@@ -229,6 +229,7 @@ let private options =
                     TextTokenizer = "t"
                     ImageTokenizer = "v"
                     Ema = false
+                    HalfPrecision = false
                     ImageSize = Nullable 256
                     ReducingGap = Nullable 1.0
                     AllCaptions = true
