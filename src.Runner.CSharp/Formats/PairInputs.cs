@@ -40,6 +40,14 @@ internal static class PairInputs
         return paths;
     }
 
+    /// <summary>Paths without img2dataset's NNNNN.parquet and NNNNN_stats.json where NNNNN.tar is among them: dir/* names all three.</summary>
+    public static IEnumerable<string> WithoutCompanions(IReadOnlyCollection<string> paths)
+    {
+        HashSet<string> tars = [.. paths.Where(path => path.EndsWith(".tar", StringComparison.Ordinal)).Select(path => path[..^4])];
+        bool IsCompanion(string path, string end) => path.EndsWith(end, StringComparison.Ordinal) && tars.Contains(path[..^end.Length]);
+        return paths.Where(path => !IsCompanion(path, ".parquet") && !IsCompanion(path, "_stats.json"));
+    }
+
     private static List<string> Braces(string pattern)
     {
         List<string> done = [], waiting = [pattern];

@@ -31,7 +31,10 @@ internal sealed class PrepareFolder : IDisposable
     public static PrepareFolder Open(string path, JsonObject settings, IReadOnlyList<PairSource> sources)
     {
         bool there = Directory.Exists(path), begun = File.Exists(Path.Combine(path, Description));
-        if (!begun && there && Directory.EnumerateFileSystemEntries(path).Any(entry => Path.GetFileName(entry) != LockName))
+
+        // A call that was killed at once may have left its lock and the beginning of a file.
+        bool Remains(string name) => name == LockName || (name[0] == '.' && name.EndsWith(".partial", StringComparison.Ordinal));
+        if (!begun && there && Directory.EnumerateFileSystemEntries(path).Any(entry => !Remains(Path.GetFileName(entry))))
         {
             throw new InputException($"{path} is not empty and holds no shards of this command; choose another --out.");
         }

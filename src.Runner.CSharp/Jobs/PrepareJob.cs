@@ -215,7 +215,8 @@ internal static class PrepareJob
 
     private static PairSource[] Sources(PrepareCommand command)
     {
-        PairSource[] sources = [.. command.Input.SelectMany(PairInputs.Expand).SelectMany(path => PairSource.Open(path, command.ImageRoot))];
+        string[] paths = [.. command.Input.SelectMany(PairInputs.Expand)];
+        PairSource[] sources = [.. PairInputs.WithoutCompanions(paths).SelectMany(path => PairSource.Open(path, command.ImageRoot))];
         return sources.GroupBy(source => source.Path).FirstOrDefault(group => group.Count() > 1) is { } twice
             ? throw new InputException($"--input names {twice.Key} twice.")
             : sources;

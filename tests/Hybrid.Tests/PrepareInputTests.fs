@@ -346,6 +346,14 @@ let private expansion =
         expands "{00008..00010}.tar" [ "00008.tar"; "00009.tar"; "00010.tar" ]
         expands "{00010,0000{9..8}}.tar" [ "00010.tar"; "00009.tar"; "00008.tar" ]
         expands "odd[1].tar" [ "odd[1].tar" ]
+
+        Expect.equal
+            (List.ofSeq (
+                PairInputs.WithoutCompanions [| "d/1.parquet"; "d/1.tar"; "d/1_stats.json"; "d/2.parquet"; "d/2_stats.json" |]
+            ))
+            [ "d/1.tar"; "d/2.parquet"; "d/2_stats.json" ]
+            "img2dataset's three files"
+
         fails [ "*.zip" ] (fun () -> PairInputs.Expand(folder.At "*.zip") |> ignore)
         fails [ "more than" ] (fun () -> PairInputs.Expand(folder.At "{0..9999999}") |> ignore))
 

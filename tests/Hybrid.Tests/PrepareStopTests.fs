@@ -177,6 +177,16 @@ let private changed =
         Expect.equal (content (folder.At "out")) before "as it was"
         Expect.equal (prepare wanted).New 0L "and goes on")
 
+let private remains =
+    testCase "a call that was killed before it had begun is no obstacle" (fun () ->
+        use folder = new Folder()
+        material folder
+        Directory.CreateDirectory(folder.At "out") |> ignore
+        folder.Write("out/.prepare.lock", "") |> ignore
+        folder.Write("out/.prepare.json.0123.partial", "{") |> ignore
+        Expect.equal (prepare (command folder "out")).Pairs 9L "pairs"
+        Expect.isFalse (File.Exists(folder.At "out/.prepare.json.0123.partial")) "cleared away")
+
 let private unwritable =
     testCase "a place that cannot be written is said, and nothing is half-written" (fun () ->
         use folder = new Folder()
@@ -228,4 +238,4 @@ let private long =
 
 let tests =
     TorchLibrary.Load()
-    testList "PrepareStops" [ kills; threads; changed; unwritable; long ]
+    testList "PrepareStops" [ kills; threads; changed; remains; unwritable; long ]
