@@ -22,8 +22,9 @@ type internal HeadPlan =
         CrossEntropy: torch.Tensor
     }
 
-// A sixteenth of the targets keeps the logits' memory small; fewer than this many rows make poor matrix products.
-let private rowsAtOnce (targets: int64) : int64 = max 64L ((targets + 15L) / 16L)
+// A sixteenth of the targets keeps the logits' memory small. Fewer rows than 64, or than make half a million logits, cost more in calls
+// than they save.
+let private rowsAtOnce (targets: int64) (rows: int64) : int64 = max ((targets + 15L) / 16L) (max 64L ((1L <<< 19) / max 1L rows))
 
 /// The objective's sum over targets from hidden states [N, D] and the head's table [R, D].
 type internal HeadFunction() =
@@ -40,7 +41,7 @@ type internal HeadFunction() =
         let tableGradient = torch.zeros_like whole
         let target = tableGradient.narrow (0L, 0L, plan.Rows)
         let sum = torch.zeros (Array.empty<int64>, dtype = torch.float32, device = hidden.device)
-        let step = rowsAtOnce n
+        let step = rowsAtOnce n plan.Rows
 
         for first in 0L .. step .. n - 1L do
             use scope = torch.NewDisposeScope()
