@@ -81,7 +81,8 @@ type internal PrepareArguments =
             | Text_Tokenizer _ -> "a tokenizer.json"
             | Image_Tokenizer _ -> Words.imageTokenizer + " (not for tars of tokens)"
             | Ema -> Words.averages
-            | Precision _ -> "of the image tokenizer: bf16 is faster where the processor has it; a few codes differ (default: fp32)"
+            | Precision _ ->
+                "of the image tokenizer: bf16 is faster where the processor has it; a few codes differ (default: fp32)"
             | Image_Size _ -> "pictures are cropped and resized to N x N pixels"
             | Reducing_Gap _ -> "shrink by whole factors first, as Pillow's reducing_gap does (default: no)"
             | Captions _ -> "first: one caption a picture (default); all: a pair for each"

@@ -199,12 +199,7 @@ module ImageTrainConfig =
         let microBatch = batch.Int("microBatch", 1, 1 <<< 20, pictures)
         batch.Finish()
 
-        let clip =
-            if json.Has "clipNorm" then Some(json.Float("clipNorm", 1e-12, 1e12))
-            elif Seq.contains "clipNorm" json.Names then None
-            else Some 1.0
-
-        json.Ignore [ "clipNorm" ]
+        let clip = TrainConfig.clipNorm json
         let saving = json.Object("checkpoint", true)
         let every = saving.Int("everySteps", 1, million, 500)
         saving.Finish()

@@ -65,6 +65,14 @@ module TrainConfig =
 
     let private million = 1_000_000_000
 
+    /// The largest gradient norm: 1 where the key is absent, none where it is null.
+    let internal clipNorm (json: JsonFields) : float option =
+        json.Ignore [ "clipNorm" ]
+
+        if json.Has "clipNorm" then Some(json.Float("clipNorm", 1e-12, 1e12))
+        elif Seq.contains "clipNorm" json.Names then None
+        else Some 1.0
+
     let private read (json: JsonFields) : TrainConfig =
         let model = json.Object "model"
         let checkpoint, modelFile = model.OptionalText "checkpoint", model.OptionalText "config"
@@ -131,12 +139,7 @@ module TrainConfig =
 
         loss.Finish()
 
-        let clip =
-            if json.Has "clipNorm" then Some(json.Float("clipNorm", 1e-12, 1e12))
-            elif Seq.contains "clipNorm" json.Names then None
-            else Some 1.0
-
-        json.Ignore [ "clipNorm" ]
+        let clip = clipNorm json
         let saving = json.Object("checkpoint", true)
         let every = saving.Int("everySteps", 1, million, 1000)
         saving.Finish()
