@@ -89,7 +89,7 @@ module ImageQuality =
         let covariance = blurred (x * y) - product
         let above = product.mul(two).plus c1 * covariance.mul(two).plus c2
         let below = squareX.plus(squareY).plus c1 * varianceX.plus(varianceY).plus c2
-        (above / below).sum().item<float>()
+        floats ((above / below).sum().reshape 1L) |> Array.head
 
     /// Pixels of a channel that are looked at together: memory stays below 100 MiB whatever the picture's size.
     let private together = 1L <<< 20
