@@ -170,6 +170,50 @@ let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
             Json = json
         }
 
+let private benchShape (given: ParseResults<BenchArguments>) : BenchShape =
+    {
+        Size = given.TryGetResult <@ BenchArguments.Size @> |> Option.toObj
+        Model =
+            given.TryGetResult <@ BenchArguments.Model @>
+            |> Option.map (fun path ->
+                {
+                    Path = path
+                    Config = given.TryGetResult <@ BenchArguments.Model_Config @> |> Option.toObj
+                    TextRows = Nullable()
+                    ImageCodes = Nullable()
+                })
+            |> Option.toObj
+        Positions = given.TryGetResult <@ BenchArguments.Positions @> |> Option.toNullable
+        HalfPrecision = given.GetResult(<@ BenchArguments.Precision @>, defaultValue = "bf16") = "bf16"
+    }
+
+let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
+    let json = given.Contains <@ BenchArguments.Json @>
+    let threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
+
+    match given.GetResult <@ BenchArguments.Action @> with
+    | "prepare" ->
+        {
+            BenchPrepareCommand.TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
+            Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
+            ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
+            Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
+            ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
+            Threads = threads
+            Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
+            Json = json
+        }
+    | _ ->
+        {
+            BenchTrainCommand.Shape = benchShape given
+            Batch = given.TryGetResult <@ BenchArguments.Batch @> |> Option.toNullable
+            MicroBatch = given.TryGetResult <@ BenchArguments.Micro_Batch @> |> Option.toNullable
+            Steps = given.GetResult(<@ BenchArguments.Steps @>, defaultValue = 8)
+            Threads = threads
+            Profile = given.Contains <@ BenchArguments.Profile @>
+            Json = json
+        }
+
 /// The commands, in the order the help shows them.
 let table: Entry list =
     [
@@ -369,22 +413,32 @@ let table: Entry list =
             Together = [ "--text-rows"; "--image-codes" ]
         }
 
-        entry<BenchArguments>
-            "bench"
-            "how fast this machine prepares data"
-            "hybrid bench prepare --text-tokenizer tokenizer.json --text book.txt"
-            (fun given ->
-                {
-                    BenchCommand.Action = BenchAction.Prepare
-                    TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
-                    Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
-                    ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
-                    Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
-                    ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
-                    Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
-                    Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
-                    Json = given.Contains <@ BenchArguments.Json @>
-                })
+        { entry<BenchArguments> "bench" "how fast this machine prepares and trains" "hybrid bench train --size small" benchCommand with
+            Choices =
+                [
+                    {
+                        Word = "prepare"
+                        Needs = []
+                        Takes = [ "--text-tokenizer"; "--text"; "--image-tokenizer"; "--pictures"; "--image-size"; "--seconds" ]
+                    }
+                    {
+                        Word = "train"
+                        Needs = []
+                        Takes =
+                            [
+                                "--size"
+                                "--model"
+                                "--model-config"
+                                "--batch"
+                                "--micro-batch"
+                                "--positions"
+                                "--precision"
+                                "--steps"
+                                "--profile"
+                            ]
+                    }
+                ]
+        }
 
         entry<InspectArguments>
             "inspect"

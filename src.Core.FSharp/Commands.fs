@@ -18,11 +18,6 @@ type ImageAction =
     /// Pictures to codes and back.
     | Reconstruct = 2
 
-/// What a measurement of speed is of.
-type BenchAction =
-    /// What `prepare` does: tokenizing, decoding and resizing, encoding.
-    | Prepare = 0
-
 /// The whole experiment and its report.
 type StudyCommand =
     {
@@ -229,10 +224,9 @@ type ImageTrainCommand =
     interface ICommand with
         member command.Json = command.Json
 
-/// How fast this machine does something. What is not given is not measured.
-type BenchCommand =
+/// How fast this machine prepares data. What is not given is not measured.
+type BenchPrepareCommand =
     {
-        Action: BenchAction
         TextTokenizer: string | null
         Text: IReadOnlyList<string>
         ImageTokenizer: string | null
@@ -242,6 +236,38 @@ type BenchCommand =
         Threads: Nullable<int>
         /// How long each measurement goes on.
         Seconds: float
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// The model that a measurement is made with.
+type BenchShape =
+    {
+        /// small, tiny, 160m or 1b: shapes to compare by; null takes small, or the model
+        Size: string | null
+        /// A model on disk, instead of a size; or null
+        Model: ModelPath | null
+        /// Positions of a sequence; null takes the size's or the model's
+        Positions: Nullable<int>
+        HalfPrecision: bool
+    }
+
+/// How fast this machine trains a model.
+type BenchTrainCommand =
+    {
+        Shape: BenchShape
+        /// Sequences of a step; null takes the size's, or 8
+        Batch: Nullable<int>
+        /// Sequences worked on together; null takes the batch
+        MicroBatch: Nullable<int>
+        /// Steps that are timed
+        Steps: int
+        /// Null takes all cores.
+        Threads: Nullable<int>
+        /// Says where the time of a step goes.
+        Profile: bool
         Json: bool
     }
 

@@ -11,7 +11,7 @@ internal static class Jobs
             return DoctorJob.Run(doctor);
         }
 
-        if (command is not (TokenizeCommand or BenchCommand { ImageTokenizer: null }))
+        if (command is not (TokenizeCommand or BenchPrepareCommand { ImageTokenizer: null }))
         {
             TorchLibrary.Load();
         }
@@ -51,8 +51,11 @@ internal static class Jobs
             case ConvertCommand convert:
                 ConvertJob.Run(convert, stop);
                 break;
-            case BenchCommand bench:
+            case BenchPrepareCommand bench:
                 BenchJob.Run(bench, stop);
+                break;
+            case BenchTrainCommand steps:
+                BenchJob.Run(steps, stop);
                 break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);

@@ -7,15 +7,13 @@ namespace Hybrid.Runner;
 internal static class BenchJob
 {
     /// <summary>Carries a measurement out and says what came out. Errors: InputException.</summary>
-    public static void Run(BenchCommand command, CancellationToken stop)
+    public static void Run(BenchPrepareCommand command, CancellationToken stop) => Say(command, BenchPrepareJob.Run(command, stop));
+
+    /// <inheritdoc cref="Run(BenchPrepareCommand, CancellationToken)"/>
+    public static void Run(BenchTrainCommand command, CancellationToken stop)
     {
-        JsonObject result = command.Action switch
-        {
-            BenchAction.Prepare => BenchPrepareJob.Run(command, stop),
-            _ => throw new InputException($"{command.Action} is not measured by this build."),
-        };
-        result["peak_rss_bytes"] = PeakMemory();
-        Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
+        UseThreads(command.Threads);
+        Say(command, BenchTrainJob.Run(command, stop));
     }
 
     /// <summary>
@@ -67,6 +65,20 @@ internal static class BenchJob
         return failure is null ? (clock.Elapsed.TotalSeconds, pieces, sums) : throw failure;
     }
 
+    private static void UseThreads(int? threads)
+    {
+        if (threads is { } count)
+        {
+            TorchSharp.torch.set_num_threads(count);
+        }
+    }
+
+    private static void Say(ICommand command, JsonObject result)
+    {
+        result["peak_rss_bytes"] = PeakMemory();
+        Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
+    }
+
     private static long PeakMemory()
     {
         using Process process = Process.GetCurrentProcess();
@@ -81,10 +93,10 @@ internal static class BenchJob
             switch (value)
             {
                 case JsonObject measured:
-                    lines.AddRange(measured.Select(figure => $"{$"{name} {figure.Key}".Replace('_', ' '),-40} {Figure(figure.Value)}"));
+                    lines.AddRange(measured.Select(figure => Line($"{name} {figure.Key}", figure.Value)));
                     break;
                 default:
-                    lines.Add($"{name.Replace('_', ' '),-40} {Figure(value)}");
+                    lines.Add(Line(name, value));
                     break;
             }
         }
@@ -92,7 +104,24 @@ internal static class BenchJob
         return string.Join('\n', lines);
     }
 
-    private static string Figure(JsonNode? value) => value is JsonValue number && number.TryGetValue(out double figure)
-        ? figure.ToString(figure is > -100 and < 100 && figure != Math.Floor(figure) ? "0.00" : "N0", System.Globalization.CultureInfo.InvariantCulture)
-        : value?.ToString() ?? "none";
+    private static string Line(string name, JsonNode? value) => $"{name.Replace('_', ' '),-40} {Figure(name, value)}";
+
+    private static string Figure(string name, JsonNode? value)
+    {
+        if (value is not JsonValue number || !number.TryGetValue(out double figure))
+        {
+            return value?.ToString() ?? "none";
+        }
+
+        return name switch
+        {
+            _ when name.EndsWith("_bytes", StringComparison.Ordinal) => Text(figure / 1e6, "N0") + " MB",
+            _ when name.EndsWith("flops_per_second", StringComparison.Ordinal) || name.EndsWith("_flops", StringComparison.Ordinal) => Text(figure / 1e9, "N0") + " GFLOP/s",
+            _ when name.StartsWith("share_", StringComparison.Ordinal) || name.EndsWith("_share", StringComparison.Ordinal) => Text(100 * figure, "0.0") + " %",
+            _ when name.EndsWith("seconds", StringComparison.Ordinal) && figure < 1 => Text(1000 * figure, "0.00") + " ms",
+            _ => Text(figure, figure is > -100 and < 100 && figure != Math.Floor(figure) ? "0.00" : "N0"),
+        };
+    }
+
+    private static string Text(double figure, string format) => figure.ToString(format, System.Globalization.CultureInfo.InvariantCulture);
 }

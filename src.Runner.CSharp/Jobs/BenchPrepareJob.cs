@@ -13,7 +13,7 @@ internal static class BenchPrepareJob
     private const long MostBytes = 1L << 29;
 
     /// <summary>Measures what inputs were given for. Errors: InputException, for no inputs too.</summary>
-    public static JsonObject Run(BenchCommand command, CancellationToken stop)
+    public static JsonObject Run(BenchPrepareCommand command, CancellationToken stop)
     {
         Check(command);
         int threads = command.Threads ?? Environment.ProcessorCount;
@@ -37,7 +37,7 @@ internal static class BenchPrepareJob
         return result;
     }
 
-    private static void Check(BenchCommand command)
+    private static void Check(BenchPrepareCommand command)
     {
         List<string> wrong = [];
         if (command.TextTokenizer is null && command.Text.Count == 0 && command.Pictures.Count == 0)
@@ -61,7 +61,7 @@ internal static class BenchPrepareJob
         }
     }
 
-    private static JsonObject Text(BenchCommand command, int threads, CancellationToken stop)
+    private static JsonObject Text(BenchPrepareCommand command, int threads, CancellationToken stop)
     {
         using HuggingFaceTokenizer tokenizer = HuggingFaceTokenizer.Open(command.TextTokenizer!);
         string[] pieces = [.. command.Text.SelectMany(path => Pieces(Files.ExactText(path, "the text")))];

@@ -124,7 +124,7 @@ let private frozen =
         ]
         "bench",
         [
-            "prepare"
+            "prepare|train"
             "--text-tokenizer F"
             "--text F..."
             "--image-tokenizer PATH"
@@ -132,6 +132,15 @@ let private frozen =
             "--image-size N"
             "--threads N"
             "--seconds S"
+            "--size small|tiny|160m|1b"
+            "--model PATH"
+            "--model-config F"
+            "--batch N"
+            "--micro-batch N"
+            "--positions N"
+            "--precision bf16|fp32"
+            "--steps N"
+            "--profile"
             "--json"
         ]
         "inspect", [ "PATH"; "--json" ]
@@ -349,14 +358,10 @@ let private parsing =
                         && not c.Json))
 
             testCase "bench measures what inputs are given for" (fun () ->
-                gives<BenchCommand> [ "bench"; "prepare" ] (fun c ->
-                    c.Action = BenchAction.Prepare
-                    && isNull c.TextTokenizer
-                    && c.Text.Count + c.Pictures.Count = 0
-                    && not c.Threads.HasValue
-                    && c.Seconds = 5.0)
+                gives<BenchPrepareCommand> [ "bench"; "prepare" ] (fun c ->
+                    isNull c.TextTokenizer && c.Text.Count + c.Pictures.Count = 0 && not c.Threads.HasValue && c.Seconds = 5.0)
 
-                gives<BenchCommand>
+                gives<BenchPrepareCommand>
                     [
                         "bench"
                         "prepare"
@@ -377,6 +382,34 @@ let private parsing =
                         && List.ofSeq c.Text = [ "a"; "b"; "c" ]
                         && c.Threads = Nullable 2
                         && c.Seconds = 0.5))
+
+            testCase "bench train takes a size or a model" (fun () ->
+                gives<BenchTrainCommand> [ "bench"; "train" ] (fun c ->
+                    isNull c.Shape.Size
+                    && isNull (box c.Shape.Model)
+                    && c.Shape.HalfPrecision
+                    && c.Steps = 8
+                    && not c.Batch.HasValue
+                    && not c.Profile)
+
+                gives<BenchTrainCommand>
+                    [
+                        yield! [ "bench"; "train"; "--size"; "160m"; "--batch"; "4"; "--micro-batch"; "2"; "--positions"; "64" ]
+                        yield! [ "--precision"; "fp32"; "--steps"; "3"; "--threads"; "1"; "--profile"; "--json" ]
+                    ]
+                    (fun c ->
+                        c.Shape.Size = "160m"
+                        && (c.Batch, c.MicroBatch, c.Shape.Positions, c.Threads) =
+                            (Nullable 4, Nullable 2, Nullable 64, Nullable 1)
+                        && not c.Shape.HalfPrecision
+                        && c.Steps = 3
+                        && c.Profile
+                        && c.Json)
+
+                Expect.stringContains
+                    (usage [ "bench"; "train"; "--text"; "a" ])
+                    "--text belongs to prepare, not to train."
+                    "an option of another measurement")
 
             testCase "a text may be spelled like an option" (fun () ->
                 for text in [ "--json"; "--help"; "-h"; "--text"; "-"; "--"; "\001"; "--text=a" ] do

@@ -1,0 +1,84 @@
+using System.Diagnostics;
+using System.Text.Json.Nodes;
+using Hybrid.Api;
+using TorchSharp;
+
+namespace Hybrid.Runner;
+
+/// <summary>How fast steps of training are: forward, loss, backward, clip and AdamW, as `train` makes them.</summary>
+internal static class BenchTrainJob
+{
+    private const int WarmUp = 3;
+    private const double LearningRate = 1e-4;
+
+    /// <summary>Measures some steps. Errors: InputException.</summary>
+    public static JsonObject Run(BenchTrainCommand command, CancellationToken stop)
+    {
+        torch.Device device = TorchLibrary.Device;
+        Layout layout = new() { HalfPrecision = command.Shape.HalfPrecision, Device = device };
+        (Model opened, int positions, int usualBatch) = BenchModels.Open(command.Shape, layout);
+        using Model model = opened;
+        int batch = command.Batch ?? usualBatch, micro = Math.Min(command.MicroBatch ?? batch, batch);
+        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0));
+
+        // Inputs are all tokens but the last.
+        long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: 0);
+        Batch[] batches = [.. sequences.Chunk(micro).Select(trainer.Batch)];
+        double[] seconds;
+        try
+        {
+            seconds = Steps(trainer, batches, device, command.Steps, stop);
+        }
+        finally
+        {
+            BatchFeed.Release(batches);
+        }
+
+        double step = Median(seconds), rate = (double)batch * positions / step;
+        double flops = Architecture.FlopsPerToken(model.Config, positions);
+        double peak = MatrixPeak.Measure(command.Shape.HalfPrecision ? torch.bfloat16 : torch.float32, device);
+        return new()
+        {
+            ["model"] = command.Shape.Model?.Path ?? command.Shape.Size ?? "small",
+            ["device"] = device.ToString(),
+            ["precision"] = command.Shape.HalfPrecision ? "bf16" : "fp32",
+            ["threads"] = torch.get_num_threads(),
+            ["parameters"] = model.ParameterCount,
+            ["batch"] = batch,
+            ["micro_batch"] = micro,
+            ["positions"] = positions,
+            ["steps"] = seconds.Length,
+            ["step_seconds"] = step,
+            ["tokens_per_second"] = rate,
+            ["flop_per_token"] = flops,
+            ["flops_per_second"] = rate * flops,
+            ["matrix_peak_flops"] = peak,
+            ["share_of_peak"] = rate * flops / peak,
+        };
+    }
+
+    private static double[] Steps(Trainer trainer, Batch[] batches, torch.Device device, int steps, CancellationToken stop)
+    {
+        double[] seconds = new double[steps];
+        for (int i = -WarmUp; i < steps; i++)
+        {
+            stop.ThrowIfCancellationRequested();
+            MatrixPeak.Synchronize(device);
+            long begun = Stopwatch.GetTimestamp();
+            ((IDisposable)trainer.Step(batches, LearningRate)).Dispose();
+            MatrixPeak.Synchronize(device);
+            if (i >= 0)
+            {
+                seconds[i] = Stopwatch.GetElapsedTime(begun).TotalSeconds;
+            }
+        }
+
+        return seconds;
+    }
+
+    private static double Median(double[] values)
+    {
+        double[] sorted = [.. values.Order()];
+        return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
+    }
+}
