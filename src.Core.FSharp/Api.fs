@@ -242,8 +242,12 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
             for chunk in Seq.chunkBySize batch sequences do
                 use _ = torch.inference_mode ()
                 use _ = torch.NewDisposeScope()
-                let rows = Sequence.batch vocabulary store.Device chunk
-                let scored = Decoder.logits config vocabulary.Rows store.Weights rows.Inputs |> Loss.score vocabulary rows
+                let rows = Sequence.batchOf Dropped vocabulary store.Device chunk
+
+                let scored =
+                    Decoder.hiddenOf config store.Weights rows
+                    |> Decoder.head config store.Weights vocabulary.Rows
+                    |> Loss.score vocabulary rows
 
                 let host (t: torch.Tensor) = t.cpu().to_type(torch.float64).contiguous().data<float>().ToArray()
 
@@ -252,20 +256,15 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
                 let within = { scored with CrossEntropy = Loss.withinModality scored } |> Loss.bySequence rows |> host
 
                 for i in 0 .. chunk.Length - 1 do
-                    let count kind =
-                        chunk[i]
-                        |> Seq.skip 1
-                        |> Seq.filter (fun id -> Vocabulary.kind vocabulary id = kind)
-                        |> Seq.length
-                        |> int64
+                    let counts = Sequence.counts vocabulary chunk[i]
 
                     {
                         Text = sums[3 * i]
                         Image = sums[3 * i + 1]
                         Structure = sums[3 * i + 2]
-                        TextCount = count Kind.Text
-                        ImageCount = count Kind.Image
-                        StructureCount = count Kind.Structure
+                        TextCount = counts[int Kind.Text]
+                        ImageCount = counts[int Kind.Image]
+                        StructureCount = counts[int Kind.Structure]
                         TextWithin = within[3 * i]
                         ImageWithin = within[3 * i + 1]
                     }
@@ -330,6 +329,9 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
 
         part text Loss.text + part image Loss.image + part structure Loss.structure + part z Loss.zLoss
 
+    /// Where the model computes.
+    member _.Device = store.Device
+
     /// One step over micro-batches of sequences (of one length): gradients of all of them, then one update.
     member _.Step(microBatches: IReadOnlyList<Batch>, learningRate: float) : StepResult =
         use _ = torch.NewDisposeScope()
@@ -341,7 +343,7 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
             [|
                 for batch in microBatches ->
                     Step.accumulate store state total (fun weights ->
-                        Decoder.hidden model.Config weights batch.Inputs
+                        Decoder.hiddenOf model.Config weights batch
                         |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch)
             |]
 
@@ -350,8 +352,8 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
         let norm = Step.update optimizer learningRate store state
         new StepResult(sum.MoveToOuterDisposeScope(), norm.MoveToOuterDisposeScope(), counts)
 
-    /// A batch of sequences of one length, on the model's device; `Sequence.release` lets go of it.
-    member _.Batch(sequences: int64[][]) : Batch = Sequence.batch model.Vocabulary store.Device sequences
+    /// A batch of sequences of one length, on the model's device, without their padding; `Sequence.release` lets go of it.
+    member _.Batch(sequences: int64[][]) : Batch = Sequence.batchOf Dropped model.Vocabulary store.Device sequences
 
     /// The optimizer's tensors by name, in flat layout; the trainer keeps them.
     member _.State: IReadOnlyDictionary<string, torch.Tensor> =
@@ -396,6 +398,10 @@ type Compose private () =
             && Random.uniform (Random.ofSeed config.Seed |> Random.named "caption drop") position < config.CaptionDrop
 
         Sequence.compose config.Vocabulary (if drop then CaptionDropped else config.Form) config.Length caption codes
+
+    /// The micro-batches of a step's sequences, as a configuration says; `Sequence.release` lets go of each.
+    static member MicroBatches(config: TrainConfig, device: torch.Device, sequences: int64[][]) : Batch[] =
+        Sequence.microBatches config.Padding config.Vocabulary device config.MicroBatch sequences
 
     /// The learning rate of a step, counted from 0.
     static member LearningRate(schedule: Schedule, step: int) : float = Schedule.rate schedule step

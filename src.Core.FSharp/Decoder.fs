@@ -4,11 +4,16 @@ module Hybrid.Decoder
 
 open TorchSharp
 
-/// x_BTD of tokens_BT at positions [start, start + T): rows of the embedding table, with the positions' rows added or normalised where
-/// the model says so. Errors: ShapeException for a position that a table of positions has no row for.
-let embedAt (config: ModelConfig) (weights: Weights) (start: int64) (tokens_BT: torch.Tensor) : torch.Tensor =
-    let x = Dispatcher.embedding (weights "tok_embeddings.weight") tokens_BT
-    let length = tokens_BT.shape[1]
+// `places` takes the rows of the table of positions, from `start` on, to each token's own.
+let private embedding
+    (config: ModelConfig)
+    (weights: Weights)
+    (start: int64)
+    (length: int64)
+    (places: torch.Tensor -> torch.Tensor)
+    (tokens: torch.Tensor)
+    : torch.Tensor =
+    let x = Dispatcher.embedding (weights "tok_embeddings.weight") tokens
 
     let x =
         if config.Position <> LearnedPosition then
@@ -19,21 +24,32 @@ let embedAt (config: ModelConfig) (weights: Weights) (start: int64) (tokens_BT: 
                     $"a sequence of {start + length} positions is longer than the model's table of {config.Positions} learned positions."
             )
         else
-            x.plus ((weights "pos_embeddings.weight").narrow(0, start, length))
+            x.plus (places ((weights "pos_embeddings.weight").narrow(0, start, length)))
 
     if config.PostEmbedNorm then
         Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x
     else
         x
 
+/// x_BTD of tokens_BT at positions [start, start + T): rows of the embedding table, with the positions' rows added or normalised where
+/// the model says so. Errors: ShapeException for a position that a table of positions has no row for.
+let embedAt (config: ModelConfig) (weights: Weights) (start: int64) (tokens_BT: torch.Tensor) : torch.Tensor =
+    embedding config weights start tokens_BT.shape[1] id tokens_BT
+
 /// `embedAt` from position 0 on.
 let embed (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor = embedAt config weights 0L tokens_BT
 
-/// One block with a cache: x + attention(norm x), then + feedForward(norm x), which reads x itself where the two are parallel.
-let cachedBlock
+/// x_ND of the tokens of packed rows, [N].
+let packedEmbed (config: ModelConfig) (weights: Weights) (rows: PackedRows) (tokens_N: torch.Tensor) : torch.Tensor =
+    let column (table: torch.Tensor) = rows.Places.remainder (Scalars.Of rows.Positions) |> Dispatcher.embedding table
+    embedding config weights 0L rows.Positions column tokens_N
+
+/// One block: x + attention(norm x), then + feedForward(norm x), which reads x itself where the two are parallel.
+let private blockOf
     (config: ModelConfig)
     (weights: Weights)
     (rotation: Rotation option)
+    (rows: PackedRows option)
     (layer: int)
     (cache: Cache option)
     (x_BTD: torch.Tensor)
@@ -43,16 +59,38 @@ let cachedBlock
     let norm name = Layers.norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
 
     let mixed, cache =
-        Layers.attention config weights $"{prefix}.attention" rotation cache (norm "attention_norm" x_BTD)
+        Layers.packedAttention config weights $"{prefix}.attention" rotation rows cache (norm "attention_norm" x_BTD)
 
     let x = x_BTD.plus mixed
     let read = if config.ParallelResidual then x_BTD else x
     let x = x.plus (Layers.feedForward config weights prefix (norm "ffn_norm" read))
     x.MoveToOuterDisposeScope(), cache
 
+/// One block with a cache.
+let cachedBlock
+    (config: ModelConfig)
+    (weights: Weights)
+    (rotation: Rotation option)
+    (layer: int)
+    (cache: Cache option)
+    (x_BTD: torch.Tensor)
+    : torch.Tensor * Cache option =
+    blockOf config weights rotation None layer cache x_BTD
+
 /// One block of the model, without a cache.
 let block (config: ModelConfig) (weights: Weights) (rotation: Rotation option) (layer: int) (x_BTD: torch.Tensor) : torch.Tensor =
-    cachedBlock config weights rotation layer None x_BTD |> fst
+    blockOf config weights rotation None layer None x_BTD |> fst
+
+/// One block of the model on packed rows, [N, D].
+let packedBlock
+    (config: ModelConfig)
+    (weights: Weights)
+    (rotation: Rotation option)
+    (rows: PackedRows)
+    (layer: int)
+    (x_ND: torch.Tensor)
+    : torch.Tensor =
+    blockOf config weights rotation (Some rows) layer None x_ND |> fst
 
 /// The final norm.
 let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : torch.Tensor =
@@ -88,6 +126,25 @@ let hidden (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : 
     let blocks = [ 0 .. config.Layers - 1 ] |> List.map (block config weights rotation) |> List.fold (>>) id
     let model = embed config weights >> blocks >> finalNorm config weights
     (model tokens_BT).MoveToOuterDisposeScope()
+
+/// Hidden states after the final norm of a batch's inputs, x_BTD, or x_ND where its rows are packed.
+let hiddenOf (config: ModelConfig) (weights: Weights) (batch: Batch) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
+    // Rotation may depend on the length, and padding that was left out is part of it.
+    let whole = rotation config weights 0L batch.Length
+
+    let first (positions: int64) =
+        whole
+        |> Option.map (fun r -> { Cosine = r.Cosine.narrow (0, 0L, positions); Sine = r.Sine.narrow (0, 0L, positions) })
+
+    let embed, block =
+        match batch.Rows with
+        | Some rows -> packedEmbed config weights rows, packedBlock config weights (first rows.Positions) rows
+        | None -> embed config weights, block config weights (first batch.Inputs.shape[1])
+
+    let blocks = [ 0 .. config.Layers - 1 ] |> List.map block |> List.fold (>>) id
+    let model = embed >> blocks >> finalNorm config weights
+    (model batch.Inputs).MoveToOuterDisposeScope()
 
 /// Logits_BTV in the model's element type. `rows` is the count of rows with an id: `Vocabulary.Rows`, or the whole table.
 let logits (config: ModelConfig) (rows: int) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =

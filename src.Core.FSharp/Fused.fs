@@ -78,7 +78,62 @@ type AttentionPlan =
         ScoresAtOnce: int64
         /// Up to this many scores are kept for the backward pass; more are computed again
         ScoresKept: int64
+        /// Where the positions of packed rows stand
+        Rows: PackedRows option
     }
+
+/// Packed positions [N, W] in their rows: [B, T, W], 0 in the gaps. Without autograd.
+let private spread (rows: PackedRows) (x_NW: torch.Tensor) : torch.Tensor =
+    let zero = torch.zeros ([| 1L; x_NW.shape[1] |], dtype = x_NW.dtype, device = x_NW.device)
+    torch.cat([| x_NW; zero |], 0L).index_select(0L, rows.Sources).view(rows.Sequences, rows.Positions, -1L)
+
+/// The way back: [N, W] of [B, T, W].
+let private gather (rows: PackedRows) (x_BTW: torch.Tensor) : torch.Tensor =
+    x_BTW.reshape(rows.Sequences * rows.Positions, -1L).index_select(0L, rows.Places)
+
+let private saveRows (ctx: Context) (rows: PackedRows) : unit =
+    ctx.save_data ("rows", rows)
+    save ctx [ rows.Places; rows.Sources ]
+
+let private savedRows (ctx: Context) : PackedRows =
+    let saved = ctx.get_saved_variables ()
+    { (ctx.get_data "rows" :?> PackedRows) with Places = saved[0]; Sources = saved[1] }
+
+type private Unpack() =
+    inherit torch.autograd.SingleTensorFunction<Unpack>()
+
+    override _.Name = nameof Unpack
+
+    override _.forward(ctx: Context, [<ParamArray>] arguments: obj[]) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        let rows = arguments[1] :?> PackedRows
+        saveRows ctx rows
+        (spread rows (arguments[0] :?> torch.Tensor)).MoveToOuterDisposeScope()
+
+    override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
+        use scope = torch.NewDisposeScope()
+        Returned.Keep([ (gather (savedRows ctx) gradient).DetachFromDisposeScope() ], 1)
+
+/// Packed positions [N, W] in their rows: [B, T, W], 0 in the gaps.
+let unpack (rows: PackedRows) (x_NW: torch.Tensor) : torch.Tensor = Unpack.apply (x_NW, rows)
+
+type private Pack() =
+    inherit torch.autograd.SingleTensorFunction<Pack>()
+
+    override _.Name = nameof Pack
+
+    override _.forward(ctx: Context, [<ParamArray>] arguments: obj[]) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        let rows = arguments[1] :?> PackedRows
+        saveRows ctx rows
+        (gather rows (arguments[0] :?> torch.Tensor)).MoveToOuterDisposeScope()
+
+    override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
+        use scope = torch.NewDisposeScope()
+        Returned.Keep([ (spread (savedRows ctx) gradient).DetachFromDisposeScope() ], 1)
+
+/// Positions of rows [B, T, W] packed: [N, W].
+let pack (rows: PackedRows) (x_BTW: torch.Tensor) : torch.Tensor = Pack.apply (x_BTW, rows)
 
 /// One piece of work: query rows [First, First + Count), which see the keys before `First + Count`.
 [<Struct>]
@@ -133,7 +188,9 @@ type private CausalAttention() =
 
     override _.forward(ctx: Context, [<ParamArray>] arguments: obj[]) : torch.Tensor =
         use scope = torch.NewDisposeScope()
-        let joined, plan = arguments[0] :?> torch.Tensor, arguments[1] :?> AttentionPlan
+        let plan = arguments[1] :?> AttentionPlan
+        let given = arguments[0] :?> torch.Tensor
+        let joined = plan.Rows |> Option.fold (fun x rows -> spread rows x) given
         let b, t = joined.shape[0], joined.shape[1]
         let heads, kv, c = plan.Heads, plan.KeyValueHeads, plan.HeadWidth
         let x = joined.view (b, t, heads + 2L * kv, c)
@@ -172,9 +229,15 @@ type private CausalAttention() =
             | Some rotation -> [ rotation.Cosine; rotation.Sine ]
             | None -> []
 
-        save ctx (q :: k :: v :: tables @ (if keep then List.map fst pieces else []))
+        let places =
+            match plan.Rows with
+            | Some rows -> [ rows.Places; rows.Sources ]
+            | None -> []
+
+        save ctx (q :: k :: v :: tables @ places @ (if keep then List.map fst pieces else []))
         ctx.save_data ("plan", plan)
-        (ungrouped kv mixed).reshape(b, t, heads * c).MoveToOuterDisposeScope()
+        let mixed = (ungrouped kv mixed).reshape(b, t, heads * c)
+        (plan.Rows |> Option.fold (fun x rows -> gather rows x) mixed).MoveToOuterDisposeScope()
 
     override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
         use scope = torch.NewDisposeScope()
@@ -185,8 +248,13 @@ type private CausalAttention() =
         let n, g, t = q.shape[0], q.shape[1], q.shape[2]
         let b = n / kv
         let tables = if plan.Rotation.IsSome then 2 else 0
-        let kept = List.ofSeq saved |> List.skip (3 + tables)
-        let outer = grouped kv (gradient.reshape (b, t, heads, c))
+
+        let rows =
+            plan.Rows |> Option.map (fun rows -> { rows with Places = saved[3 + tables]; Sources = saved[4 + tables] })
+
+        let kept = List.ofSeq saved |> List.skip (3 + tables + (if rows.IsSome then 2 else 0))
+        let outer = rows |> Option.fold (fun x rows -> spread rows x) gradient
+        let outer = grouped kv (outer.reshape (b, t, heads, c))
         let scale = Scalars.Of(1.0 / sqrt (float c))
         let pieces = rowsOf plan b t
         let dq = torch.empty_like q
@@ -241,7 +309,10 @@ type private CausalAttention() =
             // The transpose of a rotation is the rotation back.
             both.copy_ (plan.Turn { Cosine = saved[3]; Sine = saved[4].neg() } both) |> ignore
 
-        Returned.Keep([ (result.view (b, t, -1L)).DetachFromDisposeScope() ], 1)
+        let result = result.view (b, t, -1L)
+        let result = rows |> Option.fold (fun x rows -> gather rows x) result
+        Returned.Keep([ result.DetachFromDisposeScope() ], 1)
 
-/// Causal self-attention of joined queries, keys and values [B, T, (H + 2 H_kv) C], rotated as the plan says: [B, T, H C].
+/// Causal self-attention of joined queries, keys and values [B, T, (H + 2 H_kv) C], rotated as the plan says: [B, T, H C]. Of packed
+/// rows [N, (H + 2 H_kv) C]: [N, H C].
 let causalAttention (plan: AttentionPlan) (joined: torch.Tensor) : torch.Tensor = CausalAttention.apply (joined, plan)

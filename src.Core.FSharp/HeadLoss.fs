@@ -100,23 +100,24 @@ let private linear (objective: Objective) : (float32[] * float) option =
 
     if known then Some(kinds, normaliser) else None
 
-/// An objective's value from hidden states after the final norm, x_BTD. Objectives made of cross-entropies and z-loss are computed
-/// over some targets at a time; one with terms of its own from all logits. Errors: ShapeException.
+/// An objective's value from hidden states after the final norm, x_BTD or those of packed rows, x_ND. Objectives made of
+/// cross-entropies and z-loss are computed over some targets at a time; one with terms of its own from all logits. Errors:
+/// ShapeException.
 let evaluate
     (objective: Objective)
     (config: ModelConfig)
     (vocabulary: Vocabulary)
     (weights: Weights)
     (batch: Batch)
-    (x_BTD: torch.Tensor)
+    (x: torch.Tensor)
     : LossValue =
     match linear objective with
-    | None -> x_BTD |> Decoder.head config weights vocabulary.Rows |> Loss.score vocabulary batch |> Loss.evaluate objective
+    | None -> x |> Decoder.head config weights vocabulary.Rows |> Loss.score vocabulary batch |> Loss.evaluate objective
     | Some(byKind, normaliser) ->
         use scope = torch.NewDisposeScope()
         let n = batch.Targets.numel ()
         let kinds = batch.Kinds.reshape n
-        let perKind (values: float32[]) = (Host.floats [ 4L ] values).``to``(x_BTD.device).index_select(0L, kinds)
+        let perKind (values: float32[]) = (Host.floats [ 4L ] values).``to``(x.device).index_select(0L, kinds)
 
         let plan =
             {
@@ -129,10 +130,10 @@ let evaluate
                     else
                         let z = float32 normaliser
                         Some(perKind [| z; z; z; 0.0f |])
-                CrossEntropy = torch.zeros ([| n |], dtype = torch.float32, device = x_BTD.device)
+                CrossEntropy = torch.zeros ([| n |], dtype = torch.float32, device = x.device)
             }
 
-        let sum = HeadFunction.apply (x_BTD.reshape (n, -1L), Decoder.headTable config weights, plan)
+        let sum = HeadFunction.apply (x.reshape (n, -1L), Decoder.headTable config weights, plan)
 
         let parts =
             torch.stack

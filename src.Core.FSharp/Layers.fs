@@ -102,18 +102,19 @@ module Layers =
             let b, t, c = x_BHTC.shape[0], x_BHTC.shape[2], x_BHTC.shape[3]
             x_BHTC.unsqueeze(2).expand(b, kv, heads / kv, t, c).reshape(b, heads, t, c)
 
-    /// Self-attention under `prefix`, with an optional cache of earlier positions; returns the cache grown by T.
-    let attention
+    /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D]; with an optional cache of earlier positions of rows that are
+    /// not packed; returns the cache grown by T.
+    let packedAttention
         (config: ModelConfig)
         (weights: Weights)
         (prefix: string)
         (rotation: Rotation option)
+        (rows: PackedRows option)
         (cache: Cache option)
-        (x_BTD: torch.Tensor)
+        (x: torch.Tensor)
         : torch.Tensor * Cache option =
-        let b, t = x_BTD.shape[0], x_BTD.shape[1]
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
-        let qkv = projection config.QkvBias weights (prefix + ".in_proj") x_BTD
+        let qkv = projection config.QkvBias weights (prefix + ".in_proj") x
         let out = projection config.OutBias weights (prefix + ".out_proj")
 
         if cache.IsNone && not config.QkNorm && qkv.device_type = DeviceType.CPU then
@@ -127,19 +128,24 @@ module Layers =
                     Window = int64 config.Window
                     ScoresAtOnce = 1L <<< 23
                     ScoresKept = 1L <<< 24
+                    Rows = rows
                 }
 
             out (Fused.causalAttention plan qkv), None
         else
-
-            let qk_BTHC =
+            let qkv =
                 if config.QkNorm then
-                    let q = qkv.narrow (-1, 0L, heads * c)
-                    let k = qkv.narrow (-1, heads * c, kv * c)
-                    let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
-                    torch.cat([| norm "q_norm" q; norm "k_norm" k |], -1L).view(b, t, heads + kv, c)
+                    let norm name start heads =
+                        norm config.Norm config.NormEpsilon weights $"{prefix}.{name}" (qkv.narrow (-1, start * c, heads * c))
+
+                    let v = qkv.narrow (-1, (heads + kv) * c, kv * c)
+                    torch.cat ([| norm "q_norm" 0L heads; norm "k_norm" heads kv; v |], -1L)
                 else
-                    qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
+                    qkv
+
+            let qkv = rows |> Option.fold (fun x rows -> Fused.unpack rows x) qkv
+            let b, t = qkv.shape[0], qkv.shape[1]
+            let qk_BTHC = qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
 
             let turned =
                 match rotation with
@@ -160,7 +166,19 @@ module Layers =
                     cache.Keys.narrow (2, 0L, length), cache.Values.narrow (2, 0L, length), Some { cache with Length = length }
 
             let mixed = attendWithin (int64 config.Window) q (spread heads keys) (spread heads values)
-            out (mixed.transpose(1, 2).reshape(b, t, heads * c)), cache
+            let mixed = mixed.transpose(1, 2).reshape(b, t, heads * c)
+            out (rows |> Option.fold (fun x rows -> Fused.pack rows x) mixed), cache
+
+    /// `packedAttention` of rows that are not packed.
+    let attention
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (rotation: Rotation option)
+        (cache: Cache option)
+        (x_BTD: torch.Tensor)
+        : torch.Tensor * Cache option =
+        packedAttention config weights prefix rotation None cache x_BTD
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).

@@ -5,7 +5,7 @@ namespace Hybrid
 open System
 open TorchSharp
 
-/// A batch with its logits, flat over targets: N = B · T.
+/// A batch with its logits, flat over its N targets.
 [<NoEquality; NoComparison>]
 type Scored =
     {
@@ -95,13 +95,14 @@ module Loss =
     let weighted (weight: float) (objective: Objective) : Objective =
         { Terms = objective.Terms |> List.map (fun term -> { term with Weight = term.Weight * weight }) }
 
-    /// Flattens a batch beside its logits_BTV and computes the cross-entropy of every target. Errors: ShapeException.
+    /// Flattens a batch beside its logits_BTV ([N, V] where its rows are packed) and computes the cross-entropy of every target.
+    /// Errors: ShapeException.
     let score (vocabulary: Vocabulary) (batch: Batch) (logits_BTV: torch.Tensor) : Scored =
-        let b, t = batch.Targets.shape[0], batch.Targets.shape[1]
-        Shape.require "logits" [ b; t; int64 vocabulary.Rows ] logits_BTV
-        let logits = logits_BTV.reshape(b * t, int64 vocabulary.Rows).``to`` torch.float32
-        let kinds = batch.Kinds.reshape (b * t)
-        let targets = batch.Targets.reshape (b * t)
+        Shape.require "logits" [ yield! batch.Targets.shape; int64 vocabulary.Rows ] logits_BTV
+        let n = batch.Targets.numel ()
+        let logits = logits_BTV.reshape(n, int64 vocabulary.Rows).``to`` torch.float32
+        let kinds = batch.Kinds.reshape n
+        let targets = batch.Targets.reshape n
 
         let ignoring = targets.masked_fill (kinds.eq (Scalars.Of(int64 (int Kind.Ignored))), Scalars.Of(-100L))
 
@@ -161,12 +162,11 @@ module Loss =
     /// Cross-entropy sums by sequence and kind, [B, 3], of a batch of B sequences.
     let bySequence (batch: Batch) (scored: Scored) : torch.Tensor =
         use scope = torch.NewDisposeScope()
-        let shape = batch.Targets.shape
 
         let sums =
             [|
                 for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
-                    (masked kind scored scored.CrossEntropy).reshape(shape).sum 1L
+                    (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 1L
             |]
 
         torch.stack(sums, 1L).MoveToOuterDisposeScope()
@@ -174,10 +174,9 @@ module Loss =
     /// Cross-entropy sums and counts by position of the target, two [T] fp32 tensors: of one kind, over a batch of B sequences.
     let byPosition (kind: Kind) (batch: Batch) (scored: Scored) : torch.Tensor * torch.Tensor =
         use scope = torch.NewDisposeScope()
-        let shape = batch.Targets.shape
         let ones = torch.ones_like scored.CrossEntropy
-        let sums = (masked kind scored scored.CrossEntropy).reshape(shape).sum 0L
-        let counts = (masked kind scored ones).reshape(shape).sum 0L
+        let sums = (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 0L
+        let counts = (Sequence.byRow batch (masked kind scored ones)).sum 0L
         sums.MoveToOuterDisposeScope(), counts.MoveToOuterDisposeScope()
 
     /// exp of a mean loss in nats.

@@ -44,6 +44,8 @@ type TrainConfig =
         Schedule: Schedule
         Sequences: int
         MicroBatch: int
+        /// What becomes of the padding of sequences
+        Padding: PaddingRule
         Precision: Precision
         CheckpointEvery: int
         Seed: int64
@@ -58,6 +60,7 @@ module TrainConfig =
     let private orders = [ "shuffled", Shuffled; "sequential", Sequential ]
     let private kinds = [ "cosine", Cosine; "constant", Constant ]
     let private decays = [ "matrices", Parameters.Matrices; "all", Parameters.All ]
+    let private paddings = [ "dropped", Dropped; "kept", Kept ]
     let private precisions = [ "fp32", Fp32; "bf16", Bf16 ]
 
     /// Names of the initialisations of new rows.
@@ -128,6 +131,7 @@ module TrainConfig =
         let batch = json.Object "batch"
         let sequences = batch.Int("sequences", 1, 1 <<< 24)
         let microBatch = batch.Int("microBatch", 1, 1 <<< 24, sequences)
+        let padding = batch.Choice("padding", paddings, Dropped)
         batch.Finish()
         let loss = json.Object("loss", true)
 
@@ -163,6 +167,7 @@ module TrainConfig =
                 Schedule = plan
                 Sequences = sequences
                 MicroBatch = min microBatch sequences
+                Padding = padding
                 Precision = json.Choice("precision", precisions, Fp32)
                 CheckpointEvery = every
                 Seed = json.Int64("seed", 0L)
@@ -281,7 +286,13 @@ module TrainConfig =
                             "steps", value config.Schedule.Steps
                             "minimumLearningRate", value config.Schedule.Minimum
                         ]
-                    "batch", object [ "sequences", value config.Sequences; "microBatch", value config.MicroBatch ]
+                    "batch",
+                    object
+                        [
+                            "sequences", value config.Sequences
+                            "microBatch", value config.MicroBatch
+                            "padding", value (nameIn paddings config.Padding)
+                        ]
                     "clipNorm",
                     (match config.Optimizer.ClipNorm with
                      | Some limit -> value limit

@@ -76,6 +76,16 @@ module Vocabulary =
         | Kind.Image -> struct (int64 vocabulary.FirstCode, int64 vocabulary.ImageCodes)
         | _ -> struct (int64 vocabulary.Pad, 1L)
 
+    /// Whether every id lies in the table.
+    let holds (vocabulary: Vocabulary) (ids: int64[]) : bool =
+        let rows = uint64 vocabulary.Rows
+        let mutable place = 0
+
+        while place < ids.Length && uint64 ids[place] < rows do
+            place <- place + 1
+
+        place = ids.Length
+
     /// Checks that every id lies in the table. Errors: InputException naming the first bad one and its place.
     let check (vocabulary: Vocabulary) (source: string) (ids: int64[]) : unit =
         let bad = ids |> Array.tryFindIndex (fun id -> id < 0L || id >= int64 vocabulary.Rows)

@@ -1,61 +1,76 @@
+using System.Runtime.ExceptionServices;
 using System.Threading.Channels;
 using Hybrid.Api;
+using TorchSharp;
 
 namespace Hybrid.Runner;
 
 /// <summary>
-/// The batches of a run, composed ahead of their use on another thread. Which sequences a step sees is a function of the step
-/// alone, so a run that is resumed sees the same ones.
+/// The batches of a run, composed ahead of their use on other threads, several steps at once. Which sequences a step sees is a function
+/// of the step alone, so a run that is resumed sees the same ones. At most <see cref="Ahead"/> steps and one are in memory.
 /// </summary>
 internal sealed class BatchFeed : IDisposable
 {
     private const int Ahead = 4;
 
     private readonly CancellationTokenSource stopping = new();
-    private readonly Channel<Batch[]> channel = Channel.CreateBounded<Batch[]>(Ahead);
+    private readonly SemaphoreSlim free;
+    private readonly Channel<Task<Batch[]>> steps = Channel.CreateBounded<Task<Batch[]>>(Ahead);
     private readonly Task producer;
 
-    /// <summary>Begins at a step, which sees the sequences at positions step · sequences and on.</summary>
-    public BatchFeed(ISequenceSource source, TrainPlan plan, Trainer trainer, long firstStep, long lastStep)
+    /// <summary>Begins at a step, which sees the sequences at positions step · sequences and on; its batches are on a device.</summary>
+    /// <param name="source">Where sequences come from.</param>
+    /// <param name="plan">The order, the size of steps and micro-batches, what becomes of padding.</param>
+    /// <param name="device">Where batches are wanted.</param>
+    /// <param name="firstStep">The step to begin with.</param>
+    /// <param name="lastStep">The step before which to end.</param>
+    /// <param name="threads">How many steps are composed at once; 0 leaves it to the machine.</param>
+    public BatchFeed(ISequenceSource source, TrainPlan plan, torch.Device device, long firstStep, long lastStep, int threads = 0)
     {
+        Threads = threads > 0 ? Math.Min(threads, Ahead) : Math.Clamp(Environment.ProcessorCount / 2, 1, Ahead);
+        free = new(Threads);
         producer = Task.Run(async () =>
         {
             try
             {
                 for (long step = firstStep; step < lastStep; step++)
                 {
-                    Batch[] batches = Compose(source, plan, trainer, step);
+                    await free.WaitAsync(stopping.Token).ConfigureAwait(false);
+                    Task<Batch[]> work = Begin(source, plan, device, step);
                     try
                     {
-                        await channel.Writer.WriteAsync(batches, stopping.Token).ConfigureAwait(false);
+                        await steps.Writer.WriteAsync(work, stopping.Token).ConfigureAwait(false);
                     }
                     catch
                     {
-                        Release(batches);
+                        await Drop(work).ConfigureAwait(false);
                         throw;
                     }
                 }
 
-                channel.Writer.Complete();
+                steps.Writer.Complete();
             }
             catch (Exception error)
             {
-                channel.Writer.Complete(error);
+                steps.Writer.Complete(error);
             }
         });
     }
+
+    /// <summary>How many steps are composed at once.</summary>
+    public int Threads { get; }
 
     /// <summary>The micro-batches of the next step. Errors: those of the source.</summary>
     public Batch[] Next()
     {
         try
         {
-            ValueTask<Batch[]> next = channel.Reader.ReadAsync(stopping.Token);
-            return next.IsCompleted ? next.GetAwaiter().GetResult() : next.AsTask().GetAwaiter().GetResult();
+            ValueTask<Task<Batch[]>> next = steps.Reader.ReadAsync(stopping.Token);
+            return (next.IsCompleted ? next.GetAwaiter().GetResult() : next.AsTask().GetAwaiter().GetResult()).GetAwaiter().GetResult();
         }
         catch (ChannelClosedException closed) when (closed.InnerException is { } error)
         {
-            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(error);
+            ExceptionDispatchInfo.Throw(error);
             throw;
         }
     }
@@ -85,18 +100,49 @@ internal sealed class BatchFeed : IDisposable
     {
         stopping.Cancel();
         producer.GetAwaiter().GetResult();
-        while (channel.Reader.TryRead(out Batch[]? left))
+        while (steps.Reader.TryRead(out Task<Batch[]>? left))
         {
-            Release(left);
+            Drop(left).GetAwaiter().GetResult();
         }
 
+        free.Dispose();
         stopping.Dispose();
     }
 
-    private static Batch[] Compose(ISequenceSource source, TrainPlan plan, Trainer trainer, long step)
+    private Task<Batch[]> Begin(ISequenceSource source, TrainPlan plan, torch.Device device, long step) => Task.Run(() =>
+    {
+        try
+        {
+            return Compose(source, plan, device, step);
+        }
+        finally
+        {
+            free.Release();
+        }
+    });
+
+    private static async Task Drop(Task<Batch[]> work)
+    {
+        try
+        {
+            Release(await work.ConfigureAwait(false));
+        }
+        catch (Exception)
+        {
+            // Nobody asked for this step, so nobody is told that it cannot be composed.
+        }
+    }
+
+    private static Batch[] Compose(ISequenceSource source, TrainPlan plan, torch.Device device, long step)
     {
         long first = step * plan.Config.Sequences;
-        long[][] rows = [.. Places(source, plan, step).Select((place, i) => source.Row(place, first + i))];
-        return [.. rows.Chunk(plan.Config.MicroBatch).Select(trainer.Batch)];
+        long[] places = Places(source, plan, step);
+        long[][] rows = new long[places.Length][];
+        for (int i = 0; i < rows.Length; i++)
+        {
+            rows[i] = source.Row(places[i], first + i);
+        }
+
+        return Hybrid.Api.Compose.MicroBatches(plan.Config, device, rows);
     }
 }

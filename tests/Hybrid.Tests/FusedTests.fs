@@ -89,6 +89,7 @@ let tests =
                                 Window = int64 window
                                 ScoresAtOnce = atOnce
                                 ScoresKept = kept
+                                Rows = None
                             }
 
                         // torch.baddbmm takes 1 / √C in single precision, and sums over several pieces are kept in it.

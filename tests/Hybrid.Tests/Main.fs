@@ -39,6 +39,7 @@ let private all =
             LossTests.tests
             NativeTests.tests
             NpyTests.tests
+            PaddingTests.tests
             PairSourceTests.tests
             ParametersTests.tests
             PickleTests.tests

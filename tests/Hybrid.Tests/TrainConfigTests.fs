@@ -57,6 +57,7 @@ let private generated (seed: int64) : TrainConfig =
             }
         Sequences = sequences
         MicroBatch = chooser.Int(1, sequences)
+        Padding = chooser.Of [ Dropped; Kept ]
         Precision = chooser.Of [ Fp32; Bf16 ]
         CheckpointEvery = chooser.Int(1, 100000)
         Seed = int64 (chooser.Int(-1000, 1000)) * 4_000_000_000_000_000L
@@ -127,6 +128,7 @@ let tests =
                         Schedule = { Kind = Cosine; Peak = 3e-3; Minimum = 0.0; WarmupSteps = 0; Steps = 60 }
                         Sequences = 8
                         MicroBatch = 8
+                        Padding = Dropped
                         Precision = Fp32
                         CheckpointEvery = 1000
                         Seed = 0L
