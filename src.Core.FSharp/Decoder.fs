@@ -4,6 +4,16 @@ module Hybrid.Decoder
 
 open TorchSharp
 
+/// How a forward pass goes about its work; what comes out is the same up to rounding.
+type Pass =
+    {
+        /// What of each block is kept for the backward pass
+        Checkpointing: Checkpointing
+    }
+
+/// All that the gradients need is kept.
+let plainPass: Pass = { Checkpointing = Checkpointing.None }
+
 /// x_BTD of tokens_BT at positions [start, start + T): rows of the embedding table, with the positions' rows added or normalised where
 /// the model says so. Errors: ShapeException for a position that a table of positions has no row for.
 let embedAt (config: ModelConfig) (weights: Weights) (start: int64) (tokens_BT: torch.Tensor) : torch.Tensor =
@@ -54,6 +64,53 @@ let cachedBlock
 let block (config: ModelConfig) (weights: Weights) (rotation: Rotation option) (layer: int) (x_BTD: torch.Tensor) : torch.Tensor =
     cachedBlock config weights rotation layer None x_BTD |> fst
 
+let private blockParameters (config: ModelConfig) (layer: int) : ParameterSpec list =
+    let prefix = $"layers.{layer}"
+
+    [
+        yield! Layers.normParameters config.Norm $"{prefix}.attention_norm" config.Width
+        yield! Layers.attentionParameters config layer $"{prefix}.attention"
+        yield! Layers.normParameters config.Norm $"{prefix}.ffn_norm" config.Width
+        yield! Layers.feedForwardParameters config layer prefix
+    ]
+
+/// One block of the model, without a cache, as the pass says.
+let blockBy
+    (pass: Pass)
+    (config: ModelConfig)
+    (weights: Weights)
+    (rotation: Rotation option)
+    (layer: int)
+    (x_BTD: torch.Tensor)
+    : torch.Tensor =
+    match pass.Checkpointing with
+    | Checkpointing.None -> block config weights rotation layer x_BTD
+    | Checkpointing.Selective ->
+        use scope = torch.NewDisposeScope()
+        let prefix = $"layers.{layer}"
+
+        let mixed = Layers.attentionAgain config weights $"{prefix}.attention" $"{prefix}.attention_norm" rotation x_BTD
+
+        let x = x_BTD.plus mixed
+        let read = if config.ParallelResidual then x_BTD else x
+
+        (x.plus (Layers.feedForwardAgain config weights prefix $"{prefix}.ffn_norm" read)).MoveToOuterDisposeScope()
+    | Checkpointing.Full ->
+        let tables =
+            match rotation with
+            | Some rotation -> [ rotation.Cosine; rotation.Sine ]
+            | None -> []
+
+        let run (tables: torch.Tensor list) =
+            let rotation =
+                match tables with
+                | [ cosine; sine ] -> Some { Cosine = cosine; Sine = sine }
+                | _ -> None
+
+            block config weights rotation layer
+
+        Recompute.whole run tables [ for spec in blockParameters config layer -> weights spec.Name ] x_BTD
+
 /// The final norm.
 let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : torch.Tensor =
     Layers.norm config.Norm config.NormEpsilon weights "norm" x_BTD
@@ -79,15 +136,19 @@ let rotation (config: ModelConfig) (weights: Weights) (start: int64) (length: in
     let table = weights "tok_embeddings.weight"
     Layers.rotation config table.device table.dtype start length
 
-/// Hidden states after the final norm, x_BTD. Errors: ShapeException when tokens are not [B, T] int64.
-let hidden (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
+/// Hidden states after the final norm, x_BTD, computed as the pass says. Errors: ShapeException when tokens are not [B, T] int64.
+let hiddenBy (pass: Pass) (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
     Shape.require "tokens" [ -1L; -1L ] tokens_BT
     Shape.requireType "tokens" torch.int64 tokens_BT
     use scope = torch.NewDisposeScope()
     let rotation = rotation config weights 0L tokens_BT.shape[1]
-    let blocks = [ 0 .. config.Layers - 1 ] |> List.map (block config weights rotation) |> List.fold (>>) id
+    let blocks = [ 0 .. config.Layers - 1 ] |> List.map (blockBy pass config weights rotation) |> List.fold (>>) id
     let model = embed config weights >> blocks >> finalNorm config weights
     (model tokens_BT).MoveToOuterDisposeScope()
+
+/// Hidden states after the final norm, x_BTD. Errors: ShapeException when tokens are not [B, T] int64.
+let hidden (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
+    hiddenBy plainPass config weights tokens_BT
 
 /// Logits_BTV in the model's element type. `rows` is the count of rows with an id: `Vocabulary.Rows`, or the whole table.
 let logits (config: ModelConfig) (rows: int) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
@@ -117,11 +178,7 @@ let parameters (config: ModelConfig) : ParameterSpec list =
             yield! Layers.normParameters config.Norm "post_embed_norm" config.Width
 
         for layer in 0 .. config.Layers - 1 do
-            let prefix = $"layers.{layer}"
-            yield! Layers.normParameters config.Norm $"{prefix}.attention_norm" config.Width
-            yield! Layers.attentionParameters config layer $"{prefix}.attention"
-            yield! Layers.normParameters config.Norm $"{prefix}.ffn_norm" config.Width
-            yield! Layers.feedForwardParameters config layer prefix
+            yield! blockParameters config layer
 
         yield! Layers.normParameters config.Norm "norm" config.Width
 

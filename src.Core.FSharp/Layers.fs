@@ -102,21 +102,31 @@ module Layers =
             let b, t, c = x_BHTC.shape[0], x_BHTC.shape[2], x_BHTC.shape[3]
             x_BHTC.unsqueeze(2).expand(b, kv, heads / kv, t, c).reshape(b, heads, t, c)
 
-    /// Self-attention under `prefix`, with an optional cache of earlier positions; returns the cache grown by T.
-    let attention
+    /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`; up to `scoresKept` scores are kept for
+    /// the backward pass.
+    let private mix
         (config: ModelConfig)
         (weights: Weights)
         (prefix: string)
         (rotation: Rotation option)
         (cache: Cache option)
-        (x_BTD: torch.Tensor)
+        (scoresKept: int64)
+        (joined: torch.Tensor)
         : torch.Tensor * Cache option =
-        let b, t = x_BTD.shape[0], x_BTD.shape[1]
+        let b, t = joined.shape[0], joined.shape[1]
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
-        let qkv = projection config.QkvBias weights (prefix + ".in_proj") x_BTD
         let out = projection config.OutBias weights (prefix + ".out_proj")
 
-        if cache.IsNone && not config.QkNorm && qkv.device_type = DeviceType.CPU then
+        let qkv =
+            if config.QkNorm then
+                let q = joined.narrow (-1, 0L, heads * c)
+                let k = joined.narrow (-1, heads * c, kv * c)
+                let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
+                torch.cat ([| norm "q_norm" q; norm "k_norm" k; joined.narrow (-1, (heads + kv) * c, kv * c) |], -1L)
+            else
+                joined
+
+        if cache.IsNone && qkv.device_type = DeviceType.CPU then
             let plan: Fused.AttentionPlan =
                 {
                     Heads = heads
@@ -126,20 +136,12 @@ module Layers =
                     Rotation = rotation
                     Window = int64 config.Window
                     ScoresAtOnce = 1L <<< 23
-                    ScoresKept = 1L <<< 24
+                    ScoresKept = scoresKept
                 }
 
             out (Fused.causalAttention plan qkv), None
         else
-
-            let qk_BTHC =
-                if config.QkNorm then
-                    let q = qkv.narrow (-1, 0L, heads * c)
-                    let k = qkv.narrow (-1, heads * c, kv * c)
-                    let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
-                    torch.cat([| norm "q_norm" q; norm "k_norm" k |], -1L).view(b, t, heads + kv, c)
-                else
-                    qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
+            let qk_BTHC = qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
 
             let turned =
                 match rotation with
@@ -161,6 +163,43 @@ module Layers =
 
             let mixed = attendWithin (int64 config.Window) q (spread heads keys) (spread heads values)
             out (mixed.transpose(1, 2).reshape(b, t, heads * c)), cache
+
+    /// Up to this many scores of a layer are kept for the backward pass; more are computed again.
+    let internal scoresKept = 1L <<< 24
+
+    /// Self-attention under `prefix`, with an optional cache of earlier positions; returns the cache grown by T.
+    let attention
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (rotation: Rotation option)
+        (cache: Cache option)
+        (x_BTD: torch.Tensor)
+        : torch.Tensor * Cache option =
+        projection config.QkvBias weights (prefix + ".in_proj") x_BTD
+        |> mix config weights prefix rotation cache scoresKept
+
+    let private projectionAgain (f: torch.Tensor -> torch.Tensor) parameters (bias: bool) (weights: Weights) (prefix: string) =
+        Recompute.product f parameters (weights (prefix + ".weight")) (if bias then Some(weights (prefix + ".bias")) else None)
+
+    let private normAgain (config: ModelConfig) (weights: Weights) (prefix: string) =
+        let parameters: ParameterSpec list = normParameters config.Norm prefix config.Width
+        norm config.Norm config.NormEpsilon weights prefix, [ for spec in parameters -> weights spec.Name ]
+
+    /// `attention` of the norm under `normPrefix` of x, where the norm and the softmax are computed again in the backward pass.
+    let attentionAgain
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (normPrefix: string)
+        (rotation: Rotation option)
+        (x_BTD: torch.Tensor)
+        : torch.Tensor =
+        let norm, parameters = normAgain config weights normPrefix
+
+        projectionAgain norm parameters config.QkvBias weights (prefix + ".in_proj") x_BTD
+        |> mix config weights prefix rotation None 0L
+        |> fst
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).
@@ -196,11 +235,8 @@ module Layers =
         else
             prefix + "._ff_w1", prefix + "._ff_w2"
 
-    /// The feed-forward layer of the block under `prefix`.
-    let feedForward (config: ModelConfig) (weights: Weights) (prefix: string) (x_BTD: torch.Tensor) : torch.Tensor =
-        let first, second = feedForwardNames config prefix
-        let hidden = projection config.FeedForwardBias weights first x_BTD
-
+    /// What stands between the two projections of the feed-forward layer.
+    let private gate (config: ModelConfig) (hidden: torch.Tensor) : torch.Tensor =
         match config.FeedForward with
         | SwiGlu -> Fused.swiGluGate hidden
         | GeGlu ->
@@ -209,7 +245,26 @@ module Layers =
         | Gelu -> torch.nn.functional.gelu hidden
         | GeluTanh -> Dispatcher.geluTanh hidden
         | Relu -> torch.nn.functional.relu hidden
-        |> projection config.FeedForwardBias weights second
+
+    /// The feed-forward layer of the block under `prefix`.
+    let feedForward (config: ModelConfig) (weights: Weights) (prefix: string) (x_BTD: torch.Tensor) : torch.Tensor =
+        let first, second = feedForwardNames config prefix
+        let hidden = projection config.FeedForwardBias weights first x_BTD
+        gate config hidden |> projection config.FeedForwardBias weights second
+
+    /// `feedForward` of the norm under `normPrefix` of x, where the norm and the gate are computed again in the backward pass.
+    let feedForwardAgain
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (normPrefix: string)
+        (x_BTD: torch.Tensor)
+        : torch.Tensor =
+        let first, second = feedForwardNames config prefix
+        let norm, parameters = normAgain config weights normPrefix
+
+        projectionAgain norm parameters config.FeedForwardBias weights first x_BTD
+        |> projectionAgain (gate config) [] config.FeedForwardBias weights second
 
     /// The parameters of the feed-forward layer of a block.
     let feedForwardParameters (config: ModelConfig) (layer: int) (prefix: string) : ParameterSpec list =
