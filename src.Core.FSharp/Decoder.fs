@@ -4,6 +4,16 @@ module Hybrid.Decoder
 
 open TorchSharp
 
+/// How a forward pass goes about its work; what comes out is the same up to rounding.
+type Pass =
+    {
+        /// What of each block is kept for the backward pass
+        Checkpointing: Checkpointing
+    }
+
+/// All that the gradients need is kept.
+let plainPass: Pass = { Checkpointing = Checkpointing.None }
+
 // `places` takes the rows of the table of positions, from `start` on, to each token's own.
 let private embedding
     (config: ModelConfig)
@@ -79,18 +89,52 @@ let cachedBlock
 
 /// One block of the model, without a cache.
 let block (config: ModelConfig) (weights: Weights) (rotation: Rotation option) (layer: int) (x_BTD: torch.Tensor) : torch.Tensor =
-    blockOf config weights rotation None layer None x_BTD |> fst
+    cachedBlock config weights rotation layer None x_BTD |> fst
 
-/// One block of the model on packed rows, [N, D].
-let packedBlock
+let private blockParameters (config: ModelConfig) (layer: int) : ParameterSpec list =
+    let prefix = $"layers.{layer}"
+
+    [
+        yield! Layers.normParameters config.Norm $"{prefix}.attention_norm" config.Width
+        yield! Layers.attentionParameters config layer $"{prefix}.attention"
+        yield! Layers.normParameters config.Norm $"{prefix}.ffn_norm" config.Width
+        yield! Layers.feedForwardParameters config layer prefix
+    ]
+
+/// One block of the model, of x_BTD or of packed rows [N, D], as the pass says.
+let blockBy
+    (pass: Pass)
     (config: ModelConfig)
     (weights: Weights)
     (rotation: Rotation option)
-    (rows: PackedRows)
+    (rows: PackedRows option)
     (layer: int)
-    (x_ND: torch.Tensor)
+    (x: torch.Tensor)
     : torch.Tensor =
-    blockOf config weights rotation (Some rows) layer None x_ND |> fst
+    match pass.Checkpointing with
+    | Checkpointing.None -> blockOf config weights rotation rows layer None x |> fst
+    | Checkpointing.Selective ->
+        use scope = torch.NewDisposeScope()
+        let prefix = $"layers.{layer}"
+        let mixed = Layers.attentionAgain config weights $"{prefix}.attention" $"{prefix}.attention_norm" rotation rows x
+        let after = x.plus mixed
+        let read = if config.ParallelResidual then x else after
+        (after.plus (Layers.feedForwardAgain config weights prefix $"{prefix}.ffn_norm" read)).MoveToOuterDisposeScope()
+    | Checkpointing.Full ->
+        let tables =
+            match rotation with
+            | Some rotation -> [ rotation.Cosine; rotation.Sine ]
+            | None -> []
+
+        let run (tables: torch.Tensor list) (x: torch.Tensor) =
+            let rotation =
+                match tables with
+                | [ cosine; sine ] -> Some { Cosine = cosine; Sine = sine }
+                | _ -> None
+
+            blockOf config weights rotation rows layer None x |> fst
+
+        Recompute.whole run tables [ for spec in blockParameters config layer -> weights spec.Name ] x
 
 /// The final norm.
 let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : torch.Tensor =
@@ -117,6 +161,30 @@ let rotation (config: ModelConfig) (weights: Weights) (start: int64) (length: in
     let table = weights "tok_embeddings.weight"
     Layers.rotation config table.device table.dtype start length
 
+/// Hidden states after the final norm of a batch's inputs, x_BTD, or x_ND where its rows are packed; computed as the pass says.
+let hiddenBy (pass: Pass) (config: ModelConfig) (weights: Weights) (batch: Batch) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
+    // Rotation may depend on the length, and padding that was left out is part of it.
+    let whole = rotation config weights 0L batch.Length
+
+    let first (positions: int64) =
+        whole
+        |> Option.map (fun r -> { Cosine = r.Cosine.narrow (0, 0L, positions); Sine = r.Sine.narrow (0, 0L, positions) })
+
+    let embed, rotation =
+        match batch.Rows with
+        | Some rows -> packedEmbed config weights rows, first rows.Positions
+        | None -> embed config weights, first batch.Inputs.shape[1]
+
+    let blocks =
+        [ 0 .. config.Layers - 1 ] |> List.map (blockBy pass config weights rotation batch.Rows) |> List.fold (>>) id
+
+    let model = embed >> blocks >> finalNorm config weights
+    (model batch.Inputs).MoveToOuterDisposeScope()
+
+/// `hiddenBy` with all kept that the gradients need.
+let hiddenOf (config: ModelConfig) (weights: Weights) (batch: Batch) : torch.Tensor = hiddenBy plainPass config weights batch
+
 /// Hidden states after the final norm, x_BTD. Errors: ShapeException when tokens are not [B, T] int64.
 let hidden (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
     Shape.require "tokens" [ -1L; -1L ] tokens_BT
@@ -126,25 +194,6 @@ let hidden (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : 
     let blocks = [ 0 .. config.Layers - 1 ] |> List.map (block config weights rotation) |> List.fold (>>) id
     let model = embed config weights >> blocks >> finalNorm config weights
     (model tokens_BT).MoveToOuterDisposeScope()
-
-/// Hidden states after the final norm of a batch's inputs, x_BTD, or x_ND where its rows are packed.
-let hiddenOf (config: ModelConfig) (weights: Weights) (batch: Batch) : torch.Tensor =
-    use scope = torch.NewDisposeScope()
-    // Rotation may depend on the length, and padding that was left out is part of it.
-    let whole = rotation config weights 0L batch.Length
-
-    let first (positions: int64) =
-        whole
-        |> Option.map (fun r -> { Cosine = r.Cosine.narrow (0, 0L, positions); Sine = r.Sine.narrow (0, 0L, positions) })
-
-    let embed, block =
-        match batch.Rows with
-        | Some rows -> packedEmbed config weights rows, packedBlock config weights (first rows.Positions) rows
-        | None -> embed config weights, block config weights (first batch.Inputs.shape[1])
-
-    let blocks = [ 0 .. config.Layers - 1 ] |> List.map block |> List.fold (>>) id
-    let model = embed >> blocks >> finalNorm config weights
-    (model batch.Inputs).MoveToOuterDisposeScope()
 
 /// Logits_BTV in the model's element type. `rows` is the count of rows with an id: `Vocabulary.Rows`, or the whole table.
 let logits (config: ModelConfig) (rows: int) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
@@ -174,11 +223,7 @@ let parameters (config: ModelConfig) : ParameterSpec list =
             yield! Layers.normParameters config.Norm "post_embed_norm" config.Width
 
         for layer in 0 .. config.Layers - 1 do
-            let prefix = $"layers.{layer}"
-            yield! Layers.normParameters config.Norm $"{prefix}.attention_norm" config.Width
-            yield! Layers.attentionParameters config layer $"{prefix}.attention"
-            yield! Layers.normParameters config.Norm $"{prefix}.ffn_norm" config.Width
-            yield! Layers.feedForwardParameters config layer prefix
+            yield! blockParameters config layer
 
         yield! Layers.normParameters config.Norm "norm" config.Width
 

@@ -50,6 +50,8 @@ type private SwiGluGate() =
 
     override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
         use scope = torch.NewDisposeScope()
+        // Nothing else lets go of it before the whole backward pass is over.
+        use _ = gradient
         let hidden = ctx.get_saved_variables()[0]
         let gate, up = half 0L hidden, half 1L hidden
         let result = torch.empty_like hidden
@@ -241,6 +243,8 @@ type private CausalAttention() =
 
     override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
         use scope = torch.NewDisposeScope()
+        // Nothing else lets go of it before the whole backward pass is over.
+        use _ = gradient
         let plan = ctx.get_data "plan" :?> AttentionPlan
         let saved = ctx.get_saved_variables ()
         let q, k, v = saved[0], saved[1], saved[2]

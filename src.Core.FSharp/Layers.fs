@@ -102,22 +102,31 @@ module Layers =
             let b, t, c = x_BHTC.shape[0], x_BHTC.shape[2], x_BHTC.shape[3]
             x_BHTC.unsqueeze(2).expand(b, kv, heads / kv, t, c).reshape(b, heads, t, c)
 
-    /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D]; with an optional cache of earlier positions of rows that are
-    /// not packed; returns the cache grown by T.
-    let packedAttention
+    /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`, or [N, (H + 2 H_kv) C] of packed rows;
+    /// up to `scoresKept` scores are kept for the backward pass.
+    let private mix
         (config: ModelConfig)
         (weights: Weights)
         (prefix: string)
         (rotation: Rotation option)
         (rows: PackedRows option)
         (cache: Cache option)
-        (x: torch.Tensor)
+        (scoresKept: int64)
+        (joined: torch.Tensor)
         : torch.Tensor * Cache option =
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
-        let qkv = projection config.QkvBias weights (prefix + ".in_proj") x
         let out = projection config.OutBias weights (prefix + ".out_proj")
 
-        if cache.IsNone && not config.QkNorm && qkv.device_type = DeviceType.CPU then
+        let qkv =
+            if config.QkNorm then
+                let q = joined.narrow (-1, 0L, heads * c)
+                let k = joined.narrow (-1, heads * c, kv * c)
+                let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
+                torch.cat ([| norm "q_norm" q; norm "k_norm" k; joined.narrow (-1, (heads + kv) * c, kv * c) |], -1L)
+            else
+                joined
+
+        if cache.IsNone && qkv.device_type = DeviceType.CPU then
             let plan: Fused.AttentionPlan =
                 {
                     Heads = heads
@@ -127,22 +136,12 @@ module Layers =
                     Rotation = rotation
                     Window = int64 config.Window
                     ScoresAtOnce = 1L <<< 23
-                    ScoresKept = 1L <<< 24
+                    ScoresKept = scoresKept
                     Rows = rows
                 }
 
             out (Fused.causalAttention plan qkv), None
         else
-            let qkv =
-                if config.QkNorm then
-                    let norm name start heads =
-                        norm config.Norm config.NormEpsilon weights $"{prefix}.{name}" (qkv.narrow (-1, start * c, heads * c))
-
-                    let v = qkv.narrow (-1, (heads + kv) * c, kv * c)
-                    torch.cat ([| norm "q_norm" 0L heads; norm "k_norm" heads kv; v |], -1L)
-                else
-                    qkv
-
             let qkv = rows |> Option.fold (fun x rows -> Fused.unpack rows x) qkv
             let b, t = qkv.shape[0], qkv.shape[1]
             let qk_BTHC = qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
@@ -169,6 +168,23 @@ module Layers =
             let mixed = mixed.transpose(1, 2).reshape(b, t, heads * c)
             out (rows |> Option.fold (fun x rows -> Fused.pack rows x) mixed), cache
 
+    /// Up to this many scores of a layer are kept for the backward pass; more are computed again.
+    let internal scoresKept = 1L <<< 24
+
+    /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D]; with an optional cache of earlier positions of rows that are
+    /// not packed; returns the cache grown by T.
+    let packedAttention
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (rotation: Rotation option)
+        (rows: PackedRows option)
+        (cache: Cache option)
+        (x: torch.Tensor)
+        : torch.Tensor * Cache option =
+        projection config.QkvBias weights (prefix + ".in_proj") x
+        |> mix config weights prefix rotation rows cache scoresKept
+
     /// `packedAttention` of rows that are not packed.
     let attention
         (config: ModelConfig)
@@ -179,6 +195,29 @@ module Layers =
         (x_BTD: torch.Tensor)
         : torch.Tensor * Cache option =
         packedAttention config weights prefix rotation None cache x_BTD
+
+    let private projectionAgain (f: torch.Tensor -> torch.Tensor) parameters (bias: bool) (weights: Weights) (prefix: string) =
+        Recompute.product f parameters (weights (prefix + ".weight")) (if bias then Some(weights (prefix + ".bias")) else None)
+
+    let private normAgain (config: ModelConfig) (weights: Weights) (prefix: string) =
+        let parameters: ParameterSpec list = normParameters config.Norm prefix config.Width
+        norm config.Norm config.NormEpsilon weights prefix, [ for spec in parameters -> weights spec.Name ]
+
+    /// `packedAttention` of the norm under `normPrefix` of x, where the norm and the softmax are computed again in the backward pass.
+    let attentionAgain
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (normPrefix: string)
+        (rotation: Rotation option)
+        (rows: PackedRows option)
+        (x: torch.Tensor)
+        : torch.Tensor =
+        let norm, parameters = normAgain config weights normPrefix
+
+        projectionAgain norm parameters config.QkvBias weights (prefix + ".in_proj") x
+        |> mix config weights prefix rotation rows None 0L
+        |> fst
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).
@@ -214,11 +253,8 @@ module Layers =
         else
             prefix + "._ff_w1", prefix + "._ff_w2"
 
-    /// The feed-forward layer of the block under `prefix`.
-    let feedForward (config: ModelConfig) (weights: Weights) (prefix: string) (x_BTD: torch.Tensor) : torch.Tensor =
-        let first, second = feedForwardNames config prefix
-        let hidden = projection config.FeedForwardBias weights first x_BTD
-
+    /// What stands between the two projections of the feed-forward layer.
+    let private gate (config: ModelConfig) (hidden: torch.Tensor) : torch.Tensor =
         match config.FeedForward with
         | SwiGlu -> Fused.swiGluGate hidden
         | GeGlu ->
@@ -227,7 +263,26 @@ module Layers =
         | Gelu -> torch.nn.functional.gelu hidden
         | GeluTanh -> Dispatcher.geluTanh hidden
         | Relu -> torch.nn.functional.relu hidden
-        |> projection config.FeedForwardBias weights second
+
+    /// The feed-forward layer of the block under `prefix`.
+    let feedForward (config: ModelConfig) (weights: Weights) (prefix: string) (x_BTD: torch.Tensor) : torch.Tensor =
+        let first, second = feedForwardNames config prefix
+        let hidden = projection config.FeedForwardBias weights first x_BTD
+        gate config hidden |> projection config.FeedForwardBias weights second
+
+    /// `feedForward` of the norm under `normPrefix` of x, where the norm and the gate are computed again in the backward pass.
+    let feedForwardAgain
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (normPrefix: string)
+        (x_BTD: torch.Tensor)
+        : torch.Tensor =
+        let first, second = feedForwardNames config prefix
+        let norm, parameters = normAgain config weights normPrefix
+
+        projectionAgain norm parameters config.FeedForwardBias weights first x_BTD
+        |> projectionAgain (gate config) [] config.FeedForwardBias weights second
 
     /// The parameters of the feed-forward layer of a block.
     let feedForwardParameters (config: ModelConfig) (layer: int) (prefix: string) : ParameterSpec list =

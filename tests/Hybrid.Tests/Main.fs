@@ -12,6 +12,7 @@ let private all =
             AlignmentTests.tests
             BadInputTests.tests
             BenchTests.tests
+            CheckpointingTests.tests
             CommandLineTests.tests
             ConfigTests.tests
             ConvertTests.tests

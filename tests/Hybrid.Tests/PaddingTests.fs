@@ -155,7 +155,10 @@ let tests =
                         Expect.isGreaterThan (32 * gaps) (b * longest) "gaps enough to pack"
                         let sources = ids rows.Sources
                         let places = ids rows.Places
-                        let where place = System.Array.IndexOf(places, place) |> fun n -> if n < 0 then places.LongLength else int64 n
+
+                        let where place =
+                            System.Array.IndexOf(places, place) |> fun n -> if n < 0 then places.LongLength else int64 n
+
                         Expect.equal sources (Array.init (b * longest) (fun place -> where (int64 place))) "sources"
                     | None ->
                         Expect.equal (cells batch) (kept |> Map.filter (fun (_, column) _ -> column < longest)) "positions"
