@@ -116,7 +116,7 @@ let evaluate
         use scope = torch.NewDisposeScope()
         let n = batch.Targets.numel ()
         let kinds = batch.Kinds.reshape n
-        let perKind (values: float32[]) = (Host.floats [ 4L ] values).``to``(x_BTD.device).index_select(0L, kinds)
+        let perKind (values: float32[]) = (Host.floats [ 4L ] values |> Host.onto x_BTD.device).index_select(0L, kinds)
 
         let plan =
             {

@@ -174,7 +174,7 @@ module Sequence =
 
         use scope = torch.NewDisposeScope()
 
-        let tokens = (Host.int64s [ int64 sequences.Length; int64 length ] (Array.concat sequences)).``to``(device)
+        let tokens = Host.int64s [ int64 sequences.Length; int64 length ] (Array.concat sequences) |> Host.onto device
 
         let inputs = tokens.narrow(1, 0L, int64 length - 1L).contiguous()
         let targets = tokens.narrow(1, 1L, int64 length - 1L).contiguous()
