@@ -15,6 +15,9 @@ type internal Returned private () =
     [<ThreadStatic; DefaultValue>]
     static val mutable private last: torch.Tensor list | null
 
+    [<DefaultValue>]
+    static val mutable private failure: exn | null
+
     static member Keep(gradients: torch.Tensor list, others: int) : List<torch.Tensor> =
         match Returned.last with
         | null -> ()
@@ -24,6 +27,31 @@ type internal Returned private () =
 
         Returned.last <- gradients
         List<torch.Tensor>(gradients @ List.replicate others Unchecked.defaultof<_>)
+
+    /// Carries a backward function out, in a scope of its own: the gradients of `inputs` tensors, and none of `others` arguments.
+    ///
+    /// For a GPU torch calls it on a thread of its own. No scope is open there that would release the gradient `outer`, which is
+    /// this function's to release; and an exception would end the process. It is kept, and a gradient of a shape that never fits
+    /// goes back, which torch refuses where `backward` was called.
+    static member Of(outer: torch.Tensor, inputs: int, others: int, work: unit -> torch.Tensor list) : List<torch.Tensor> =
+        use _ = outer
+
+        try
+            use _ = torch.NewDisposeScope()
+            Returned.Keep([ for gradient in work () -> gradient.DetachFromDisposeScope() ], others)
+        with error ->
+            Returned.failure <- error
+            let misfit () = torch.empty([| 0L; 0L; 0L; 0L; 0L; 0L; 0L |]).DetachFromDisposeScope()
+            Returned.Keep(List.init inputs (fun _ -> misfit ()), others)
+
+    /// What to raise for an error of `backward`: the failure of one of these functions, where there was one.
+    static member Cause(error: exn) : exn =
+        let failure = Returned.failure
+        Returned.failure <- null
+
+        match failure with
+        | null -> error
+        | failure -> failure
 
 /// Tensors are saved when `forward` has returned: they must outlive its own scope.
 let internal save (ctx: Context) (tensors: torch.Tensor list) : unit =
@@ -49,15 +77,20 @@ type private SwiGluGate() =
         torch.nn.functional.silu(half 0L hidden).mul_(half 1L hidden).MoveToOuterDisposeScope()
 
     override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
-        let hidden = ctx.get_saved_variables()[0]
-        let gate, up = half 0L hidden, half 1L hidden
-        let result = torch.empty_like hidden
-        let silu = torch.nn.functional.silu gate
-        into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor silu ] (half 1L result)
-        into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor up ] silu
-        into "aten::silu_backward" "grad_input" [ Dispatcher.Tensor silu; Dispatcher.Tensor gate ] (half 0L result)
-        Returned.Keep([ result.DetachFromDisposeScope() ], 0)
+        Returned.Of(
+            gradient,
+            1,
+            0,
+            fun () ->
+                let hidden = ctx.get_saved_variables()[0]
+                let gate, up = half 0L hidden, half 1L hidden
+                let result = torch.empty_like hidden
+                let silu = torch.nn.functional.silu gate
+                into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor silu ] (half 1L result)
+                into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor up ] silu
+                into "aten::silu_backward" "grad_input" [ Dispatcher.Tensor silu; Dispatcher.Tensor gate ] (half 0L result)
+                [ result ]
+        )
 
 /// silu(g) · u of [.., g | u]: [.., 2F] to [.., F].
 let swiGluGate (hidden: torch.Tensor) : torch.Tensor = SwiGluGate.apply hidden
@@ -176,8 +209,8 @@ type private CausalAttention() =
         ctx.save_data ("plan", plan)
         (ungrouped kv mixed).reshape(b, t, heads * c).MoveToOuterDisposeScope()
 
-    override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
+    /// The gradient of the joined tensor; the caller has a scope.
+    static member private Joined(ctx: Context, gradient: torch.Tensor) : torch.Tensor =
         let plan = ctx.get_data "plan" :?> AttentionPlan
         let saved = ctx.get_saved_variables ()
         let q, k, v = saved[0], saved[1], saved[2]
@@ -241,7 +274,10 @@ type private CausalAttention() =
             // The transpose of a rotation is the rotation back.
             both.copy_ (plan.Turn { Cosine = saved[3]; Sine = saved[4].neg() } both) |> ignore
 
-        Returned.Keep([ (result.view (b, t, -1L)).DetachFromDisposeScope() ], 1)
+        result.view (b, t, -1L)
+
+    override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
+        Returned.Of(gradient, 1, 1, fun () -> [ CausalAttention.Joined(ctx, gradient) ])
 
 /// Causal self-attention of joined queries, keys and values [B, T, (H + 2 H_kv) C], rotated as the plan says: [B, T, H C].
 let causalAttention (plan: AttentionPlan) (joined: torch.Tensor) : torch.Tensor = CausalAttention.apply (joined, plan)

@@ -74,12 +74,14 @@ type internal HeadFunction() =
         sum.MoveToOuterDisposeScope()
 
     override _.backward(ctx: torch.autograd.AutogradContext, outer: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
-        let saved = ctx.get_saved_variables ()
-
-        // Formed for a slope of 1; what comes from above is one factor. Nothing else uses the saved tensors.
-        let scaled = [ for tensor in saved -> tensor.mul(outer.``to`` tensor.dtype).DetachFromDisposeScope() ]
-        Fused.Returned.Keep(scaled, 1)
+        Fused.Returned.Of(
+            outer,
+            2,
+            1,
+            fun () ->
+                // Formed for a slope of 1; what comes from above is one factor.
+                [ for tensor in ctx.get_saved_variables () -> tensor.mul (outer.``to`` tensor.dtype) ]
+        )
 
 /// The weight of −log p for each kind and of the squared normaliser; nothing where a term is neither.
 let private linear (objective: Objective) : (float32[] * float) option =
