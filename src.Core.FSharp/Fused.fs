@@ -15,6 +15,9 @@ type internal Returned private () =
     [<ThreadStatic; DefaultValue>]
     static val mutable private last: torch.Tensor list | null
 
+    [<DefaultValue>]
+    static val mutable private failure: exn | null
+
     static member Keep(gradients: torch.Tensor list, others: int) : List<torch.Tensor> =
         match Returned.last with
         | null -> ()
@@ -24,6 +27,31 @@ type internal Returned private () =
 
         Returned.last <- gradients
         List<torch.Tensor>(gradients @ List.replicate others Unchecked.defaultof<_>)
+
+    /// Carries a backward function out, in a scope of its own: the gradients of `inputs` tensors, and none of `others` arguments.
+    ///
+    /// For a GPU torch calls it on a thread of its own. No scope is open there that would release the gradient `outer`, which is
+    /// this function's to release; and an exception would end the process. It is kept, and a gradient of a shape that never fits
+    /// goes back, which torch refuses where `backward` was called.
+    static member Of(outer: torch.Tensor, inputs: int, others: int, work: unit -> torch.Tensor list) : List<torch.Tensor> =
+        use _ = outer
+
+        try
+            use _ = torch.NewDisposeScope()
+            Returned.Keep([ for gradient in work () -> gradient.DetachFromDisposeScope() ], others)
+        with error ->
+            Returned.failure <- error
+            let misfit () = torch.empty([| 0L; 0L; 0L; 0L; 0L; 0L; 0L |]).DetachFromDisposeScope()
+            Returned.Keep(List.init inputs (fun _ -> misfit ()), others)
+
+    /// What to raise for an error of `backward`: the failure of one of these functions, where there was one.
+    static member Cause(error: exn) : exn =
+        let failure = Returned.failure
+        Returned.failure <- null
+
+        match failure with
+        | null -> error
+        | failure -> failure
 
 /// Tensors are saved when `forward` has returned: they must outlive its own scope.
 let internal save (ctx: Context) (tensors: torch.Tensor list) : unit =
@@ -46,20 +74,36 @@ type private SwiGluGate() =
         use scope = torch.NewDisposeScope()
         let hidden = arguments[0] :?> torch.Tensor
         save ctx [ hidden ]
-        torch.nn.functional.silu(half 0L hidden).mul_(half 1L hidden).MoveToOuterDisposeScope()
+
+        if Kernels.takes hidden then
+            let shape = hidden.shape
+            shape[shape.Length - 1] <- shape[shape.Length - 1] / 2L
+            let result = torch.empty (shape, dtype = hidden.dtype)
+            Kernels.gate hidden result
+            result.MoveToOuterDisposeScope()
+        else
+            torch.nn.functional.silu(half 0L hidden).mul_(half 1L hidden).MoveToOuterDisposeScope()
 
     override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
-        // Nothing else lets go of it before the whole backward pass is over.
-        use _ = gradient
-        let hidden = ctx.get_saved_variables()[0]
-        let gate, up = half 0L hidden, half 1L hidden
-        let result = torch.empty_like hidden
-        let silu = torch.nn.functional.silu gate
-        into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor silu ] (half 1L result)
-        into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor up ] silu
-        into "aten::silu_backward" "grad_input" [ Dispatcher.Tensor silu; Dispatcher.Tensor gate ] (half 0L result)
-        Returned.Keep([ result.DetachFromDisposeScope() ], 0)
+        Returned.Of(
+            gradient,
+            1,
+            0,
+            fun () ->
+                let hidden = ctx.get_saved_variables()[0]
+                let gate, up = half 0L hidden, half 1L hidden
+                let result = torch.empty_like hidden
+
+                if Kernels.takes hidden && Kernels.takes gradient then
+                    Kernels.gateGradient hidden gradient result
+                else
+                    let silu = torch.nn.functional.silu gate
+                    into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor silu ] (half 1L result)
+                    into "aten::mul" "out" [ Dispatcher.Tensor gradient; Dispatcher.Tensor up ] silu
+                    into "aten::silu_backward" "grad_input" [ Dispatcher.Tensor silu; Dispatcher.Tensor gate ] (half 0L result)
+
+                [ result ]
+        )
 
 /// silu(g) · u of [.., g | u]: [.., 2F] to [.., F].
 let swiGluGate (hidden: torch.Tensor) : torch.Tensor = SwiGluGate.apply hidden
@@ -74,6 +118,8 @@ type AttentionPlan =
         /// Rotates the queries' and keys' heads [B, T, H + H_kv, C] by cosine and sine tables
         Turn: Rotation -> torch.Tensor -> torch.Tensor
         Rotation: Rotation option
+        /// `Turn` turns adjacent pairs, not halves
+        Interleaved: bool
         /// Positions that a query sees, its own included; 0: all before it
         Window: int64
         /// Rows of queries are worked on together up to this many scores
@@ -113,8 +159,7 @@ type private Unpack() =
         (spread rows (arguments[0] :?> torch.Tensor)).MoveToOuterDisposeScope()
 
     override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
-        Returned.Keep([ (gather (savedRows ctx) gradient).DetachFromDisposeScope() ], 1)
+        Returned.Of(gradient, 1, 1, fun () -> [ gather (savedRows ctx) gradient ])
 
 /// Packed positions [N, W] in their rows: [B, T, W], 0 in the gaps.
 let unpack (rows: PackedRows) (x_NW: torch.Tensor) : torch.Tensor = Unpack.apply (x_NW, rows)
@@ -131,8 +176,7 @@ type private Pack() =
         (gather rows (arguments[0] :?> torch.Tensor)).MoveToOuterDisposeScope()
 
     override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
-        Returned.Keep([ (spread (savedRows ctx) gradient).DetachFromDisposeScope() ], 1)
+        Returned.Of(gradient, 1, 1, fun () -> [ spread (savedRows ctx) gradient ])
 
 /// Positions of rows [B, T, W] packed: [N, W].
 let pack (rows: PackedRows) (x_BTW: torch.Tensor) : torch.Tensor = Pack.apply (x_BTW, rows)
@@ -163,13 +207,38 @@ let private probabilities (window: int64) (q_NGTC: torch.Tensor) (k_NSC: torch.T
     let keys = rows.First + rows.Count
     use scope = torch.NewDisposeScope()
     let q = q_NGTC.narrow(2, rows.First, rows.Count).reshape(n, g * rows.Count, c)
-    let mask = (mask rows.First rows.Count keys window q).repeat(g, 1L).unsqueeze(0).expand(n, g * rows.Count, keys)
+    let k = k_NSC.narrow(1, 0L, keys).transpose(1, 2)
 
-    // mask + q kᵀ / √C. TorchSharp 0.107 hands the arguments on as (batch1, batch2, input).
-    torch
-        .baddbmm(q, k_NSC.narrow(1, 0L, keys).transpose(1, 2), mask, 1.0f, 1.0f / sqrt (float32 c))
-        .softmax(-1L)
-        .MoveToOuterDisposeScope()
+    if Kernels.takes q then
+        let scores = torch.bmm (q, k)
+        Kernels.softmax rows.First rows.Count window (1.0 / sqrt (float c)) scores
+        scores.MoveToOuterDisposeScope()
+    else
+        let mask = (mask rows.First rows.Count keys window q).repeat(g, 1L).unsqueeze(0).expand(n, g * rows.Count, keys)
+
+        // mask + q kᵀ / √C. TorchSharp 0.107 hands the arguments on as (batch1, batch2, input).
+        torch.baddbmm(q, k, mask, 1.0f, 1.0f / sqrt (float32 c)).softmax(-1L).MoveToOuterDisposeScope()
+
+/// The gradient of the scores q kᵀ from that of their softmax; may take the memory of `outer`.
+let private scoresGradient (window: int64) (c: int64) (rows: QueryRows) (p: torch.Tensor) (outer: torch.Tensor) : torch.Tensor =
+    if Kernels.takes p && Kernels.takes outer then
+        Kernels.softmaxGradient rows.First rows.Count window (1.0 / sqrt (float c)) p outer
+        outer
+    else
+        let gradient =
+            Dispatcher.call
+                "aten::_softmax_backward_data"
+                ""
+                [
+                    Dispatcher.Tensor outer
+                    Dispatcher.Tensor p
+                    Dispatcher.Integer -1L
+                    Dispatcher.Integer(int64 (int p.dtype))
+                ]
+                1
+            |> List.head
+
+        gradient.mul_ (Scalars.Of(1.0 / sqrt (float c)))
 
 /// Heads [B, T, n, C] of queries as [B H_kv, G, T, C], G the queries that share a key.
 let private grouped (keyValueHeads: int64) (x_BTHC: torch.Tensor) : torch.Tensor =
@@ -183,6 +252,76 @@ let private ungrouped (keyValueHeads: int64) (x_NGTC: torch.Tensor) : torch.Tens
     let b = n / keyValueHeads
     x_NGTC.view(b, keyValueHeads, g, t, c).permute(0, 3, 1, 2, 4).reshape(b, t, keyValueHeads * g, c)
 
+/// Cosine and sine as the passes over heads take them, fp32 [T, R]; none for a rotation that they do not know.
+let private tables (plan: AttentionPlan) (rotation: Rotation option) : (torch.Tensor * torch.Tensor) option =
+    let flat (x: torch.Tensor) = x.``to``(torch.float32).flatten(1L).contiguous()
+
+    match rotation with
+    | None -> Some(torch.zeros (0L, 0L), torch.zeros (0L, 0L))
+    | Some _ when plan.Interleaved -> None
+    | Some rotation -> Some(flat rotation.Cosine, flat rotation.Sine)
+
+let private headsOf (plan: AttentionPlan) (b: int64) (t: int64) : Kernels.Heads =
+    {
+        Batch = int b
+        Length = int t
+        KeyValueHeads = int plan.KeyValueHeads
+        Groups = int (plan.Heads / plan.KeyValueHeads)
+        Width = int plan.HeadWidth
+    }
+
+/// Rotated queries [B H_kv, G, T, C], rotated keys and values [B H_kv, T, C] of joined ones [B, T, (H + 2 H_kv) C].
+let private takeApart (plan: AttentionPlan) (joined: torch.Tensor) : torch.Tensor * torch.Tensor * torch.Tensor =
+    let b, t = joined.shape[0], joined.shape[1]
+    let heads, kv, c = plan.Heads, plan.KeyValueHeads, plan.HeadWidth
+
+    match (if Kernels.takes joined then tables plan plan.Rotation else None) with
+    | Some tables ->
+        let memory (shape: int64[]) = torch.empty (shape, dtype = joined.dtype)
+        let q, k, v = memory [| b * kv; heads / kv; t; c |], memory [| b * kv; t; c |], memory [| b * kv; t; c |]
+        Kernels.takeApart (headsOf plan b t) tables joined q k v
+        q, k, v
+    | None ->
+        let x = joined.view (b, t, heads + 2L * kv, c)
+        let both = x.narrow (2, 0L, heads + kv)
+
+        let turned =
+            match plan.Rotation with
+            | Some rotation -> plan.Turn rotation both
+            | None -> both
+
+        let flat (x: torch.Tensor) = x.transpose(1, 2).reshape(b * kv, t, c)
+        grouped kv (turned.narrow (2, 0L, heads)), flat (turned.narrow (2, heads, kv)), flat (x.narrow (2, heads + kv, kv))
+
+/// The gradient of `takeApart`: [B, T, (H + 2 H_kv) C].
+let private putTogether
+    (plan: AttentionPlan)
+    (rotation: Rotation option)
+    (dq: torch.Tensor, dk: torch.Tensor, dv: torch.Tensor)
+    : torch.Tensor =
+    let kv, c = plan.KeyValueHeads, plan.HeadWidth
+    let heads, t = plan.Heads, dq.shape[2]
+    let b = dq.shape[0] / kv
+    let result = torch.empty ([| b; t; heads + 2L * kv; c |], dtype = dq.dtype, device = dq.device)
+
+    match (if Kernels.takes dq then tables plan rotation else None) with
+    | Some tables ->
+        let like (x: torch.Tensor) = x.``to``(dq.dtype).contiguous()
+        Kernels.putTogether (headsOf plan b t) tables dq (like dk) (like dv) result
+    | None ->
+        let flat (x: torch.Tensor) = x.view(b, kv, t, c).transpose(1, 2)
+        let both = result.narrow (2, 0L, heads + kv)
+        both.narrow(2, 0L, heads).copy_(ungrouped kv dq) |> ignore
+        both.narrow(2, heads, kv).copy_(flat dk) |> ignore
+        result.narrow(2, heads + kv, kv).copy_(flat dv) |> ignore
+
+        match rotation with
+        // The transpose of a rotation is the rotation back.
+        | Some rotation -> both.copy_ (plan.Turn { rotation with Sine = rotation.Sine.neg () } both) |> ignore
+        | None -> ()
+
+    result.view (b, t, -1L)
+
 type private CausalAttention() =
     inherit torch.autograd.SingleTensorFunction<CausalAttention>()
 
@@ -195,17 +334,7 @@ type private CausalAttention() =
         let joined = plan.Rows |> Option.fold (fun x rows -> spread rows x) given
         let b, t = joined.shape[0], joined.shape[1]
         let heads, kv, c = plan.Heads, plan.KeyValueHeads, plan.HeadWidth
-        let x = joined.view (b, t, heads + 2L * kv, c)
-        let both = x.narrow (2, 0L, heads + kv)
-
-        let turned =
-            match plan.Rotation with
-            | Some rotation -> plan.Turn rotation both
-            | None -> both
-
-        let q = grouped kv (turned.narrow (2, 0L, heads))
-        let k = turned.narrow(2, heads, kv).transpose(1, 2).reshape(b * kv, t, c)
-        let v = x.narrow(2, heads + kv, kv).transpose(1, 2).reshape(b * kv, t, c)
+        let q, k, v = takeApart plan joined
         let keep = b * heads * t * t <= plan.ScoresKept
 
         let pieces =
@@ -241,10 +370,8 @@ type private CausalAttention() =
         let mixed = (ungrouped kv mixed).reshape(b, t, heads * c)
         (plan.Rows |> Option.fold (fun x rows -> gather rows x) mixed).MoveToOuterDisposeScope()
 
-    override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
-        // Nothing else lets go of it before the whole backward pass is over.
-        use _ = gradient
+    /// The gradient of the joined tensor; the caller has a scope.
+    static member private Joined(ctx: Context, gradient: torch.Tensor) : torch.Tensor =
         let plan = ctx.get_data "plan" :?> AttentionPlan
         let saved = ctx.get_saved_variables ()
         let q, k, v = saved[0], saved[1], saved[2]
@@ -259,7 +386,6 @@ type private CausalAttention() =
         let kept = List.ofSeq saved |> List.skip (3 + tables + (if rows.IsSome then 2 else 0))
         let outer = rows |> Option.fold (fun x rows -> spread rows x) gradient
         let outer = grouped kv (outer.reshape (b, t, heads, c))
-        let scale = Scalars.Of(1.0 / sqrt (float c))
         let pieces = rowsOf plan b t
         let dq = torch.empty_like q
         // Over several pieces sums are kept in fp32.
@@ -279,13 +405,7 @@ type private CausalAttention() =
             let rowsOuter = some outer
             let dp = torch.bmm (rowsOuter, v.narrow(1, 0L, keys).transpose(1, 2))
 
-            let ds =
-                Dispatcher.call
-                    "aten::_softmax_backward_data"
-                    ""
-                    [ Dispatcher.Tensor dp; Dispatcher.Tensor p; Dispatcher.Integer -1L; Dispatcher.Integer(int64 (int p.dtype)) ]
-                    1
-                |> List.head
+            let ds = scoresGradient plan.Window c rows p dp
 
             dq.narrow(2, rows.First, rows.Count).copy_(torch.bmm(ds, k.narrow (1, 0L, keys)).view(n, g, rows.Count, c))
             |> ignore
@@ -302,20 +422,12 @@ type private CausalAttention() =
                 dk.narrow(1, 0L, keys).plus_ keyPart |> ignore
                 dv.narrow(1, 0L, keys).plus_ valuePart |> ignore
 
-        let flat (x: torch.Tensor | null) = (nonNull x).view(b, kv, t, c).transpose(1, 2)
-        let result = torch.empty ([| b; t; heads + 2L * kv; c |], dtype = gradient.dtype, device = gradient.device)
-        let both = result.narrow (2, 0L, heads + kv)
-        both.narrow(2, 0L, heads).copy_(ungrouped kv (dq.mul_ scale)) |> ignore
-        both.narrow(2, heads, kv).copy_(flat ((nonNull dk).mul_ scale)) |> ignore
-        result.narrow(2, heads + kv, kv).copy_(flat dv) |> ignore
+        let rotation = if tables > 0 then Some { Cosine = saved[3]; Sine = saved[4] } else None
+        let result = putTogether plan rotation (dq, nonNull dk, nonNull dv)
+        rows |> Option.fold (fun x rows -> gather rows x) result
 
-        if tables > 0 then
-            // The transpose of a rotation is the rotation back.
-            both.copy_ (plan.Turn { Cosine = saved[3]; Sine = saved[4].neg() } both) |> ignore
-
-        let result = result.view (b, t, -1L)
-        let result = rows |> Option.fold (fun x rows -> gather rows x) result
-        Returned.Keep([ result.DetachFromDisposeScope() ], 1)
+    override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
+        Returned.Of(gradient, 1, 1, fun () -> [ CausalAttention.Joined(ctx, gradient) ])
 
 /// Causal self-attention of joined queries, keys and values [B, T, (H + 2 H_kv) C], rotated as the plan says: [B, T, H C]. Of packed
 /// rows [N, (H + 2 H_kv) C]: [N, H C].

@@ -26,6 +26,45 @@ type internal HeadPlan =
 // than they save.
 let private rowsAtOnce (targets: int64) (rows: int64) : int64 = max ((targets + 15L) / 16L) (max 64L ((1L <<< 19) / max 1L rows))
 
+/// The gradient of some targets' logits [n, R], which may take their memory; `some` picks these targets. Adds the objective to `sum`.
+let private gradientOf
+    (plan: HeadPlan)
+    (some: torch.Tensor -> torch.Tensor)
+    (logits: torch.Tensor)
+    (sum: torch.Tensor)
+    : torch.Tensor =
+    if Kernels.takes logits then
+        let value =
+            Kernels.crossEntropy
+                logits
+                (some plan.Targets)
+                (some plan.Weights)
+                (Option.map some plan.NormaliserWeights)
+                (some plan.CrossEntropy)
+
+        sum.plus_ value |> ignore
+        logits
+    else
+        let weights, ids = (some plan.Weights).unsqueeze 1L, (some plan.Targets).unsqueeze 1L
+        let wide = logits.``to`` torch.float32
+        let logP = torch.nn.functional.log_softmax (wide, -1L)
+        let crossEntropy = logP.gather(1L, ids).neg_()
+        let weighted = crossEntropy.mul weights
+        let mutable slope = weights
+
+        match plan.NormaliserWeights with
+        | Some z ->
+            // log Σ exp = −log p + the target's logit; d (log Σ exp)² = 2 log Σ exp · softmax.
+            let z = (some z).unsqueeze 1L
+            let normaliser = crossEntropy.plus (wide.gather (1L, ids))
+            weighted.plus_ (normaliser.square().mul_ z) |> ignore
+            slope <- weights.plus (normaliser.mul_(z).mul_(Scalars.Of 2.0))
+        | None -> ()
+
+        sum.plus_ (weighted.sum ()) |> ignore
+        (some plan.CrossEntropy).copy_(crossEntropy.squeeze 1L) |> ignore
+        logP.exp_().mul_(slope).scatter_add_(1L, ids, weights.neg ()).``to`` logits.dtype
+
 /// The objective's sum over targets from hidden states [N, D] and the head's table [R, D].
 type internal HeadFunction() =
     inherit torch.autograd.SingleTensorFunction<HeadFunction>()
@@ -45,28 +84,9 @@ type internal HeadFunction() =
 
         for first in 0L .. step .. n - 1L do
             use scope = torch.NewDisposeScope()
-            let count = min step (n - first)
-            let some (x: torch.Tensor) = x.narrow (0L, first, count)
-            let h, weights = some hidden, (some plan.Weights).unsqueeze 1L
-            let ids = (some plan.Targets).unsqueeze 1L
-            let logits = torch.nn.functional.linear(h, table).``to`` torch.float32
-            let logP = torch.nn.functional.log_softmax (logits, -1L)
-            let crossEntropy = logP.gather(1L, ids).neg_()
-            let weighted = crossEntropy.mul weights
-            let mutable slope = weights
-
-            match plan.NormaliserWeights with
-            | Some z ->
-                // log Σ exp = −log p + the target's logit; d (log Σ exp)² = 2 log Σ exp · softmax.
-                let z = (some z).unsqueeze 1L
-                let normaliser = crossEntropy.plus (logits.gather (1L, ids))
-                weighted.plus_ (normaliser.square().mul_ z) |> ignore
-                slope <- weights.plus (normaliser.mul_(z).mul_(Scalars.Of 2.0))
-            | None -> ()
-
-            sum.plus_ (weighted.sum ()) |> ignore
-            (some plan.CrossEntropy).copy_(crossEntropy.squeeze 1L) |> ignore
-            let gradient = logP.exp_().mul_(slope).scatter_add_(1L, ids, weights.neg ()).``to`` hidden.dtype
+            let some (x: torch.Tensor) = x.narrow (0L, first, min step (n - first))
+            let h = some hidden
+            let gradient = gradientOf plan some (torch.nn.functional.linear (h, table)) sum
             (some hiddenGradient).copy_(gradient.mm table) |> ignore
             target.addmm_ (gradient.t (), h) |> ignore
 
@@ -74,12 +94,14 @@ type internal HeadFunction() =
         sum.MoveToOuterDisposeScope()
 
     override _.backward(ctx: torch.autograd.AutogradContext, outer: torch.Tensor) : List<torch.Tensor> =
-        use scope = torch.NewDisposeScope()
-        let saved = ctx.get_saved_variables ()
-
-        // Formed for a slope of 1; what comes from above is one factor. Nothing else uses the saved tensors.
-        let scaled = [ for tensor in saved -> tensor.mul(outer.``to`` tensor.dtype).DetachFromDisposeScope() ]
-        Fused.Returned.Keep(scaled, 1)
+        Fused.Returned.Of(
+            outer,
+            2,
+            1,
+            fun () ->
+                // Formed for a slope of 1; what comes from above is one factor.
+                [ for tensor in ctx.get_saved_variables () -> tensor.mul (outer.``to`` tensor.dtype) ]
+        )
 
 /// The weight of −log p for each kind and of the squared normaliser; nothing where a term is neither.
 let private linear (objective: Objective) : (float32[] * float) option =
@@ -117,7 +139,7 @@ let evaluate
         use scope = torch.NewDisposeScope()
         let n = batch.Targets.numel ()
         let kinds = batch.Kinds.reshape n
-        let perKind (values: float32[]) = (Host.floats [ 4L ] values).``to``(x.device).index_select(0L, kinds)
+        let perKind (values: float32[]) = (Host.floats [ 4L ] values |> Host.onto x.device).index_select(0L, kinds)
 
         let plan =
             {

@@ -134,6 +134,7 @@ module Layers =
                     HeadWidth = c
                     Turn = rotate config
                     Rotation = rotation
+                    Interleaved = (config.Position = InterleavedRotary)
                     Window = int64 config.Window
                     ScoresAtOnce = 1L <<< 23
                     ScoresKept = scoresKept

@@ -69,8 +69,8 @@ let tables
                 let i = if config.Position = Rotary then c % pairs else c / 2
                 float32 (factor * f (float (start + int64 position) * frequencies[i])))
 
-        let table = Host.floats [ length; 1L; int64 width ] values
-        table.``to``(elementType, device).MoveToOuterDisposeScope()
+        let table = (Host.floats [ length; 1L; int64 width ] values).``to`` elementType
+        (Host.onto device table).MoveToOuterDisposeScope()
 
     match config.Position with
     | HeadRotary

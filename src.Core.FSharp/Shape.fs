@@ -50,6 +50,15 @@ module Host =
     let floats (shape: int64 list) (values: float32[]) : torch.Tensor =
         torch.tensor(values, dtype = torch.float32).reshape(List.toArray shape)
 
+    /// A host tensor on a device; where it is there already, the same object. To a GPU it goes through pinned memory: a plain copy
+    /// would wait until everything that is queued there is done.
+    let onto (device: torch.Device) (tensor: torch.Tensor) : torch.Tensor =
+        if device.``type`` = DeviceType.CUDA then
+            use pinned = tensor.pin_memory ()
+            pinned.``to`` (device, non_blocking = true)
+        else
+            tensor.``to`` device
+
 /// Scalars as arguments of torch. TorchSharp passes a scalar's address without keeping the object alive, so one that nothing else
 /// refers to can be collected while torch reads it. Here each thread keeps its last ones, far more than one call takes.
 [<AbstractClass; Sealed>]

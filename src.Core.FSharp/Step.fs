@@ -98,7 +98,11 @@ module Step =
         : torch.Tensor =
         use scope = torch.NewDisposeScope()
         let value = loss store.Weights
-        value.Objective.mul(Scalars.Of(1.0 / float (max 1L globalCount))).backward()
+
+        try
+            value.Objective.mul(Scalars.Of(1.0 / float (max 1L globalCount))).backward()
+        with error ->
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(Fused.Returned.Cause error)
 
         if store.Precision = Bf16 then
             use _ = torch.no_grad ()

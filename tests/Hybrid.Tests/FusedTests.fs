@@ -41,10 +41,93 @@ let private plain (config: ModelConfig) (window: int) (rotation: Rotation option
     let mask = mask.``to`` scores.dtype
     scores.plus(mask).softmax(-1L).matmul(v).transpose(1, 2).reshape(b, t, h * c)
 
+/// A plan for one head of width 2, rotated by what is given.
+let private oneHead (turn: torch.Tensor -> torch.Tensor) : Fused.AttentionPlan =
+    let table () = torch.ones (3L, 1L, 2L)
+
+    {
+        Heads = 1L
+        KeyValueHeads = 1L
+        HeadWidth = 2L
+        Turn = fun _ -> turn
+        Rotation = Some { Cosine = table (); Sine = table () }
+        Window = 0L
+        ScoresAtOnce = 1L <<< 20
+        ScoresKept = 1L <<< 20
+        Rows = None
+        Interleaved = false
+    }
+
+/// Tensors that a function leaves alive on a thread of its own, where no scope is open, as torch's thread for a GPU is.
+let private leftOutsideScopes (work: unit -> unit) : int64 =
+    let mutable left = 0L
+
+    let thread =
+        System.Threading.Thread(fun () ->
+            let before = liveTensors ()
+            work ()
+            left <- liveTensors () - before)
+
+    thread.Start()
+    thread.Join()
+    left
+
+let private released =
+    testCase "a backward function releases what it is given where no scope is open" (fun () ->
+        let pass () =
+            use x = torch.ones (1L, 3L, 6L, requires_grad = true)
+
+            use sum =
+                use _ = torch.NewDisposeScope()
+                (Fused.swiGluGate x).sum().MoveToOuterDisposeScope()
+
+            sum.backward ()
+
+            match x.grad with
+            | null -> failtest "no gradient"
+            | gradient -> gradient.Dispose()
+
+        let left passes =
+            leftOutsideScopes (fun () ->
+                for _ in 1..passes do
+                    pass ())
+
+        // What the last call returned is released by the next one.
+        Expect.equal (left 20) (left 2) "live tensors do not grow with the passes")
+
+let private failing =
+    testCase "a failure in a backward function is raised where backward was called" (fun () ->
+        use _ = torch.NewDisposeScope()
+        let mutable calls = 0
+
+        let turn (x: torch.Tensor) =
+            calls <- calls + 1
+            if calls > 1 then raise (InputException "the second turn fails.") else x.alias ()
+
+        let specs = [ { Name = "joined"; Shape = [ 1L; 3L; 6L ]; Init = Ones } ]
+        use store = Parameters.allocate Fp32 torch.CPU Parameters.Matrices (fun _ -> Moves) specs
+        use state = new OptimizerState(store)
+
+        let loss (weights: Weights) : LossValue =
+            let sum = (Fused.causalAttention (oneHead turn) (weights "joined")).sum()
+            { Objective = sum; Parts = sum.detach().expand(3L) }
+
+        let step () = Step.accumulate store state 1L loss |> ignore
+        let error = Expect.throwsC step id
+        Expect.isTrue (error :? InputException) $"{error}"
+        Expect.stringContains error.Message "the second turn fails" "its message"
+
+        // The next one goes through.
+        calls <- -1
+        step ())
+
 let tests =
     testList
         "Fused"
         [
+            released
+            failing
+
             property2 "the gate and its gradient" (1, 6) (1, 20) (fun seed n f ->
                 let chooser = Chooser seed
                 let x = (normals chooser 2.0 [ 2; n; 2 * f ]).``to`` torch.float64
@@ -90,6 +173,7 @@ let tests =
                                 ScoresAtOnce = atOnce
                                 ScoresKept = kept
                                 Rows = None
+                                Interleaved = (config.Position = InterleavedRotary)
                             }
 
                         // torch.baddbmm takes 1 / √C in single precision, and sums over several pieces are kept in it.
