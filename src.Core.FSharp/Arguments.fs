@@ -286,7 +286,7 @@ type internal ConvertArguments =
             | Json -> Words.json
 
 type internal BenchArguments =
-    | [<Mandatory; Unique; MainCommand; Value("prepare", Closed = true)>] Action of string
+    | [<Mandatory; Unique; MainCommand; Value("prepare|load", Closed = true)>] Action of string
     | [<Unique; Value("F")>] Text_Tokenizer of string
     | [<Value("F", Several = true)>] Text of string
     | [<Unique; Value("PATH")>] Image_Tokenizer of string
@@ -294,19 +294,25 @@ type internal BenchArguments =
     | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Threads of int
     | [<Unique; Value("S", Above = 0.0, Maximum = 3600.0)>] Seconds of float
+    | [<Unique; Value("PATH")>] Tokens of string
+    | [<Unique; Value("N", Minimum = 16.0, Maximum = 1048576.0)>] Length of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Batch of int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
-            | Action _ -> "prepare: tokenizing, decoding and resizing, encoding"
+            | Action _ -> "prepare: tokenizing, decoding and resizing, encoding; load: batches for training"
             | Text_Tokenizer _ -> "a tokenizer.json"
             | Text _ -> "UTF-8 files to tokenize"
             | Image_Tokenizer _ -> "a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
             | Pictures _ -> "pictures, folders of them, or tars"
             | Image_Size _ -> "pictures are cropped and resized to N x N pixels (default: 256)"
-            | Threads _ -> "threads of the measurements with several (default: all cores)"
+            | Threads _ -> "threads of the measurements with several (default: all cores; load: as many as training takes)"
             | Seconds _ -> "how long each measurement goes on (default: 5)"
+            | Tokens _ -> "load: shards or ready sequences (default: shards made for the purpose)"
+            | Length _ -> "load: positions of a composed sequence (default: 1152)"
+            | Batch _ -> "load: sequences of a step (default: 8)"
             | Json -> Words.json
 
 type internal InspectArguments =

@@ -170,6 +170,34 @@ let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
             Json = json
         }
 
+let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
+    let json = given.Contains <@ BenchArguments.Json @>
+    let threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
+    let seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
+
+    match given.GetResult <@ BenchArguments.Action @> with
+    | "load" ->
+        {
+            BenchLoadCommand.Tokens = given.TryGetResult <@ BenchArguments.Tokens @> |> Option.toObj
+            Length = given.GetResult(<@ BenchArguments.Length @>, defaultValue = 1152)
+            Batch = given.GetResult(<@ BenchArguments.Batch @>, defaultValue = 8)
+            Threads = threads
+            Seconds = seconds
+            Json = json
+        }
+    | _ ->
+        {
+            BenchCommand.Action = BenchAction.Prepare
+            TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
+            Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
+            ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
+            Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
+            ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
+            Threads = threads
+            Seconds = seconds
+            Json = json
+        }
+
 /// The commands, in the order the help shows them.
 let table: Entry list =
     [
@@ -369,22 +397,17 @@ let table: Entry list =
             Together = [ "--text-rows"; "--image-codes" ]
         }
 
-        entry<BenchArguments>
-            "bench"
-            "how fast this machine prepares data"
-            "hybrid bench prepare --text-tokenizer tokenizer.json --text book.txt"
-            (fun given ->
-                {
-                    BenchCommand.Action = BenchAction.Prepare
-                    TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
-                    Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
-                    ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
-                    Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
-                    ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
-                    Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
-                    Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
-                    Json = given.Contains <@ BenchArguments.Json @>
-                })
+        { entry<BenchArguments> "bench" "how fast this machine prepares and loads data" "hybrid bench load" benchCommand with
+            Choices =
+                [
+                    {
+                        Word = "prepare"
+                        Needs = []
+                        Takes = [ "--text-tokenizer"; "--text"; "--image-tokenizer"; "--pictures"; "--image-size" ]
+                    }
+                    { Word = "load"; Needs = []; Takes = [ "--tokens"; "--length"; "--batch" ] }
+                ]
+        }
 
         entry<InspectArguments>
             "inspect"

@@ -14,9 +14,11 @@ internal static class BenchJob
             BenchAction.Prepare => BenchPrepareJob.Run(command, stop),
             _ => throw new InputException($"{command.Action} is not measured by this build."),
         };
-        result["peak_rss_bytes"] = PeakMemory();
-        Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
+        Say(command, result);
     }
+
+    /// <inheritdoc cref="Run(BenchCommand, CancellationToken)"/>
+    public static void Run(BenchLoadCommand command, CancellationToken stop) => Say(command, BenchLoadJob.Run(command, stop));
 
     /// <summary>
     /// How often a piece of work was done, by several threads at once for a time. <paramref name="work"/> gets a number that counts up
@@ -65,6 +67,12 @@ internal static class BenchJob
         Array.ForEach(all, thread => thread.Join());
         stop.ThrowIfCancellationRequested();
         return failure is null ? (clock.Elapsed.TotalSeconds, pieces, sums) : throw failure;
+    }
+
+    private static void Say(ICommand command, JsonObject result)
+    {
+        result["peak_rss_bytes"] = PeakMemory();
+        Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
     }
 
     private static long PeakMemory()

@@ -11,6 +11,7 @@ let private all =
         [
             AlignmentTests.tests
             BadInputTests.tests
+            BatchFeedTests.tests
             CommandLineTests.tests
             ConfigTests.tests
             ConvertTests.tests

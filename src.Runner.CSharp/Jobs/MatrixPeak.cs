@@ -1,0 +1,50 @@
+using System.Diagnostics;
+using TorchSharp;
+
+namespace Hybrid.Runner;
+
+/// <summary>What this machine's matrix products reach: what other figures are a share of.</summary>
+internal static class MatrixPeak
+{
+    private const int CpuSide = 2048, GpuSide = 8192, FewestRounds = 5;
+
+    /// <summary>Floating-point operations a second in square matrix products of a side that suits the device, the best of several.</summary>
+    public static double Measure(torch.ScalarType type, torch.Device device) =>
+        Measure(type, device, device.type == DeviceType.CPU ? CpuSide : GpuSide, seconds: 1);
+
+    /// <summary>The same for a side, for about so many seconds.</summary>
+    public static double Measure(torch.ScalarType type, torch.Device device, int side, double seconds)
+    {
+        using torch.Tensor a = Random(), b = Random();
+        double best = double.PositiveInfinity;
+        long start = Stopwatch.GetTimestamp();
+        for (int round = 0; round < FewestRounds || Stopwatch.GetElapsedTime(start).TotalSeconds < seconds; round++)
+        {
+            Synchronize(device);
+            long begun = Stopwatch.GetTimestamp();
+            using (a.matmul(b))
+            {
+                Synchronize(device);
+            }
+
+            best = Math.Min(best, Stopwatch.GetElapsedTime(begun).TotalSeconds);
+        }
+
+        return 2.0 * side * side * side / best;
+
+        torch.Tensor Random()
+        {
+            using torch.Tensor values = torch.rand(side, side, device: device);
+            return values.to(type);
+        }
+    }
+
+    /// <summary>Waits for what a GPU was given to do.</summary>
+    public static void Synchronize(torch.Device device)
+    {
+        if (device.type == DeviceType.CUDA)
+        {
+            torch.cuda.synchronize();
+        }
+    }
+}
