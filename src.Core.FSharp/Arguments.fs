@@ -286,7 +286,7 @@ type internal ConvertArguments =
             | Json -> Words.json
 
 type internal BenchArguments =
-    | [<Mandatory; Unique; MainCommand; Value("prepare|train", Closed = true)>] Action of string
+    | [<Mandatory; Unique; MainCommand; Value("prepare|train|load", Closed = true)>] Action of string
     | [<Unique; Value("F")>] Text_Tokenizer of string
     | [<Value("F", Several = true)>] Text of string
     | [<Unique; Value("PATH")>] Image_Tokenizer of string
@@ -297,34 +297,37 @@ type internal BenchArguments =
     | [<Unique; Value("small|tiny|160m|1b", Closed = true)>] Size of string
     | [<Unique; Value("PATH")>] Model of string
     | [<Unique; Value("F")>] Model_Config of string
-    | [<Unique; Value("N", Minimum = 1.0)>] Batch of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Batch of int
     | [<Unique; Value("N", Minimum = 1.0)>] Micro_Batch of int
-    | [<Unique; Value("N", Minimum = 1.0)>] Positions of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Positions of int
     | [<Unique; Value("bf16|fp32", Closed = true)>] Precision of string
     | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
     | [<Unique>] Profile
+    | [<Unique; Value("PATH")>] Tokens of string
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
-            | Action _ -> "prepare: tokenizing, decoding and resizing, encoding; train: steps of training"
+            | Action _ ->
+                "prepare: tokenizing, decoding and resizing, encoding; train: steps of training; load: batches for training"
             | Text_Tokenizer _ -> "prepare: a tokenizer.json"
             | Text _ -> "prepare: UTF-8 files to tokenize"
             | Image_Tokenizer _ -> "prepare: a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
             | Pictures _ -> "prepare: pictures, folders of them, or tars"
             | Image_Size _ -> "prepare: pictures are cropped and resized to N x N pixels (default: 256)"
-            | Threads _ -> "threads of the measurements with several (default: all cores)"
-            | Seconds _ -> "prepare: how long each measurement goes on (default: 5)"
+            | Threads _ -> "threads of the measurements with several (default: all cores; load: as many as training takes)"
+            | Seconds _ -> "prepare, load: how long each measurement goes on (default: 5)"
             | Size _ -> "train: a shape to compare by (default: small)"
             | Model _ -> "train: a model on disk instead"
             | Model_Config _ -> Words.modelConfig
-            | Batch _ -> "train: sequences of a step (default: the size's; 8 for a model)"
+            | Batch _ -> "train, load: sequences of a step (default: the size's, else 8)"
             | Micro_Batch _ -> "train: sequences worked on together (default: the batch)"
-            | Positions _ -> "train: positions of a sequence (default: the size's or the model's)"
+            | Positions _ -> "train, load: positions of a sequence (default: the size's or the model's; load: 1152)"
             | Precision _ -> "train: what the model computes in (default: bf16)"
             | Steps _ -> "train: steps that are timed, after three that are not (default: 8)"
             | Profile -> "train: where the time of a step goes"
+            | Tokens _ -> "load: shards or ready sequences (default: shards made for the purpose)"
             | Json -> Words.json
 
 type internal InspectArguments =

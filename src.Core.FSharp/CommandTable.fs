@@ -191,6 +191,8 @@ let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
     let json = given.Contains <@ BenchArguments.Json @>
     let threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
 
+    let seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
+
     match given.GetResult <@ BenchArguments.Action @> with
     | "prepare" ->
         {
@@ -200,7 +202,16 @@ let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
             Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
             ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
             Threads = threads
-            Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
+            Seconds = seconds
+            Json = json
+        }
+    | "load" ->
+        {
+            BenchLoadCommand.Tokens = given.TryGetResult <@ BenchArguments.Tokens @> |> Option.toObj
+            Length = given.GetResult(<@ BenchArguments.Positions @>, defaultValue = 1152)
+            Batch = given.GetResult(<@ BenchArguments.Batch @>, defaultValue = 8)
+            Threads = threads
+            Seconds = seconds
             Json = json
         }
     | _ ->
@@ -413,7 +424,11 @@ let table: Entry list =
             Together = [ "--text-rows"; "--image-codes" ]
         }
 
-        { entry<BenchArguments> "bench" "how fast this machine prepares and trains" "hybrid bench train --size small" benchCommand with
+        { entry<BenchArguments>
+              "bench"
+              "how fast this machine prepares, loads and trains"
+              "hybrid bench train --size small"
+              benchCommand with
             Choices =
                 [
                     {
@@ -437,6 +452,7 @@ let table: Entry list =
                                 "--profile"
                             ]
                     }
+                    { Word = "load"; Needs = []; Takes = [ "--tokens"; "--positions"; "--batch"; "--seconds" ] }
                 ]
         }
 

@@ -274,6 +274,24 @@ type BenchTrainCommand =
     interface ICommand with
         member command.Json = command.Json
 
+/// How fast training gets its batches, without a model.
+type BenchLoadCommand =
+    {
+        /// Token shards or ready sequences; null makes shards for the purpose
+        Tokens: string | null
+        /// Positions of a composed sequence
+        Length: int
+        /// Sequences of a step
+        Batch: int
+        /// Steps composed at once; null takes what training takes
+        Threads: Nullable<int>
+        Seconds: float
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
 /// What a file or directory is.
 type InspectCommand =
     {

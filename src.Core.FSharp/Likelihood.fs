@@ -31,19 +31,31 @@ let private scoreBatch (config: ModelConfig) (rows: int) (weights: Weights) (ite
     let tokens = (Host.int64s [ int64 items.Length; int64 length ] padded).``to`` device
     let inputs = tokens.narrow (1, 0L, int64 length - 1L)
     let targets = tokens.narrow (1, 1L, int64 length - 1L)
-    let logits = (Decoder.logits config rows weights inputs).``to`` torch.float32
+
+    // Only the places before a continuation's tokens need logits.
+    let places =
+        items
+        |> Array.mapi (fun i item ->
+            let start = i * (length - 1) + item.Context.Length - 1
+            Array.init item.Continuation.Length (fun k -> int64 (start + k)))
+
+    let index = (Host.int64s [ -1L ] (Array.concat places)).``to`` device
+    let some (x: torch.Tensor) (shape: int64[]) = x.reshape(shape).index_select(0L, index)
+    let hidden = some (Decoder.hidden config weights inputs) [| -1L; int64 config.Width |]
+    let logits = (Decoder.head config weights rows hidden).``to`` torch.float32
+    let targets = some targets [| -1L |]
     let chosen = logits.gather(-1L, targets.unsqueeze -1L).squeeze -1
     let logProbability = (chosen.sub (logits.logsumexp -1L)).cpu().data<float32>().ToArray()
     let first = logits.argmax(-1L).eq(targets).cpu().data<bool>().ToArray()
+    let starts = places |> Array.scan (fun at own -> at + own.Length) 0
 
     items
     |> Array.mapi (fun i item ->
-        let start = i * (length - 1) + item.Context.Length - 1
-        let places = [| start .. start + item.Continuation.Length - 1 |]
+        let own = [| starts[i] .. starts[i + 1] - 1 |]
 
         {
-            LogLikelihood = places |> Array.sumBy (fun place -> float logProbability[place])
-            Greedy = places |> Array.forall (fun place -> first[place])
+            LogLikelihood = own |> Array.sumBy (fun place -> float logProbability[place])
+            Greedy = own |> Array.forall (fun place -> first[place])
             Tokens = item.Continuation.Length
         })
 

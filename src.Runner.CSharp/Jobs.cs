@@ -57,6 +57,9 @@ internal static class Jobs
             case BenchTrainCommand steps:
                 BenchJob.Run(steps, stop);
                 break;
+            case BenchLoadCommand load:
+                BenchJob.Run(load, stop);
+                break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);
                 break;

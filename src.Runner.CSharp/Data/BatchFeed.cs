@@ -7,7 +7,7 @@ namespace Hybrid.Runner;
 
 /// <summary>
 /// The batches of a run, composed ahead of their use on other threads, several steps at once. Which sequences a step sees is a function
-/// of the step alone, so a run that is resumed sees the same ones. At most <see cref="Ahead"/> steps and one are in memory.
+/// of the step alone, so a run that is resumed sees the same ones. A few steps are in memory, however long the run.
 /// </summary>
 internal sealed class BatchFeed : IDisposable
 {
@@ -15,7 +15,7 @@ internal sealed class BatchFeed : IDisposable
 
     private readonly CancellationTokenSource stopping = new();
     private readonly SemaphoreSlim free;
-    private readonly Channel<Task<Batch[]>> steps = Channel.CreateBounded<Task<Batch[]>>(Ahead);
+    private readonly Channel<Task<Batch[]>> steps;
     private readonly Task producer;
 
     /// <summary>Begins at a step, which sees the sequences at positions step · sequences and on; its batches are on a device.</summary>
@@ -27,8 +27,9 @@ internal sealed class BatchFeed : IDisposable
     /// <param name="threads">How many steps are composed at once; 0 leaves it to the machine.</param>
     public BatchFeed(ISequenceSource source, TrainPlan plan, torch.Device device, long firstStep, long lastStep, int threads = 0)
     {
-        Threads = threads > 0 ? Math.Min(threads, Ahead) : Math.Clamp(Environment.ProcessorCount / 2, 1, Ahead);
+        Threads = threads > 0 ? threads : Math.Clamp(Environment.ProcessorCount / 2, 1, Ahead);
         free = new(Threads);
+        steps = Channel.CreateBounded<Task<Batch[]>>(Math.Max(Ahead, Threads));
         producer = Task.Run(async () =>
         {
             try

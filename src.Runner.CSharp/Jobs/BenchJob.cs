@@ -16,6 +16,9 @@ internal static class BenchJob
         Say(command, BenchTrainJob.Run(command, stop));
     }
 
+    /// <inheritdoc cref="Run(BenchPrepareCommand, CancellationToken)"/>
+    public static void Run(BenchLoadCommand command, CancellationToken stop) => Say(command, BenchLoadJob.Run(command, stop));
+
     /// <summary>
     /// How often a piece of work was done, by several threads at once for a time. <paramref name="work"/> gets a number that counts up
     /// over all threads; its sum of amounts is given back with the time that passed.

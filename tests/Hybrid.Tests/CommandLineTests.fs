@@ -124,7 +124,7 @@ let private frozen =
         ]
         "bench",
         [
-            "prepare|train"
+            "prepare|train|load"
             "--text-tokenizer F"
             "--text F..."
             "--image-tokenizer PATH"
@@ -141,6 +141,7 @@ let private frozen =
             "--precision bf16|fp32"
             "--steps N"
             "--profile"
+            "--tokens PATH"
             "--json"
         ]
         "inspect", [ "PATH"; "--json" ]
@@ -357,6 +358,21 @@ let private parsing =
                         && c.Resume
                         && not c.Json))
 
+            testCase "bench load makes its own shards or takes some" (fun () ->
+                gives<BenchLoadCommand> [ "bench"; "load" ] (fun c ->
+                    isNull c.Tokens && (c.Length, c.Batch, c.Seconds) = (1152, 8, 5.0) && not c.Threads.HasValue && not c.Json)
+
+                gives<BenchLoadCommand>
+                    [
+                        yield! [ "bench"; "load"; "--tokens"; "shards"; "--positions"; "96"; "--batch"; "32" ]
+                        yield! [ "--threads"; "3"; "--seconds"; "0.5"; "--json" ]
+                    ]
+                    (fun c ->
+                        c.Tokens = "shards"
+                        && (c.Length, c.Batch, c.Seconds) = (96, 32, 0.5)
+                        && c.Threads = Nullable 3
+                        && c.Json))
+
             testCase "bench measures what inputs are given for" (fun () ->
                 gives<BenchPrepareCommand> [ "bench"; "prepare" ] (fun c ->
                     isNull c.TextTokenizer && c.Text.Count + c.Pictures.Count = 0 && not c.Threads.HasValue && c.Seconds = 5.0)
@@ -491,6 +507,8 @@ let private wrong =
         [
             "The first word must be one of encode, decode, reconstruct, train, but was given 'encod'. Did you mean encode?"
         ]
+        [ "bench"; "load"; "--text"; "a" ], [ "--text belongs to prepare, not to load." ]
+        [ "bench"; "load"; "--positions"; "0" ], [ "--positions" ]
         [ "image"; "--tokenizer"; "v"; "--input"; "a"; "--out"; "o" ], [ "hybrid image needs encode|decode|reconstruct|train" ]
         [ "image"; "encode"; "--input"; "a"; "--out"; "o" ], [ "hybrid image encode needs --tokenizer PATH" ]
         [ "image"; "decode"; "--tokenizr"; "v"; "--input"; "a"; "--out"; "o"; "--steps"; "3"; "--resume"; "auto" ],

@@ -2,6 +2,7 @@
 module Hybrid.Tests.GoldenTests
 
 open System
+open System.Collections.Generic
 open System.IO
 open System.Text.Json
 open System.Threading
@@ -111,12 +112,24 @@ let private training =
             "batch": { "sequences": 8, "microBatch": 4 } }"""
 
         use folder = new Folder()
-        let plan = TrainPlan(Descriptions.Training("train_a", configuration, []))
         use progress = Progress.On(TextWriter.Null, TimeProvider.System)
-        let outcome = TrainJob.Run(plan, folder.At "run", null, CancellationToken.None, progress)
+
+        let trained (padding: string) =
+            let values = [ KeyValuePair("batch.padding", padding) ]
+            let plan = TrainPlan(Descriptions.Training("train_a", configuration, values))
+            let outcome = TrainJob.Run(plan, folder.At padding, null, CancellationToken.None, progress)
+            File.ReadAllLines(Path.Combine(outcome.Run, "metrics.jsonl"))
+
         let steps = elements "trajectory" (json (material [ "golden"; "train_a"; "expected.json" ]))
-        let lines = File.ReadAllLines(Path.Combine(outcome.Run, "metrics.jsonl"))
+        let lines = trained "dropped"
         Expect.equal lines.Length steps.Length "a line for each step"
+
+        for dropped, kept in Array.zip lines (trained "kept") do
+            use dropped = JsonDocument.Parse dropped
+            use kept = JsonDocument.Parse kept
+
+            for key in [ "loss"; "text"; "image"; "structure" ] do
+                close 1e-4 $"{key}, padding kept" (number key kept.RootElement) (number key dropped.RootElement)
 
         for line, step in Array.zip lines steps do
             use document = JsonDocument.Parse line

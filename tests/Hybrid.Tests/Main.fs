@@ -13,6 +13,7 @@ let private all =
             BadInputTests.tests
             BenchTests.tests
             CheckpointingTests.tests
+            BatchFeedTests.tests
             CommandLineTests.tests
             ConfigTests.tests
             ConvertTests.tests

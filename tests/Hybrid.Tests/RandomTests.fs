@@ -143,6 +143,22 @@ let tests =
                     Expect.all work.Result (fun x -> x >= 0L && x < count) $"range of {count}"
                     Expect.equal (List.distinct work.Result).Length places.Length $"distinct places of {count}")
 
+            testCase "the order of 134 million pairs takes no memory" (fun () ->
+                let count = 134_000_000L
+                let order = stream 1L "order"
+                let places = [| for i in 0L .. 9_999L -> i * (count / 9_999L) |> min (count - 1L) |]
+                let before = GC.GetAllocatedBytesForCurrentThread()
+                let found = places |> Array.map (Random.permuted count order)
+                Expect.isLessThan (GC.GetAllocatedBytesForCurrentThread() - before) 1_000_000L "memory"
+                Expect.all found (fun place -> place >= 0L && place < count) "range"
+                Expect.equal (Array.distinct found).Length places.Length "distinct"
+                // They fall into the tenths of the range about equally often: 1,000 each, with a deviation of 30.
+                let tenths = found |> Array.countBy (fun place -> 10L * place / count)
+                Expect.all tenths (fun (_, n) -> abs (n - 1000) < 180) "spread"
+                let first = Random.permuted count order 0L
+                Expect.equal first (Random.permuted count (stream 1L "order") 0L) "the same again"
+                Expect.notEqual first (Random.permuted count (stream 2L "order") 0L) "another seed")
+
             testCase "permuted refuses a position outside" (fun () ->
                 for position in [ -1L; 5L; Int64.MaxValue ] do
                     Expect.throwsT<ArgumentOutOfRangeException>

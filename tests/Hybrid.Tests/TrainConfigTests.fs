@@ -181,7 +181,7 @@ let tests =
                         "length": 1, "captionDrop": 1.5, "heldOut": "x"},
                         "optimizer": {"learningRate": "fast", "betas": [0.9, 1.0], "epsilon": -1, "weightDecay": null, "decay": "some"},
                         "schedule": {"kind": "linear", "warmupSteps": -1, "steps": 0, "minimumLearningRate": "0"},
-                        "batch": {"sequences": 0, "microBatch": 0.5}, "clipNorm": "1", "precision": "fp16",
+                        "batch": {"sequences": 0, "microBatch": 0.5, "padding": "gone"}, "clipNorm": "1", "precision": "fp16",
                         "loss": {"text": -1, "image": "1", "structure": [], "z": null, "zz": 1},
                         "checkpoint": {"everySteps": 0}, "seed": 0.5, "trainable": "none", "newRows": "zero", "sede": 1}"""
 
@@ -211,6 +211,7 @@ let tests =
                         "schedule.minimumLearningRate"
                         "batch.sequences"
                         "batch.microBatch"
+                        "batch.padding"
                         "clipNorm"
                         "precision"
                         "loss.text"
