@@ -21,6 +21,7 @@ let private all =
             FusedTests.tests
             FuzzTests.tests
             GoldenTests.tests
+            GpuCheckTests.tests
             HostCommandTests.tests
             HostTests.tests
             ImageQualityTests.tests
