@@ -12,6 +12,8 @@ type internal HeadPlan =
     {
         /// Rows of the table that have a logit
         Rows: int64
+        /// Columns of the logits, at least `Rows`; those after them stand for nothing
+        Columns: int64
         /// [N] int64, in range everywhere
         Targets: torch.Tensor
         /// [N] fp32
@@ -33,7 +35,9 @@ let private gradientOf
     (logits: torch.Tensor)
     (sum: torch.Tensor)
     : torch.Tensor =
-    if Kernels.takes logits then
+    let columns = logits.shape[1]
+
+    if Kernels.takes logits && columns = plan.Rows then
         let value =
             Kernels.crossEntropy
                 logits
@@ -47,6 +51,10 @@ let private gradientOf
     else
         let weights, ids = (some plan.Weights).unsqueeze 1L, (some plan.Targets).unsqueeze 1L
         let wide = logits.``to`` torch.float32
+
+        if columns > plan.Rows then
+            wide.narrow(1L, plan.Rows, columns - plan.Rows).fill_(Scalars.Of(-infinity)) |> ignore
+
         let logP = torch.nn.functional.log_softmax (wide, -1L)
         let crossEntropy = logP.gather(1L, ids).neg_()
         let weighted = crossEntropy.mul weights
@@ -65,6 +73,15 @@ let private gradientOf
         (some plan.CrossEntropy).copy_(crossEntropy.squeeze 1L) |> ignore
         logP.exp_().mul_(slope).scatter_add_(1L, ids, weights.neg ()).``to`` logits.dtype
 
+/// The first `columns` rows of a table, zeros where it has fewer.
+let private lengthened (columns: int64) (table: torch.Tensor) : torch.Tensor =
+    let missing = columns - table.shape[0]
+
+    if missing <= 0L then
+        table.narrow (0L, 0L, columns)
+    else
+        torch.cat ([| table; table.new_zeros ([| missing; table.shape[1] |]) |], 0L)
+
 /// The objective's sum over targets from hidden states [N, D] and the head's table [R, D].
 type internal HeadFunction() =
     inherit torch.autograd.SingleTensorFunction<HeadFunction>()
@@ -74,11 +91,12 @@ type internal HeadFunction() =
     override _.forward(ctx: torch.autograd.AutogradContext, [<ParamArray>] arguments: obj[]) : torch.Tensor =
         use scope = torch.NewDisposeScope()
         let hidden, whole, plan = arguments[0] :?> torch.Tensor, arguments[1] :?> torch.Tensor, arguments[2] :?> HeadPlan
-        let table = whole.narrow (0L, 0L, plan.Rows)
+        let columns = plan.Columns
+        let table = lengthened columns whole
         let n = hidden.shape[0]
         let hiddenGradient = torch.empty_like hidden
-        let tableGradient = torch.zeros_like whole
-        let target = tableGradient.narrow (0L, 0L, plan.Rows)
+        let tableGradient = whole.new_zeros [| max columns whole.shape[0]; whole.shape[1] |]
+        let target = tableGradient.narrow (0L, 0L, columns)
         let sum = torch.zeros (Array.empty<int64>, dtype = torch.float32, device = hidden.device)
         let step = rowsAtOnce n plan.Rows
 
@@ -90,7 +108,7 @@ type internal HeadFunction() =
             (some hiddenGradient).copy_(gradient.mm table) |> ignore
             target.addmm_ (gradient.t (), h) |> ignore
 
-        Fused.save ctx [ hiddenGradient; tableGradient ]
+        Fused.save ctx [ hiddenGradient; tableGradient.narrow (0L, 0L, whole.shape[0]) ]
         sum.MoveToOuterDisposeScope()
 
     override _.backward(ctx: torch.autograd.AutogradContext, outer: torch.Tensor) : List<torch.Tensor> =
@@ -122,10 +140,9 @@ let private linear (objective: Objective) : (float32[] * float) option =
 
     if known then Some(kinds, normaliser) else None
 
-/// An objective's value from hidden states after the final norm, x_BTD or those of packed rows, x_ND. Objectives made of
-/// cross-entropies and z-loss are computed over some targets at a time; one with terms of its own from all logits. Errors:
-/// ShapeException.
-let evaluate
+/// `evaluate` with the number of the logits' columns rounded up to a multiple of `border`, which changes no value beyond rounding.
+let evaluateWithin
+    (border: int64)
     (objective: Objective)
     (config: ModelConfig)
     (vocabulary: Vocabulary)
@@ -144,6 +161,7 @@ let evaluate
         let plan =
             {
                 Rows = int64 vocabulary.Rows
+                Columns = (int64 vocabulary.Rows + border - 1L) / border * border
                 Targets = batch.Targets.reshape n
                 Weights = perKind byKind
                 NormaliserWeights =
@@ -165,3 +183,18 @@ let evaluate
                 |]
 
         { Objective = sum.MoveToOuterDisposeScope(); Parts = parts.MoveToOuterDisposeScope() }
+
+/// An objective's value from hidden states after the final norm, x_BTD or those of packed rows, x_ND. Objectives made of
+/// cross-entropies and z-loss are computed over some targets at a time; one with terms of its own from all logits. Errors:
+/// ShapeException.
+let evaluate
+    (objective: Objective)
+    (config: ModelConfig)
+    (vocabulary: Vocabulary)
+    (weights: Weights)
+    (batch: Batch)
+    (x: torch.Tensor)
+    : LossValue =
+    // The matrix units of a GPU want rows that start at multiples of 16 bytes, and tables seldom have such a number of rows.
+    let border = if x.device_type = DeviceType.CUDA then 64L else 1L
+    evaluateWithin border objective config vocabulary weights batch x

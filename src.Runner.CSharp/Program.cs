@@ -49,12 +49,21 @@ public static class Program
             Terminal.Fail($"a file could not be read or written: {error.Message}");
             return Failed;
         }
+        catch (Exception error) when (error is OutOfMemoryException || IsFullDevice(error))
+        {
+            Terminal.Fail($"the memory of the device is full: {FirstLine(error.Message)} Take fewer sequences at a time (batch.microBatch), a smaller model, or another device ({TorchLibrary.DeviceVariable}).\n{Trace.Keep(error)}");
+            return Failed;
+        }
         catch (Exception error)
         {
             Terminal.Fail($"something went wrong inside the program ({error.GetType().Name}): {FirstLine(error.Message)}\n{Trace.Keep(error)}");
             return Failed;
         }
     }
+
+    // What torch throws when a GPU has no memory left.
+    private static bool IsFullDevice(Exception error) =>
+        error is System.Runtime.InteropServices.ExternalException && error.Message.Contains("out of memory", StringComparison.OrdinalIgnoreCase);
 
     // torch puts a trace of its own behind the first line.
     private static string FirstLine(string message) => message.TrimStart().Split('\n', 2)[0].TrimEnd();

@@ -8,7 +8,7 @@ namespace Hybrid.Runner;
 /// Which libtorch this process computes with: the build's own, or the one in the folder that HYBRID_LIBTORCH names (a Python
 /// wheel's torch/lib or the lib folder of a libtorch zip), loaded where it lies because its libraries find each other there.
 /// </summary>
-public static class TorchLibrary
+public static partial class TorchLibrary
 {
     public const string FolderVariable = "HYBRID_LIBTORCH", ThreadsVariable = "HYBRID_THREADS", DeviceVariable = "HYBRID_DEVICE";
 
@@ -49,7 +49,7 @@ public static class TorchLibrary
             }
 
             string? given = Environment.GetEnvironmentVariable(FolderVariable);
-            bool cuda = false;
+            bool cuda = false, wanted = Environment.GetEnvironmentVariable(DeviceVariable) != "cpu";
             if (string.IsNullOrEmpty(given))
             {
                 Folder = BuiltIn ?? throw new InputException(
@@ -59,12 +59,7 @@ public static class TorchLibrary
             {
                 Folder = Path.GetFullPath(given);
                 LoadFrom(Folder);
-                cuda = File.Exists(Path.Combine(Folder, FileName("torch_cuda")));
-            }
-
-            if (cuda)
-            {
-                cuda = StartCuda();
+                cuda = wanted && MadeForCuda && StartCuda();
             }
 
             torch.set_num_threads(Threads());
@@ -72,6 +67,29 @@ public static class TorchLibrary
             loaded = true;
         }
     }
+
+    /// <summary>Whether the libtorch that was loaded can compute on a GPU, if there is one.</summary>
+    internal static bool MadeForCuda => File.Exists(Path.Combine(Folder ?? "", FileName("torch_cuda")));
+
+    /// <summary>The version of the libtorch that was loaded, such as 2.10; null where it is too old to say.</summary>
+    internal static string? Version
+    {
+        get
+        {
+            try
+            {
+                ulong version = AbiVersion();
+                return $"{version >> 56}.{(version >> 48) & 0xFF}";
+            }
+            catch (EntryPointNotFoundException)
+            {
+                return null;
+            }
+        }
+    }
+
+    [LibraryImport("torch_cpu", EntryPoint = "aoti_torch_abi_version")]
+    private static partial ulong AbiVersion();
 
     /// <summary>A library's file name on this system.</summary>
     internal static string FileName(string library) =>
@@ -105,18 +123,42 @@ public static class TorchLibrary
         {
             throw new InputException($"{library} cannot be loaded: {error.Message}", error);
         }
+
+        // TorchSharp would load its own part by itself, but not say why where it does not go with this libtorch.
+        try
+        {
+            NativeLibrary.Load("LibTorchSharp", typeof(torch).Assembly, null);
+        }
+        catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
+        {
+            throw new InputException(
+                $"the libtorch in {folder} ({(Version is { } version ? $"version {version}" : "its version is not known")}) does not go with this build, which wants 2.10: {Reason(error.Message)}", error);
+        }
     }
+
+    /// <summary>What the loader said of the library that it found; it says of every other place that it is not there.</summary>
+    private static string Reason(string message) =>
+        message.Split('\n').Select(line => line.Trim()).FirstOrDefault(line => line.Contains("undefined symbol", StringComparison.Ordinal) || line.Contains("version `", StringComparison.Ordinal))
+        ?? message;
 
     private static bool StartCuda()
     {
         try
         {
             torch.InitializeDeviceType(DeviceType.CUDA);
-            return torch.cuda.is_available();
+            if (!torch.cuda.is_available())
+            {
+                return false;
+            }
+
+            // fp32 is fp32, whatever torch or its environment would rather take; bf16 is there for speed.
+            torch.backends.cuda.matmul.allow_tf32 = false;
+            torch.backends.cudnn.allow_tf32 = false;
+            return true;
         }
         catch (Exception error) when (error is not OutOfMemoryException)
         {
-            Terminal.Warn($"this libtorch is made for CUDA, but no GPU can be used ({error.Message.TrimEnd()}); computing on the CPU");
+            Terminal.Warn($"this libtorch is made for CUDA, but no GPU can be used ({error.Message.TrimStart().Split('\n', 2)[0].TrimEnd()}); computing on the CPU");
             return false;
         }
     }

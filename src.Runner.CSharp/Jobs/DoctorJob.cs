@@ -7,7 +7,8 @@ namespace Hybrid.Runner;
 /// <summary>What this machine offers, what is missing, and how to mend it.</summary>
 internal static class DoctorJob
 {
-    private const int MatrixSide = 1024;
+    // A GPU does a product of 1,024² before the next is asked for.
+    private static int MatrixSide => TorchLibrary.Device.type == DeviceType.CUDA ? 8192 : 1024;
 
     /// <summary>One thing that was looked at.</summary>
     private sealed record Finding(string Name, bool Good, string Found, string Mend = "");
@@ -22,9 +23,11 @@ internal static class DoctorJob
             library,
         ];
         Dictionary<string, double> speed = [];
+        GpuMemory? gpu = null;
         if (usable)
         {
-            findings.Add(Device());
+            gpu = TorchLibrary.Device.type == DeviceType.CUDA ? GpuMemory.Read() : null;
+            findings.Add(Device(gpu));
             findings.Add(new("threads", true, $"{torch.get_num_threads()} of {Environment.ProcessorCount} cores ({TorchLibrary.ThreadsVariable} changes it)"));
             speed["fp32_gflops"] = Speed(torch.float32);
             speed["bf16_gflops"] = Speed(torch.bfloat16);
@@ -45,6 +48,8 @@ internal static class DoctorJob
             {
                 ["ok"] = good,
                 ["libtorch"] = TorchLibrary.Folder,
+                ["libtorch_version"] = usable ? TorchLibrary.Version : null,
+                ["gpu"] = gpu is null ? null : new { gpu.Name, TotalBytes = gpu.Total, FreeBytes = gpu.Free },
                 ["device"] = usable ? TorchLibrary.Device.ToString() : null,
                 ["threads"] = usable ? torch.get_num_threads() : null,
                 ["speed"] = speed,
@@ -76,7 +81,8 @@ internal static class DoctorJob
             using torch.Tensor sum = ones.sum();
             bool right = sum.item<float>() == 3f;
             string own = Environment.GetEnvironmentVariable(TorchLibrary.FolderVariable) is { Length: > 0 } ? $"named by {TorchLibrary.FolderVariable}" : "this build's own";
-            return (new("libtorch", right, $"{TorchLibrary.Folder} ({own})" + (right ? "" : "; it adds up wrongly"), mend), right);
+            string version = TorchLibrary.Version is { } known ? $"{known}, " : "";
+            return (new("libtorch", right, $"{version}{TorchLibrary.Folder} ({own})" + (right ? "" : "; it adds up wrongly"), mend), right);
         }
         catch (InputException error)
         {
@@ -89,15 +95,16 @@ internal static class DoctorJob
         }
     }
 
-    private static Finding Device()
+    private static Finding Device(GpuMemory? gpu)
     {
         if (TorchLibrary.Device.type == DeviceType.CUDA)
         {
-            return new("device", true, $"GPU ({torch.cuda.device_count()} in reach); {TorchLibrary.DeviceVariable}=cpu leaves it aside");
+            const double gibibyte = 1L << 30;
+            string what = gpu is null ? "GPU" : $"{gpu.Name}, {gpu.Free / gibibyte:0.0} of {gpu.Total / gibibyte:0.0} GiB free";
+            return new("device", true, $"{what} ({torch.cuda.device_count()} in reach); {TorchLibrary.DeviceVariable}=cpu leaves it aside");
         }
 
-        bool made = File.Exists(Path.Combine(TorchLibrary.Folder ?? "", TorchLibrary.FileName("torch_cuda")));
-        return new("device", true, made ? "CPU, although this libtorch is made for CUDA: no GPU is in reach, or HYBRID_DEVICE is cpu" : "CPU (this libtorch is made for CPUs only)");
+        return new("device", true, TorchLibrary.MadeForCuda ? "CPU, although this libtorch is made for CUDA: no GPU is in reach, or HYBRID_DEVICE is cpu" : "CPU (this libtorch is made for CPUs only)");
     }
 
     /// <summary>Billions of floating-point operations a second in square matrix products, the best of a few.</summary>
@@ -105,14 +112,14 @@ internal static class DoctorJob
     {
         using DisposeScope scope = torch.NewDisposeScope();
         torch.Tensor a = torch.rand(MatrixSide, MatrixSide, device: TorchLibrary.Device).to(type), b = a.t().contiguous();
-        double best = 0;
+        double best = 0, operations = 2.0 * MatrixSide * MatrixSide * MatrixSide;
         long start = Stopwatch.GetTimestamp();
         for (int round = 0; round < 3 || Stopwatch.GetElapsedTime(start).TotalSeconds < 0.3; round++)
         {
             long begun = Stopwatch.GetTimestamp();
             using torch.Tensor product = a.matmul(b);
             using torch.Tensor corner = product[0, 0].cpu();
-            best = Math.Max(best, 2.0 * MatrixSide * MatrixSide * MatrixSide / Stopwatch.GetElapsedTime(begun).TotalSeconds / 1e9);
+            best = Math.Max(best, operations / Stopwatch.GetElapsedTime(begun).TotalSeconds / 1e9);
         }
 
         return best;

@@ -24,6 +24,7 @@ let private all =
             FusedTests.tests
             FuzzTests.tests
             GoldenTests.tests
+            GpuCheckTests.tests
             HostCommandTests.tests
             HostTests.tests
             ImageQualityTests.tests
@@ -35,6 +36,7 @@ let private all =
             ImageTrainJobTests.tests
             ImageTrainingTests.tests
             JsonTests.tests
+            KernelTests.tests
             LayersTests.tests
             LikelihoodTests.tests
             LoadMemoryTests.tests
