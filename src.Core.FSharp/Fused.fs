@@ -108,6 +108,77 @@ type private SwiGluGate() =
 /// silu(g) · u of [.., g | u]: [.., 2F] to [.., F].
 let swiGluGate (hidden: torch.Tensor) : torch.Tensor = SwiGluGate.apply hidden
 
+type private Norm() =
+    inherit torch.autograd.SingleTensorFunction<Norm>()
+
+    override _.Name = nameof Norm
+
+    override _.forward(ctx: Context, [<ParamArray>] arguments: obj[]) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+        let x, weight, bias = arguments[0] :?> torch.Tensor, arguments[1] :?> torch.Tensor, arguments[2]
+        let centred, epsilon = arguments[3] :?> bool, arguments[4] :?> float
+        let width = x.shape[x.shape.Length - 1]
+        let moments = torch.empty ([| 2L; x.numel () / width |], dtype = torch.float32)
+        let result = torch.empty_like x
+
+        let bias =
+            match bias with
+            | :? torch.Tensor as bias -> Some bias
+            | _ -> None
+
+        Kernels.norm centred epsilon weight bias x moments result
+        save ctx [ x; weight; moments ]
+        ctx.save_data ("centred", centred)
+        ctx.save_data ("biased", bias.IsSome)
+        result.MoveToOuterDisposeScope()
+
+    override _.backward(ctx: Context, gradient: torch.Tensor) : List<torch.Tensor> =
+        let biased = ctx.get_data "biased" :?> bool
+
+        Returned.Of(
+            gradient,
+            (if biased then 3 else 2),
+            (if biased then 2 else 3),
+            fun () ->
+                let saved = ctx.get_saved_variables ()
+                let x, weight = saved[0], saved[1]
+                let result = torch.empty_like x
+                let parameters = torch.zeros ([| 2L; weight.numel () |], dtype = torch.float32)
+
+                Kernels.normGradient
+                    (ctx.get_data "centred" :?> bool)
+                    weight
+                    x
+                    saved[2]
+                    (gradient.contiguous ())
+                    parameters
+                    result
+
+                let half = parameters.``to`` weight.dtype
+
+                [
+                    yield! [ result; half[0L] ]
+                    if biased then
+                        half[1L]
+                ]
+        )
+
+/// (x − mean) / √(variance + ε) · weight + bias over the last axis; without its mean where it is not `centred`, without a bias where
+/// there is none. For a tensor that `Kernels.takes`.
+let internal norm
+    (centred: bool)
+    (epsilon: float)
+    (weight: torch.Tensor)
+    (bias: torch.Tensor option)
+    (x: torch.Tensor)
+    : torch.Tensor =
+    let bias: obj =
+        match bias with
+        | Some bias -> bias
+        | None -> false
+
+    Norm.apply (x, weight, bias, centred, epsilon)
+
 /// What attention is told beside its input.
 [<NoEquality; NoComparison>]
 type AttentionPlan =

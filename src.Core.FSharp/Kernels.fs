@@ -30,6 +30,12 @@ let private rowsOf (tensor: torch.Tensor) : int * int =
     let width = tensor.shape[tensor.shape.Length - 1]
     int (tensor.numel () / max 1L width), int width
 
+/// Memory for one row of fp32 numbers; `release` lets go of it.
+let private scratchOf (width: int) : nativeptr<float32> =
+    NativePtr.ofVoidPtr (NativeMemory.AlignedAlloc(unativeint (4 * (width + lanes)), 64un))
+
+let private release (scratch: nativeptr<float32>) : unit = NativeMemory.AlignedFree(NativePtr.toVoidPtr scratch)
+
 // --- the gate
 
 [<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
@@ -183,12 +189,6 @@ let private softmaxGradientRow (p: Row) (g: Row) (first: int) (last: int) (lengt
 let inline private seen (first: int) (queries: int) (window: int) (row: int) : struct (int * int) =
     let last = first + row % queries + 1
     struct ((if window > 0 then max 0 (last - window) else 0), last)
-
-/// Memory for one row of fp32 numbers; `release` lets go of it.
-let private scratchOf (width: int) : nativeptr<float32> =
-    NativePtr.ofVoidPtr (NativeMemory.AlignedAlloc(unativeint (4 * (width + lanes)), 64un))
-
-let private release (scratch: nativeptr<float32>) : unit = NativeMemory.AlignedFree(NativePtr.toVoidPtr scratch)
 
 /// Causal softmax(scale · scores) in place: scores [N, G · queries, keys], the queries at positions `first` and on, which see the keys
 /// up to their own position, the last `window` of them where it is not 0.
@@ -441,3 +441,177 @@ let crossEntropy
         sum
     finally
         release scratch
+
+// --- norms
+
+/// The mean (0 where `centred` is not set) and 1 / √(variance + ε) of a row.
+[<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
+let private momentsRow (x: Row) (width: int) (centred: bool) (epsilon: float32) : struct (float32 * float32) =
+    let whole = width / lanes * lanes
+    let mutable mean = 0.0f
+
+    if centred then
+        let mutable sums = Lanes.Zero
+        let mutable i = 0
+
+        while i < whole do
+            sums <- sums + load x i
+            i <- i + lanes
+
+        mean <- Vector512.Sum sums
+
+        while i < width do
+            mean <- mean + get x i
+            i <- i + 1
+
+        mean <- mean / float32 width
+
+    let means = all mean
+    let mutable squares = Lanes.Zero
+    let mutable i = 0
+
+    while i < whole do
+        let d = load x i - means
+        squares <- fused d d squares
+        i <- i + lanes
+
+    let mutable square = Vector512.Sum squares
+
+    while i < width do
+        let d = get x i - mean
+        square <- square + d * d
+        i <- i + 1
+
+    struct (mean, 1.0f / MathF.Sqrt(square / float32 width + epsilon))
+
+[<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
+let private normRow
+    (x: Row)
+    (weight: Row)
+    (bias: Row)
+    (biased: bool)
+    (mean: float32)
+    (scale: float32)
+    (result: Row)
+    (width: int)
+    : unit =
+    let means, scales = all mean, all scale
+    let mutable i = 0
+
+    while i <= width - lanes do
+        let y = (load x i - means) * scales * load weight i
+        store result i (if biased then y + load bias i else y)
+        i <- i + lanes
+
+    while i < width do
+        let y = (get x i - mean) * scale * get weight i
+        set result i (if biased then y + get bias i else y)
+        i <- i + 1
+
+/// The gradient of one row, in `result`; adds its part of those of weight and bias.
+[<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
+let private normGradientRow
+    (x: Row)
+    (weight: Row)
+    (outer: Row)
+    (centred: bool)
+    (mean: float32)
+    (scale: float32)
+    (result: Row)
+    (weightSums: nativeptr<float32>)
+    (biasSums: nativeptr<float32>)
+    (width: int)
+    : unit =
+    let whole = width / lanes * lanes
+    let means, scales = all mean, all scale
+    let mutable slopes, products = Lanes.Zero, Lanes.Zero
+    let mutable i = 0
+
+    while i < whole do
+        let g = load outer i
+        let hat = (load x i - means) * scales
+        let slope = g * load weight i
+        storeSingles weightSums i (fused g hat (loadSingles weightSums i))
+        storeSingles biasSums i (g + loadSingles biasSums i)
+        slopes <- slopes + slope
+        products <- fused slope hat products
+        i <- i + lanes
+
+    let mutable slope, product = Vector512.Sum slopes, Vector512.Sum products
+
+    while i < width do
+        let g = get outer i
+        let hat = (get x i - mean) * scale
+        NativePtr.set weightSums i (NativePtr.get weightSums i + g * hat)
+        NativePtr.set biasSums i (NativePtr.get biasSums i + g)
+        slope <- slope + g * get weight i
+        product <- product + g * get weight i * hat
+        i <- i + 1
+
+    // What moves the mean of the row moves nothing after it, where the mean is taken away.
+    let slope = if centred then slope / float32 width else 0.0f
+    let product = product / float32 width
+    let slopes, products = all slope, all product
+    i <- 0
+
+    while i < whole do
+        let hat = (load x i - means) * scales
+        store result i (scales * (load outer i * load weight i - slopes - hat * products))
+        i <- i + lanes
+
+    while i < width do
+        let hat = (get x i - mean) * scale
+        set result i (scale * (get outer i * get weight i - slope - hat * product))
+        i <- i + 1
+
+/// (x − mean) / √(variance + ε) · weight + bias over the last axis, or without mean (`centred` not set) or bias. Writes mean and
+/// 1 / √(variance + ε) of each row into `moments` [2, N] fp32.
+let norm
+    (centred: bool)
+    (epsilon: float)
+    (weight: torch.Tensor)
+    (bias: torch.Tensor option)
+    (x: torch.Tensor)
+    (moments: torch.Tensor)
+    (result: torch.Tensor)
+    : unit =
+    let n, width = rowsOf x
+    let x, w, y, m = address x, address weight, address result, singles moments
+    let b = bias |> Option.map address |> Option.defaultValue w
+
+    for row in 0 .. n - 1 do
+        let x = NativePtr.add x (row * width)
+        let struct (mean, scale) = momentsRow x width centred (float32 epsilon)
+        NativePtr.set m row mean
+        NativePtr.set m (n + row) scale
+        normRow x w b bias.IsSome mean scale (NativePtr.add y (row * width)) width
+
+/// The gradient of `norm` in `result`, and those of weight and bias in `parameters` [2, D] fp32, zeros before.
+let normGradient
+    (centred: bool)
+    (weight: torch.Tensor)
+    (x: torch.Tensor)
+    (moments: torch.Tensor)
+    (outer: torch.Tensor)
+    (parameters: torch.Tensor)
+    (result: torch.Tensor)
+    : unit =
+    let n, width = rowsOf x
+
+    let x, w, g, y, m, p =
+        address x, address weight, address outer, address result, singles moments, singles parameters
+
+    for row in 0 .. n - 1 do
+        let at = row * width
+
+        normGradientRow
+            (NativePtr.add x at)
+            w
+            (NativePtr.add g at)
+            centred
+            (NativePtr.get m row)
+            (NativePtr.get m (n + row))
+            (NativePtr.add y at)
+            p
+            (NativePtr.add p width)
+            width

@@ -28,13 +28,16 @@ module Layers =
     /// A norm over the last axis; `weight` and `bias` are looked up under `prefix`. Statistics are fp32 in every precision.
     let norm (kind: Norm) (epsilon: float) (weights: Weights) (prefix: string) (x: torch.Tensor) : torch.Tensor =
         let width = x.shape[x.shape.Length - 1]
+        let weight () = weights (prefix + ".weight")
+        let bias () = weights (prefix + ".bias")
 
         match kind with
-        | LayerNorm ->
-            torch.nn.functional.layer_norm (x, [| width |], weights (prefix + ".weight"), weights (prefix + ".bias"), epsilon)
-        | GainLayerNorm -> torch.nn.functional.layer_norm (x, [| width |], weights (prefix + ".weight"), eps = epsilon)
         | PlainLayerNorm -> torch.nn.functional.layer_norm (x, [| width |], eps = epsilon)
-        | RmsNorm -> Dispatcher.rmsNorm (weights (prefix + ".weight")) epsilon x
+        | _ when Kernels.takes x ->
+            Fused.norm (kind <> RmsNorm) epsilon (weight ()) (if kind = LayerNorm then Some(bias ()) else None) x
+        | LayerNorm -> torch.nn.functional.layer_norm (x, [| width |], weight (), bias (), epsilon)
+        | GainLayerNorm -> torch.nn.functional.layer_norm (x, [| width |], weight (), eps = epsilon)
+        | RmsNorm -> Dispatcher.rmsNorm (weight ()) epsilon x
 
     /// The parameters of a norm of this width.
     let normParameters (kind: Norm) (prefix: string) (width: int) : ParameterSpec list =

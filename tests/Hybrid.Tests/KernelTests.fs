@@ -155,6 +155,51 @@ let private crossEntropies =
         // The target's slope is a difference of nearly equal numbers where the model is sure.
         close "gradient" (nonNull x.grad) logits)
 
+let private norms =
+    alone "norms and their gradients are torch's" (fun seed rows width ->
+        let n, d = int64 rows, int64 width
+        let x, outer = drawn seed 3.0 [ n; d ], drawn (seed + 1) 2.0 [ n; d ]
+        let weight, bias = drawn (seed + 2) 1.5 [ d ], drawn (seed + 3) 1.0 [ d ]
+
+        for centred, biased in [ true, true; true, false; false, false ] do
+            use _ = torch.enable_grad ()
+
+            let leaf (t: torch.Tensor) (precise: bool) =
+                let t = (if precise then wide t else t).detach().clone()
+                t.requires_grad <- true
+                t
+
+            let run (precise: bool) (norm: torch.Tensor -> torch.Tensor -> torch.Tensor option -> torch.Tensor) =
+                let x, w, b = leaf x precise, leaf weight precise, leaf bias precise
+                let y = norm x w (if biased then Some b else None)
+                y.backward (List.toArray [ (if precise then wide outer else outer) ])
+
+                [
+                    y.detach ()
+                    nonNull x.grad
+                    nonNull w.grad
+                    if biased then
+                        nonNull b.grad
+                ]
+
+            let expected =
+                run true (fun x w b ->
+                    let mean = if centred then x.mean ([| -1L |], true) else x.new_zeros [| 1L |]
+                    let y = x.sub mean
+                    let y = y.div (y.square().mean([| -1L |], true).plus(1e-2).sqrt())
+                    let y = y.mul w
+                    b |> Option.fold (fun y b -> y.plus b) y)
+
+            let found = run false (fun x w b -> Fused.norm centred 1e-2 w b x)
+            let spread = float rows
+
+            for name, expected, found in
+                List.zip3 ([ "norm"; "gradient"; "weight"; "bias" ] |> List.take expected.Length) expected found do
+                // Sums over rows cancel: their rounding is that of their terms.
+                let allowed = expected.abs().mul(Scalars.Of 0.0041).plus_(2e-4 * spread)
+                let excess = ((wide found).sub expected).abs().sub(allowed).max().data<float>().[0L]
+                Expect.isLessThan excess 0.0 $"{name}, centred {centred}, biased {biased}")
+
 let private refusals =
     testCase "what torch would share among threads, or is no bf16 without gaps, is left to torch" (fun () ->
         use _ = torch.NewDisposeScope()
@@ -183,4 +228,4 @@ let private notNumbers =
                 Expect.isFalse (Double.IsFinite value) "cross-entropy"
                 Expect.isTrue (logits.isnan().any().data<bool>().[0L]) "its gradient")
 
-let tests = testList "Kernels" [ gates; softmaxes; heads; crossEntropies; refusals; notNumbers ]
+let tests = testList "Kernels" [ gates; softmaxes; heads; crossEntropies; norms; refusals; notNumbers ]
