@@ -307,11 +307,79 @@ type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
             parts.Dispose()
             norm.Dispose()
 
+/// Threads that work side by side: `run` carries out a piece of work for each number below its count, at most `size`, and returns
+/// when all are done.
+[<Sealed>]
+type Team(size: int, run: Action<int, Action<int>>) =
+    member _.Size = size
+    member _.Run(count: int, work: Action<int>) : unit = run.Invoke(count, work)
+
+    /// Until this is disposed, torch does the caller's own work between runs on the caller alone. Threads that it shared the work with
+    /// would wait for more, spinning, where the team needs the cores.
+    member _.Lead() : IDisposable =
+        let threads = torch.get_num_threads ()
+
+        if size > 1 && threads > 1 then
+            torch.set_num_threads 1
+
+            { new IDisposable with
+                member _.Dispose() = torch.set_num_threads threads
+            }
+        else
+            { new IDisposable with
+                member _.Dispose() = ()
+            }
+
+    /// One thread, the caller's.
+    static member Alone: Team =
+        Team(
+            1,
+            fun count work ->
+                for i in 0 .. count - 1 do
+                    work.Invoke i
+        )
+
 /// Training: gradients over micro-batches and AdamW. Dispose it to release the moments.
 [<Sealed>]
-type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
+type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, team: Team) =
     let store = model.Store
     let state = new OptimizerState(store)
+    // Made when they are needed: micro-batches may be fewer than threads.
+    let replicas = ResizeArray<Replica>()
+
+    let backward (total: int64) (batch: Batch) : Weights -> torch.Tensor =
+        Step.backward total (fun weights ->
+            Decoder.hiddenOf model.Config weights batch
+            |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch)
+
+    // Micro-batches side by side, each with a gradient of its own; these are added in order, so that the sum does not depend on
+    // which thread is done first.
+    let together (total: int64) (batches: Batch[]) : torch.Tensor[] =
+        let parts = Array.zeroCreate<torch.Tensor> batches.Length
+
+        if batches.Length = 1 then
+            parts[0] <- backward total batches[0] store.Weights
+            Step.collect store state store.Gradient
+        else
+            while replicas.Count < batches.Length - 1 do
+                replicas.Add(store.Replica())
+
+            team.Run(
+                batches.Length,
+                fun i ->
+                    let weights = if i = 0 then store.Weights else replicas[i - 1].Weights
+                    parts[i] <- (backward total batches[i] weights).DetachFromDisposeScope()
+            )
+
+            Step.collect store state store.Gradient
+
+            for i in 1 .. batches.Length - 1 do
+                Step.collect store state (replicas[i - 1]).Gradient
+
+        parts
+
+    /// A trainer that works on one thread, but for torch's own.
+    new(model: Model, optimizer: OptimizerConfig, objective: Objective) = new Trainer(model, optimizer, objective, Team.Alone)
 
     /// Settings of AdamW.
     static member Optimizer(beta1: float, beta2: float, epsilon: float, weightDecay: float, clipNorm: float) : OptimizerConfig =
@@ -332,28 +400,31 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
     /// Where the model computes.
     member _.Device = store.Device
 
+    /// How many sequences a micro-batch should have where `atOnce` may be in memory together: the threads share them.
+    member _.Share(atOnce: int) : int = max 1 (atOnce / team.Size)
+
     /// One step over micro-batches of sequences (of one length): gradients of all of them, then one update.
     member _.Step(microBatches: IReadOnlyList<Batch>, learningRate: float) : StepResult =
         use _ = torch.NewDisposeScope()
+        use _ = team.Lead()
         let counts = Array.init 3 (fun kind -> microBatches |> Seq.sumBy (fun batch -> batch.Counts[kind]))
         let total = Array.sum counts
         Step.zero store state
 
-        let parts =
-            [|
-                for batch in microBatches ->
-                    Step.accumulate store state total (fun weights ->
-                        Decoder.hiddenOf model.Config weights batch
-                        |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch)
-            |]
+        let parts = microBatches |> Seq.chunkBySize team.Size |> Seq.collect (together total) |> Seq.toArray
+        let sum = torch.stack(parts).sum 0L
 
-        let sum = if parts.Length = 1 then parts[0] else torch.stack(parts).sum 0L
+        for part in parts do
+            part.Dispose()
 
         let norm = Step.update optimizer learningRate store state
         new StepResult(sum.MoveToOuterDisposeScope(), norm.MoveToOuterDisposeScope(), counts)
 
-    /// A batch of sequences of one length, on the model's device, without their padding; `Sequence.release` lets go of it.
-    member _.Batch(sequences: int64[][]) : Batch = Sequence.batchOf Dropped model.Vocabulary store.Device sequences
+    /// Sequences of one length as the micro-batches that the threads share, all in memory together, on the model's device, without
+    /// their padding; `Sequence.release` lets go of each.
+    member trainer.Batches(sequences: int64[][]) : Batch[] =
+        let share = (sequences.Length + team.Size - 1) / team.Size
+        Sequence.microBatches Dropped model.Vocabulary store.Device (max 1 share) sequences
 
     /// The optimizer's tensors by name, in flat layout; the trainer keeps them.
     member _.State: IReadOnlyDictionary<string, torch.Tensor> =
@@ -376,7 +447,11 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
             fill.Invoke(pair.Key, pair.Value)
 
     interface IDisposable with
-        member _.Dispose() = (state :> IDisposable).Dispose()
+        member _.Dispose() =
+            for replica in replicas do
+                (replica :> IDisposable).Dispose()
+
+            (state :> IDisposable).Dispose()
 
 /// Composing sequences and schedules.
 [<AbstractClass; Sealed>]
@@ -399,9 +474,10 @@ type Compose private () =
 
         Sequence.compose config.Vocabulary (if drop then CaptionDropped else config.Form) config.Length caption codes
 
-    /// The micro-batches of a step's sequences, as a configuration says; `Sequence.release` lets go of each.
-    static member MicroBatches(config: TrainConfig, device: torch.Device, sequences: int64[][]) : Batch[] =
-        Sequence.microBatches config.Padding config.Vocabulary device config.MicroBatch sequences
+    /// The micro-batches, of up to `size` sequences each, of a step's sequences, as a configuration says; `Sequence.release` lets go of
+    /// each.
+    static member MicroBatches(config: TrainConfig, size: int, device: torch.Device, sequences: int64[][]) : Batch[] =
+        Sequence.microBatches config.Padding config.Vocabulary device size sequences
 
     /// The learning rate of a step, counted from 0.
     static member LearningRate(schedule: Schedule, step: int) : float = Schedule.rate schedule step

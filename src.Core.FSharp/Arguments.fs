@@ -325,7 +325,7 @@ type internal BenchArguments =
             | Micro_Batch _ -> "train: sequences worked on together (default: the batch)"
             | Positions _ -> "train, load: positions of a sequence (default: the size's or the model's; load: 1152)"
             | Precision _ -> "train: what the model computes in (default: bf16)"
-            | Steps _ -> "train: steps that are timed, after three that are not (default: 8)"
+            | Steps _ -> "train: steps that are timed, after some that are not (default: 8)"
             | Profile -> "train: where the time of a step goes"
             | Tokens _ -> "load: shards or ready sequences (default: shards made for the purpose)"
             | Json -> Words.json

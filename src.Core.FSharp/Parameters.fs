@@ -51,6 +51,28 @@ type Segment = { Start: int64; Length: int64; Decays: bool }
 /// A parameter's place in flat memory.
 type Slot = { Spec: ParameterSpec; Offset: int64; Movement: Movement }
 
+/// Weights of a store with a gradient of their own, flat like the store's, so that several threads go backward at once. It owns its
+/// tensors; dispose it to release them.
+[<Sealed>]
+type Replica internal (leaves: Dictionary<string, torch.Tensor>, gradient: torch.Tensor) =
+
+    /// The weights that a model's functions take: views of the store's `Compute` that collect gradients where they move.
+    member _.Weights: Weights =
+        fun name ->
+            match leaves.TryGetValue name with
+            | true, leaf -> leaf
+            | _ -> raise (KeyNotFoundException $"the model has no parameter {name}.")
+
+    /// In the precision of the model.
+    member _.Gradient = gradient
+
+    interface IDisposable with
+        member _.Dispose() =
+            for leaf in leaves.Values do
+                leaf.Dispose()
+
+            gradient.Dispose()
+
 /// Flat storage of a model's parameters. It owns its tensors; dispose it to release them.
 [<Sealed>]
 type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64) =
@@ -67,14 +89,14 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
         | Fp32 -> master.alias().DetachFromDisposeScope()
         | Bf16 -> torch.zeros([| length |], dtype = torch.bfloat16, device = device).DetachFromDisposeScope()
 
-    let gradient =
-        torch.zeros([| length - firstMoving |], dtype = compute.dtype, device = device).DetachFromDisposeScope()
-
     let view (flat: torch.Tensor) (offset: int64) (slot: Slot) =
         use narrowed = flat.narrow (0, offset, slot.Spec.Count)
         narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
 
-    let leaves =
+    let replica () =
+        let gradient =
+            torch.zeros([| length - firstMoving |], dtype = compute.dtype, device = device).DetachFromDisposeScope()
+
         let leaves = Dictionary<string, torch.Tensor>()
 
         for slot in slots do
@@ -88,7 +110,9 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
 
             leaves.Add(slot.Spec.Name, leaf)
 
-        leaves
+        new Replica(leaves, gradient)
+
+    let own = replica ()
 
     /// fp32, flat, all parameters.
     member _.Master = master
@@ -97,7 +121,7 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
     member _.Compute = compute
 
     /// Gradient of the flat range [FirstMoving, Length), in the precision of the model.
-    member _.Gradient = gradient
+    member _.Gradient = own.Gradient
 
     member _.FirstMoving = firstMoving
     member _.Length = length
@@ -109,11 +133,10 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
     member _.Segments = segments
 
     /// The weights that a model's functions take: views of `Compute` that collect gradients where they move.
-    member _.Weights: Weights =
-        fun name ->
-            match leaves.TryGetValue name with
-            | true, leaf -> leaf
-            | _ -> raise (KeyNotFoundException $"the model has no parameter {name}.")
+    member _.Weights: Weights = own.Weights
+
+    /// Weights of the same memory with another gradient; the caller owns them.
+    member _.Replica() : Replica = replica ()
 
     /// The fp32 view of a parameter in `Master`; the caller owns it.
     member _.MasterOf(name: string) : torch.Tensor =
@@ -129,10 +152,7 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
 
     interface IDisposable with
         member _.Dispose() =
-            for leaf in leaves.Values do
-                leaf.Dispose()
-
-            gradient.Dispose()
+            (own :> IDisposable).Dispose()
             compute.Dispose()
             master.Dispose()
 

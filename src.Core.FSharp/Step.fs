@@ -88,28 +88,39 @@ module Step =
         if store.Precision = Bf16 then
             state.Gradient.zero_ () |> ignore
 
-    /// Adds a micro-batch's gradient of objective ÷ globalCount and returns its cross-entropy sums by kind, [3], which the caller
-    /// owns. `loss` gives the micro-batch's value from the store's weights.
-    let accumulate
-        (store: ParameterStore)
-        (state: OptimizerState)
-        (globalCount: int64)
-        (loss: Weights -> LossValue)
-        : torch.Tensor =
+    /// Adds a micro-batch's gradient of objective ÷ globalCount to that of the weights, and returns its cross-entropy sums by kind,
+    /// [3], which the caller owns. `loss` gives the micro-batch's value from the weights. Several threads may do so at once, each with
+    /// a replica of its own.
+    let backward (globalCount: int64) (loss: Weights -> LossValue) (weights: Weights) : torch.Tensor =
         use scope = torch.NewDisposeScope()
-        let value = loss store.Weights
+        let value = loss weights
 
         try
             value.Objective.mul(Scalars.Of(1.0 / float (max 1L globalCount))).backward()
         with error ->
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(Fused.Returned.Cause error)
 
-        if store.Precision = Bf16 then
-            use _ = torch.no_grad ()
-            state.Gradient.plus_ store.Gradient |> ignore
-            store.Gradient.zero_ () |> ignore
-
         value.Parts.MoveToOuterDisposeScope()
+
+    /// Adds a gradient that `backward` left, the store's or a replica's, to that of the state, and sets it to zero.
+    let collect (store: ParameterStore) (state: OptimizerState) (gradient: torch.Tensor) : unit =
+        let own = obj.ReferenceEquals(gradient, store.Gradient)
+
+        if not own || store.Precision = Bf16 then
+            use _ = torch.no_grad ()
+            state.Gradient.plus_ gradient |> ignore
+            gradient.zero_ () |> ignore
+
+    /// `backward` with the store's weights, and `collect`.
+    let accumulate
+        (store: ParameterStore)
+        (state: OptimizerState)
+        (globalCount: int64)
+        (loss: Weights -> LossValue)
+        : torch.Tensor =
+        let parts = backward globalCount loss store.Weights
+        collect store state store.Gradient
+        parts
 
     /// The global norm of the gradient of what moves, a scalar fp32 tensor.
     let gradientNorm (state: OptimizerState) : torch.Tensor =

@@ -17,12 +17,23 @@ public static partial class TorchLibrary
 
     // No value of torch may be made here: this class is what decides which libtorch makes it.
     private static torch.Device? device;
+    private static Api.Team? team;
 
     /// <summary>The folder that libtorch was loaded from, once it is.</summary>
     public static string? Folder { get; private set; }
 
     /// <summary>The device that models live on: a GPU where libtorch reaches one, unless HYBRID_DEVICE says cpu.</summary>
     public static torch.Device Device => device ?? throw new InvalidOperationException("libtorch is not loaded yet.");
+
+    /// <summary>
+    /// The threads that share the sequences of a step, of which so many may be in memory together; where these are fewer than the
+    /// threads, the caller's alone, and torch splits each operation.
+    /// </summary>
+    public static Api.Team TeamFor(int sequences)
+    {
+        Api.Team all = team ?? throw new InvalidOperationException("libtorch is not loaded yet.");
+        return sequences >= all.Size ? all : Api.Team.Alone;
+    }
 
     /// <summary>The folder of the libtorch that belongs to this build, or null.</summary>
     internal static string? BuiltIn
@@ -64,6 +75,7 @@ public static partial class TorchLibrary
 
             torch.set_num_threads(Threads());
             device = Choose(cuda);
+            team = WorkerTeam.Of(device);
             loaded = true;
         }
     }

@@ -20,12 +20,13 @@ internal sealed class BatchFeed : IDisposable
 
     /// <summary>Begins at a step, which sees the sequences at positions step · sequences and on; its batches are on a device.</summary>
     /// <param name="source">Where sequences come from.</param>
-    /// <param name="plan">The order, the size of steps and micro-batches, what becomes of padding.</param>
+    /// <param name="plan">The order, the size of steps, what becomes of padding.</param>
+    /// <param name="microBatch">Sequences of a micro-batch.</param>
     /// <param name="device">Where batches are wanted.</param>
     /// <param name="firstStep">The step to begin with.</param>
     /// <param name="lastStep">The step before which to end.</param>
     /// <param name="threads">How many steps are composed at once; 0 leaves it to the machine.</param>
-    public BatchFeed(ISequenceSource source, TrainPlan plan, torch.Device device, long firstStep, long lastStep, int threads = 0)
+    public BatchFeed(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long firstStep, long lastStep, int threads = 0)
     {
         Threads = threads > 0 ? threads : Math.Clamp(Environment.ProcessorCount / 2, 1, Ahead);
         free = new(Threads);
@@ -37,7 +38,7 @@ internal sealed class BatchFeed : IDisposable
                 for (long step = firstStep; step < lastStep; step++)
                 {
                     await free.WaitAsync(stopping.Token).ConfigureAwait(false);
-                    Task<Batch[]> work = Begin(source, plan, device, step);
+                    Task<Batch[]> work = Begin(source, plan, microBatch, device, step);
                     try
                     {
                         await steps.Writer.WriteAsync(work, stopping.Token).ConfigureAwait(false);
@@ -110,11 +111,11 @@ internal sealed class BatchFeed : IDisposable
         stopping.Dispose();
     }
 
-    private Task<Batch[]> Begin(ISequenceSource source, TrainPlan plan, torch.Device device, long step) => Task.Run(() =>
+    private Task<Batch[]> Begin(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step) => Task.Run(() =>
     {
         try
         {
-            return Compose(source, plan, device, step);
+            return Compose(source, plan, microBatch, device, step);
         }
         finally
         {
@@ -134,7 +135,7 @@ internal sealed class BatchFeed : IDisposable
         }
     }
 
-    private static Batch[] Compose(ISequenceSource source, TrainPlan plan, torch.Device device, long step)
+    private static Batch[] Compose(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step)
     {
         long first = step * plan.Config.Sequences;
         long[] places = Places(source, plan, step);
@@ -144,6 +145,6 @@ internal sealed class BatchFeed : IDisposable
             rows[i] = source.Row(places[i], first + i);
         }
 
-        return Hybrid.Api.Compose.MicroBatches(plan.Config, device, rows);
+        return Hybrid.Api.Compose.MicroBatches(plan.Config, microBatch, device, rows);
     }
 }

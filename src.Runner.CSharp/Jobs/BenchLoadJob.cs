@@ -48,7 +48,7 @@ internal static class BenchLoadJob
         long steps = 0, tokens = 0;
         double seconds;
         int threads;
-        using (BatchFeed feed = new(source, plan, device, firstStep: 0, lastStep: long.MaxValue, command.Threads ?? 0))
+        using (BatchFeed feed = new(source, plan, plan.Config.MicroBatch, device, firstStep: 0, lastStep: long.MaxValue, command.Threads ?? 0))
         {
             threads = feed.Threads;
             for (int i = 0; i < WarmUp; i++)

@@ -8,7 +8,8 @@ namespace Hybrid.Runner;
 /// <summary>How fast steps of training are: forward, loss, backward, clip and AdamW, as `train` makes them.</summary>
 internal static class BenchTrainJob
 {
-    private const int WarmUp = 3;
+    private const int LeastWarmUp = 3;
+    private static readonly TimeSpan warmUp = TimeSpan.FromSeconds(3); // until the runtime has compiled what is hot once more
     private const double LearningRate = 1e-4;
 
     /// <summary>Measures some steps. Errors: InputException.</summary>
@@ -19,11 +20,11 @@ internal static class BenchTrainJob
         (Model opened, int positions, int usualBatch) = BenchModels.Open(command.Shape, layout);
         using Model model = opened;
         int batch = command.Batch ?? usualBatch, micro = Math.Min(command.MicroBatch ?? batch, batch);
-        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0));
+        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0), TorchLibrary.TeamFor(micro));
 
         // Inputs are all tokens but the last.
         long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: 0);
-        Batch[] batches = [.. sequences.Chunk(micro).Select(trainer.Batch)];
+        Batch[] batches = [.. sequences.Chunk(micro).SelectMany(trainer.Batches)];
         double[] seconds;
         try
         {
@@ -59,21 +60,23 @@ internal static class BenchTrainJob
 
     private static double[] Steps(Trainer trainer, Batch[] batches, torch.Device device, int steps, CancellationToken stop)
     {
-        double[] seconds = new double[steps];
-        for (int i = -WarmUp; i < steps; i++)
+        List<double> seconds = [];
+        long start = Stopwatch.GetTimestamp();
+        for (int i = 0; seconds.Count < steps; i++)
         {
             stop.ThrowIfCancellationRequested();
+            bool counts = i >= LeastWarmUp && Stopwatch.GetElapsedTime(start) >= warmUp;
             MatrixPeak.Synchronize(device);
             long begun = Stopwatch.GetTimestamp();
             ((IDisposable)trainer.Step(batches, LearningRate)).Dispose();
             MatrixPeak.Synchronize(device);
-            if (i >= 0)
+            if (counts)
             {
-                seconds[i] = Stopwatch.GetElapsedTime(begun).TotalSeconds;
+                seconds.Add(Stopwatch.GetElapsedTime(begun).TotalSeconds);
             }
         }
 
-        return seconds;
+        return [.. seconds];
     }
 
     private static double Median(double[] values)

@@ -65,7 +65,7 @@ public static class TrainJob
             Layout layout = plan.Layout(TorchLibrary.Device);
             TrainStart start = checkpoint is null ? TrainStart.Fresh(plan, layout) : TrainStart.Resumed(plan, layout, checkpoint);
             using Model model = start.Model;
-            using Trainer trainer = new(model, plan.Optimizer, plan.Objective);
+            using Trainer trainer = new(model, plan.Optimizer, plan.Objective, TorchLibrary.TeamFor(plan.Config.MicroBatch));
             checkpoint?.Restore(trainer);
             using ISequenceSource source = TokenData.Open(plan.Train, model.Vocabulary, new PairComposer(plan, model.Vocabulary));
             model.Reach(source.Length);

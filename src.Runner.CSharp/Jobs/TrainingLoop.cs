@@ -33,7 +33,7 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
     {
         int steps = plan.Config.Schedule.Steps;
         Done = firstStep;
-        using BatchFeed feed = new(source, plan, trainer.Device, firstStep, steps);
+        using BatchFeed feed = new(source, plan, trainer.Share(plan.Config.MicroBatch), trainer.Device, firstStep, steps);
         long clock = Stopwatch.GetTimestamp();
         try
         {

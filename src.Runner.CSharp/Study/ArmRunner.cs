@@ -21,7 +21,7 @@ public sealed class ArmRunner(
         long began = Stopwatch.GetTimestamp();
         Budget budget = BudgetOf(arm);
         using Model model = Start(arm);
-        using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 1, 1, 0));
+        using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 1, 1, 0), TorchLibrary.TeamFor(budget.Batch));
         Schedule schedule = Hybrid.Study.schedule(budget);
         int[] evaluateAt = Hybrid.Study.evaluationSteps(budget, plan.Evaluations);
         long[][] heldOut = [.. corpus.HeldOut.Select(pair => Compose(arm, pair))];
@@ -35,9 +35,9 @@ public sealed class ArmRunner(
         {
             stop.ThrowIfCancellationRequested();
             long started = Stopwatch.GetTimestamp();
-            Batch batch = trainer.Batch(Rows(arm, budget, step));
-            pending.Enqueue((step, trainer.Step([batch], Api.Compose.LearningRate(schedule, step))));
-            Sequence.release(batch);
+            Batch[] batches = trainer.Batches(Rows(arm, budget, step));
+            pending.Enqueue((step, trainer.Step(batches, Api.Compose.LearningRate(schedule, step))));
+            BatchFeed.Release(batches);
             if (pending.Count >= ReadEvery || step + 1 == budget.Steps)
                 curve.Read(pending);
             training += Stopwatch.GetElapsedTime(started).TotalSeconds;

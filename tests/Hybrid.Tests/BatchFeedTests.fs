@@ -70,7 +70,7 @@ let private order =
                 ]
 
             for threads in [ 0; 1; 3; 9 ] do
-                use feed = new BatchFeed(source, plan, torch.CPU, 2L, 9L, threads)
+                use feed = new BatchFeed(source, plan, plan.Config.MicroBatch, torch.CPU, 2L, 9L, threads)
                 Expect.equal [ for _ in 2..8 -> taken feed ] wanted $"{padding}, {threads} threads"
                 Expect.throwsT<Channels.ChannelClosedException> (fun () -> taken feed |> ignore) "and then no more")
 
@@ -78,7 +78,7 @@ let private bounded =
     testCase "few steps are composed ahead" (fun () ->
         let mutable rows = 0
         use source = source (fun _ _ -> Interlocked.Increment &rows |> ignore)
-        use feed = new BatchFeed(source, plan "dropped", torch.CPU, 0L, Int64.MaxValue, 2)
+        use feed = new BatchFeed(source, plan "dropped", 4, torch.CPU, 0L, Int64.MaxValue, 2)
         taken feed |> ignore
         let mutable before = -1
 
@@ -97,13 +97,13 @@ let private refusal =
         use source = source refuse
         let plan = plan "dropped"
 
-        using (new BatchFeed(source, plan, torch.CPU, 0L, 9L, 4)) (fun feed ->
+        using (new BatchFeed(source, plan, plan.Config.MicroBatch, torch.CPU, 0L, 9L, 4)) (fun feed ->
             for _ in 0..2 do
                 taken feed |> ignore
 
             fails [ "this sequence is damaged." ] (fun () -> taken feed |> ignore))
 
-        use unread = new BatchFeed(source, plan, torch.CPU, 3L, 9L, 4)
+        use unread = new BatchFeed(source, plan, plan.Config.MicroBatch, torch.CPU, 3L, 9L, 4)
         Thread.Sleep 50)
 
 let private bench =
