@@ -93,7 +93,7 @@ public static partial class TorchLibrary
                 ulong version = AbiVersion();
                 return $"{version >> 56}.{(version >> 48) & 0xFF}";
             }
-            catch (EntryPointNotFoundException)
+            catch (Exception error) when (error is EntryPointNotFoundException or DllNotFoundException)
             {
                 return null;
             }
