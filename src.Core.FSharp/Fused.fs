@@ -282,7 +282,7 @@ let private probabilities (window: int64) (q_NGTC: torch.Tensor) (k_NSC: torch.T
 
     if Kernels.takes q then
         let scores = torch.bmm (q, k)
-        Kernels.softmax rows.First rows.Count window (1.0 / sqrt (float c)) scores
+        AttentionKernels.softmax rows.First rows.Count window (1.0 / sqrt (float c)) scores
         scores.MoveToOuterDisposeScope()
     else
         let mask = (mask rows.First rows.Count keys window q).repeat(g, 1L).unsqueeze(0).expand(n, g * rows.Count, keys)
@@ -293,7 +293,7 @@ let private probabilities (window: int64) (q_NGTC: torch.Tensor) (k_NSC: torch.T
 /// The gradient of the scores q kᵀ from that of their softmax; may take the memory of `outer`.
 let private scoresGradient (window: int64) (c: int64) (rows: QueryRows) (p: torch.Tensor) (outer: torch.Tensor) : torch.Tensor =
     if Kernels.takes p && Kernels.takes outer then
-        Kernels.softmaxGradient rows.First rows.Count window (1.0 / sqrt (float c)) p outer
+        AttentionKernels.softmaxGradient rows.First rows.Count window (1.0 / sqrt (float c)) p outer
         outer
     else
         let gradient =
@@ -332,7 +332,7 @@ let private tables (plan: AttentionPlan) (rotation: Rotation option) : (torch.Te
     | Some _ when plan.Interleaved -> None
     | Some rotation -> Some(flat rotation.Cosine, flat rotation.Sine)
 
-let private headsOf (plan: AttentionPlan) (b: int64) (t: int64) : Kernels.Heads =
+let private headsOf (plan: AttentionPlan) (b: int64) (t: int64) : AttentionKernels.Heads =
     {
         Batch = int b
         Length = int t
@@ -350,7 +350,7 @@ let private takeApart (plan: AttentionPlan) (joined: torch.Tensor) : torch.Tenso
     | Some tables ->
         let memory (shape: int64[]) = torch.empty (shape, dtype = joined.dtype)
         let q, k, v = memory [| b * kv; heads / kv; t; c |], memory [| b * kv; t; c |], memory [| b * kv; t; c |]
-        Kernels.takeApart (headsOf plan b t) tables joined q k v
+        AttentionKernels.takeApart (headsOf plan b t) tables joined q k v
         q, k, v
     | None ->
         let x = joined.view (b, t, heads + 2L * kv, c)
@@ -378,7 +378,7 @@ let private putTogether
     match (if Kernels.takes dq then tables plan rotation else None) with
     | Some tables ->
         let like (x: torch.Tensor) = x.``to``(dq.dtype).contiguous()
-        Kernels.putTogether (headsOf plan b t) tables dq (like dk) (like dv) result
+        AttentionKernels.putTogether (headsOf plan b t) tables dq (like dk) (like dv) result
     | None ->
         let flat (x: torch.Tensor) = x.view(b, kv, t, c).transpose(1, 2)
         let both = result.narrow (2, 0L, heads + kv)

@@ -43,7 +43,14 @@ internal sealed class WorkerTeam
             return Team.Alone;
         }
 
-        WorkerTeam workers = new(size, threads / size);
+        return Start(size, threads / size);
+    }
+
+    /// <summary>A team of so many threads, on each of which torch has so many.</summary>
+    internal static Team Start(int size, int threadsEach)
+    {
+        int threads = torch.get_num_threads();
+        WorkerTeam workers = new(size, threadsEach);
         // What workers set for themselves is also what torch gives to threads that come later.
         torch.set_num_threads(threads);
         return new Team(size, workers.Run);

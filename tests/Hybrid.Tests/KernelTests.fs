@@ -63,12 +63,12 @@ let private softmaxes =
         x.requires_grad <- true
         let y = x.mul(Scalars.Of 0.3).plus(mask).softmax(-1L)
         let p = scores.clone ()
-        Kernels.softmax first queries window 0.3 p
+        AttentionKernels.softmax first queries window 0.3 p
         close "softmax" (y.detach ()) p
         // The gradient of the numbers that were rounded to bf16.
         let rounded = wide p
         let expected = rounded.mul((wide outer).sub((rounded.mul (wide outer)).sum(-1L, true))).mul(Scalars.Of 0.3)
-        Kernels.softmaxGradient first queries window 0.3 p outer
+        AttentionKernels.softmaxGradient first queries window 0.3 p outer
         close "gradient" expected outer)
 
 let private heads =
@@ -82,12 +82,12 @@ let private heads =
         let table (x: torch.Tensor) = if rotating = 0L then torch.zeros (t, 0L) else torch.cat([| x; x |], 1L).contiguous()
         let cosine, sine = table (angles.cos ()), table (angles.sin ())
 
-        let shape: Kernels.Heads =
+        let shape: AttentionKernels.Heads =
             { Batch = int b; Length = int t; KeyValueHeads = int kv; Groups = int groups; Width = int c }
 
         let memory (shape: int64 list) = torch.zeros (List.toArray shape, dtype = torch.bfloat16)
         let q, k, v = memory [ b * kv; groups; t; c ], memory [ b * kv; t; c ], memory [ b * kv; t; c ]
-        Kernels.takeApart shape (cosine, sine) joined q k v
+        AttentionKernels.takeApart shape (cosine, sine) joined q k v
         use _ = torch.enable_grad ()
         let x = (wide joined).detach()
         x.requires_grad <- true
@@ -111,7 +111,7 @@ let private heads =
         close "values" (values.detach ()) v
         let outer = [ for i, like in List.indexed [ q; k; v ] -> drawn (seed + 2 + i) 2.0 (List.ofArray like.shape) ]
         let result = torch.empty_like joined
-        Kernels.putTogether shape (cosine, sine) outer[0] outer[1] outer[2] result
+        AttentionKernels.putTogether shape (cosine, sine) outer[0] outer[1] outer[2] result
 
         let through =
             List.map2 (fun (y: torch.Tensor) (g: torch.Tensor) -> y.mul(wide g).sum()) [ queries; keys; values ] outer
@@ -220,7 +220,7 @@ let private notNumbers =
                     x
 
                 let scores = spoilt [ 1L; 1L; 19L ]
-                Kernels.softmax 18L 1L 0L 1.0 scores
+                AttentionKernels.softmax 18L 1L 0L 1.0 scores
                 Expect.isTrue (scores.isnan().any().data<bool>().[0L]) "softmax"
                 let logits = spoilt [ 1L; 19L ]
                 let one = torch.ones ([| 1L |], dtype = torch.float32)

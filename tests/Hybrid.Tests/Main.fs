@@ -65,6 +65,7 @@ let private all =
             StatisticsTests.tests
             StepTests.tests
             StudyTests.tests
+            TeamTests.tests
             TensorFilesTests.tests
             TokenizerFilesTests.tests
             TokenizeCommandTests.tests
