@@ -86,9 +86,15 @@ type AttentionPlan =
 [<Struct>]
 type private QueryRows = { First: int64; Count: int64 }
 
-let private rowsOf (plan: AttentionPlan) (batch: int64) (length: int64) : QueryRows list =
-    let count = max 1L (min length (plan.ScoresAtOnce / max 1L (batch * plan.Heads * length)))
+let private rowsOf (scoresAtOnce: int64) (heads: int64) (batch: int64) (length: int64) : QueryRows list =
+    let count = max 1L (min length (scoresAtOnce / max 1L (batch * heads * length)))
     [ for first in 0L .. count .. length - 1L -> { First = first; Count = min count (length - first) } ]
+
+/// How many scores each piece of work has when up to `scoresAtOnce` are worked on together.
+let internal scores (scoresAtOnce: int64) (heads: int64) (batch: int64) (length: int64) : int64 list =
+    [
+        for rows in rowsOf scoresAtOnce heads batch length -> batch * heads * rows.Count * (rows.First + rows.Count)
+    ]
 
 /// What is added to the scores [rows, keys] of queries at positions `first` and on, of keys at positions 0 and on: 0 where a query sees
 /// a key, −∞ elsewhere. A query sees itself and what is before it, the last `window` of them where it is not 0.
@@ -148,12 +154,13 @@ type private CausalAttention() =
 
         let q = grouped kv (turned.narrow (2, 0L, heads))
         let k = turned.narrow(2, heads, kv).transpose(1, 2).reshape(b * kv, t, c)
-        let v = x.narrow(2, heads + kv, kv).transpose(1, 2).reshape(b * kv, t, c)
+        // A view, which this is of one sequence, would keep the queries and keys of before their rotation as well.
+        let v = x.narrow(2, heads + kv, kv).transpose(1, 2).reshape(b * kv, t, c).contiguous()
         let keep = b * heads * t * t <= plan.ScoresKept
 
         let pieces =
             [
-                for rows in rowsOf plan b t do
+                for rows in rowsOf plan.ScoresAtOnce heads b t do
                     let p = probabilities plan.Window q k rows
                     let keys = rows.First + rows.Count
                     let mixed = torch.bmm(p, v.narrow (1, 0L, keys)).view(b * kv, heads / kv, rows.Count, c)
@@ -192,7 +199,7 @@ type private CausalAttention() =
         let kept = List.ofSeq saved |> List.skip (3 + tables)
         let outer = grouped kv (gradient.reshape (b, t, heads, c))
         let scale = Scalars.Of(1.0 / sqrt (float c))
-        let pieces = rowsOf plan b t
+        let pieces = rowsOf plan.ScoresAtOnce heads b t
         let dq = torch.empty_like q
         // Over several pieces sums are kept in fp32.
         let sums () =

@@ -24,7 +24,7 @@ type internal HeadPlan =
 
 // A sixteenth of the targets keeps the logits' memory small. Fewer rows than 64, or than make half a million logits, cost more in calls
 // than they save.
-let private rowsAtOnce (targets: int64) (rows: int64) : int64 = max ((targets + 15L) / 16L) (max 64L ((1L <<< 19) / max 1L rows))
+let internal rowsAtOnce (targets: int64) (rows: int64) : int64 = max ((targets + 15L) / 16L) (max 64L ((1L <<< 19) / max 1L rows))
 
 /// The objective's sum over targets from hidden states [N, D] and the head's table [R, D].
 type internal HeadFunction() =
@@ -75,6 +75,7 @@ type internal HeadFunction() =
 
     override _.backward(ctx: torch.autograd.AutogradContext, outer: torch.Tensor) : List<torch.Tensor> =
         use scope = torch.NewDisposeScope()
+        use _ = outer
         let saved = ctx.get_saved_variables ()
 
         // Formed for a slope of 1; what comes from above is one factor. Nothing else uses the saved tensors.
