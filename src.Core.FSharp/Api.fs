@@ -310,9 +310,13 @@ type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
 
 /// Training: gradients over micro-batches and AdamW. Dispose it to release the moments.
 [<Sealed>]
-type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
+type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, training: Training) =
     let store = model.Store
-    let state = new OptimizerState(store)
+    let pass = training.Pass
+    let state = new OptimizerState(store, (if training.HalfGradients then Bf16 else Fp32))
+
+    /// A trainer that keeps all that the gradients need, and adds up micro-batches in fp32.
+    new(model: Model, optimizer: OptimizerConfig, objective: Objective) = new Trainer(model, optimizer, objective, Training())
 
     /// Settings of AdamW.
     static member Optimizer(beta1: float, beta2: float, epsilon: float, weightDecay: float, clipNorm: float) : OptimizerConfig =
@@ -341,7 +345,7 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective) =
             [|
                 for batch in microBatches ->
                     Step.accumulate store state total (fun weights ->
-                        Decoder.hidden model.Config weights batch.Inputs
+                        Decoder.hiddenBy pass model.Config weights batch.Inputs
                         |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch)
             |]
 

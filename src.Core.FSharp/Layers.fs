@@ -102,6 +102,12 @@ module Layers =
             let b, t, c = x_BHTC.shape[0], x_BHTC.shape[2], x_BHTC.shape[3]
             x_BHTC.unsqueeze(2).expand(b, kv, heads / kv, t, c).reshape(b, heads, t, c)
 
+    /// Rows of queries are worked on together up to this many scores.
+    let internal scoresAtOnce = 1L <<< 23
+
+    /// Up to this many scores of a layer are kept for the backward pass; more are computed again.
+    let internal scoresKept = 1L <<< 24
+
     /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`; up to `scoresKept` scores are kept for
     /// the backward pass.
     let private mix
@@ -135,7 +141,7 @@ module Layers =
                     Turn = rotate config
                     Rotation = rotation
                     Window = int64 config.Window
-                    ScoresAtOnce = 1L <<< 23
+                    ScoresAtOnce = scoresAtOnce
                     ScoresKept = scoresKept
                 }
 
@@ -163,9 +169,6 @@ module Layers =
 
             let mixed = attendWithin (int64 config.Window) q (spread heads keys) (spread heads values)
             out (mixed.transpose(1, 2).reshape(b, t, heads * c)), cache
-
-    /// Up to this many scores of a layer are kept for the backward pass; more are computed again.
-    let internal scoresKept = 1L <<< 24
 
     /// Self-attention under `prefix`, with an optional cache of earlier positions; returns the cache grown by T.
     let attention
@@ -229,7 +232,7 @@ module Layers =
         ]
 
     /// The two feed-forward projections of a layer, by open_lm's names.
-    let private feedForwardNames (config: ModelConfig) (prefix: string) =
+    let internal feedForwardNames (config: ModelConfig) (prefix: string) =
         if config.Gated then
             prefix + ".feed_forward.w12", prefix + ".feed_forward.w3"
         else
