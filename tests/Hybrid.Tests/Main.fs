@@ -37,6 +37,7 @@ let private all =
             LikelihoodTests.tests
             LoadMemoryTests.tests
             LossTests.tests
+            MemoryTests.tests
             NativeTests.tests
             NpyTests.tests
             PairSourceTests.tests
@@ -44,6 +45,7 @@ let private all =
             PickleTests.tests
             PictureFormatTests.tests
             PictureTests.tests
+            PrecisionTests.tests
             PrepareHostileTests.tests
             PrepareInputTests.tests
             PrepareStopTests.tests
@@ -68,6 +70,7 @@ let private all =
             TorchFileTests.tests
             TorchWriterTests.tests
             TrainConfigTests.tests
+            TrainSettingsTests.tests
             TrainableTests.tests
             VocabularyTests.tests
             VqGanTests.tests
