@@ -307,49 +307,18 @@ type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
             parts.Dispose()
             norm.Dispose()
 
-/// Threads that work side by side: `run` carries out a piece of work for each number below its count, at most `size`, and returns
-/// when all are done.
-[<Sealed>]
-type Team(size: int, run: Action<int, Action<int>>) =
-    member _.Size = size
-    member _.Run(count: int, work: Action<int>) : unit = run.Invoke(count, work)
-
-    /// Until this is disposed, torch does the caller's own work between runs on the caller alone. Threads that it shared the work with
-    /// would wait for more, spinning, where the team needs the cores.
-    member _.Lead() : IDisposable =
-        let threads = torch.get_num_threads ()
-
-        if size > 1 && threads > 1 then
-            torch.set_num_threads 1
-
-            { new IDisposable with
-                member _.Dispose() = torch.set_num_threads threads
-            }
-        else
-            { new IDisposable with
-                member _.Dispose() = ()
-            }
-
-    /// One thread, the caller's.
-    static member Alone: Team =
-        Team(
-            1,
-            fun count work ->
-                for i in 0 .. count - 1 do
-                    work.Invoke i
-        )
-
 /// Training: gradients over micro-batches and AdamW. Dispose it to release the moments.
 [<Sealed>]
-type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, team: Team) =
+type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, training: Training) =
     let store = model.Store
-    let state = new OptimizerState(store)
+    let team, pass = training.Team, training.Pass
+    let state = new OptimizerState(store, (if training.HalfGradients then Bf16 else Fp32))
     // Made when they are needed: micro-batches may be fewer than threads.
     let replicas = ResizeArray<Replica>()
 
     let backward (total: int64) (batch: Batch) : Weights -> torch.Tensor =
         Step.backward total (fun weights ->
-            Decoder.hiddenOf model.Config weights batch
+            Decoder.hiddenBy pass model.Config weights batch
             |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch)
 
     // Micro-batches side by side, each with a gradient of its own; these are added in order, so that the sum does not depend on
@@ -378,8 +347,8 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tea
 
         parts
 
-    /// A trainer that works on one thread, but for torch's own.
-    new(model: Model, optimizer: OptimizerConfig, objective: Objective) = new Trainer(model, optimizer, objective, Team.Alone)
+    /// A trainer that keeps all that the gradients need, adds up micro-batches in fp32, and works on one thread, but for torch's own.
+    new(model: Model, optimizer: OptimizerConfig, objective: Objective) = new Trainer(model, optimizer, objective, Training())
 
     /// Settings of AdamW.
     static member Optimizer(beta1: float, beta2: float, epsilon: float, weightDecay: float, clipNorm: float) : OptimizerConfig =

@@ -90,6 +90,22 @@ type Exports private () =
 [<Sealed>]
 type TrainPlan(config: TrainConfig) =
     let text, image, structure, z = config.LossWeights
+    let precision = if config.Precision = Given Bf16 then Bf16 else Fp32
+
+    let memory (model: ModelConfig) precision checkpointing threads positions device =
+        let movement = Trainable.movement model config.Vocabulary.TextRows config.Trainable
+
+        StepMemories.Of(
+            model,
+            movement,
+            precision,
+            config.Gradients,
+            checkpointing,
+            config.MicroBatch,
+            threads,
+            positions,
+            device
+        )
 
     let list (values: string list) = List.toArray values :> IReadOnlyList<string>
 
@@ -113,12 +129,76 @@ type TrainPlan(config: TrainConfig) =
     /// How the model of this run is laid out in memory: its pre-trained rows are the vocabulary's text rows.
     member _.Layout(device: torch.Device) : Layout =
         Layout(
-            HalfPrecision = (config.Precision = Bf16),
+            HalfPrecision = (precision = Bf16),
             Trainable = Trainable.name config.Trainable,
             DecayAll = (config.Optimizer.Decay = Parameters.All),
             OldRows = config.Vocabulary.TextRows,
             Device = device
         )
+
+    /// How a step of this run uses memory.
+    member _.Training: Training =
+        let checkpointing =
+            match config.Checkpointing with
+            | Given choice -> choice
+            | Auto -> Checkpointing.None
+
+        Training(Checkpointing = Checkpointing.name checkpointing, HalfGradients = (config.Gradients = Bf16))
+
+    /// Whether the precision is left to the machine.
+    member _.PrecisionIsOpen = (config.Precision = Auto)
+
+    /// Whether bf16 can gain on a model, where the machine is faster in it.
+    member _.HalfMayGain(model: ModelConfig) : bool = model.Width >= TrainConfig.leastHalfWidth
+
+    /// This configuration with a precision, where it left that open.
+    member _.WithPrecision(half: bool) : TrainPlan = TrainPlan(TrainConfig.withPrecision (if half then Bf16 else Fp32) config)
+
+    /// Whether what is kept for the backward pass is left to the machine.
+    member _.CheckpointingIsOpen = (config.Checkpointing = Auto)
+
+    /// The bytes that a step may take, where the configuration says so.
+    member _.Budget: Nullable<int64> =
+        match config.MemoryBudget with
+        | Some budget -> Nullable(int64 (budget * 1073741824.0))
+        | None -> Nullable()
+
+    /// What a step of this run takes by its present settings.
+    member plan.Memory(model: ModelConfig, threads: int, positions: int, device: torch.Device) : StepMemory =
+        memory model precision plan.Training.Pass.Checkpointing threads positions device
+
+    /// What a step of this run takes on a CPU in a precision and by a way of checkpointing.
+    member _.Memory(model: ModelConfig, half: bool, checkpointing: string, threads: int, positions: int) : StepMemory =
+        let pass = Training(Checkpointing = checkpointing).Pass
+        memory model (if half then Bf16 else Fp32) pass.Checkpointing threads positions torch.CPU
+
+    /// This configuration with the fastest way of checkpointing that fits, where it left that open. Errors: InputException where
+    /// none does.
+    member plan.WithFastest(model: ModelConfig, threads: int, positions: int, device: torch.Device, budget: int64) : TrainPlan =
+        let estimate checkpointing = memory model precision checkpointing threads positions device
+
+        match config.Checkpointing, Memory.fastest budget estimate with
+        | Given _, _ -> plan
+        | Auto, Ok choice -> TrainPlan(TrainConfig.withCheckpointing choice config)
+        | Auto, Error least ->
+            let gib (bytes: int64) = (float bytes / 1073741824.0).ToString("0.0", Globalization.CultureInfo.InvariantCulture)
+
+            raise (
+                InputException
+                    $"a step takes about {gib least} GiB at least, but {gib budget} GiB may be taken; make batch.microBatch ({config.MicroBatch}) or data.length smaller, take a smaller model, or raise memory.budgetGiB."
+            )
+
+    /// This configuration with what a run has settled on, where this one leaves it open.
+    member plan.Following(run: TrainPlan) : TrainPlan =
+        let follow setting apply config =
+            match setting with
+            | Given value -> apply value config
+            | Auto -> config
+
+        config
+        |> follow run.Config.Precision TrainConfig.withPrecision
+        |> follow run.Config.Checkpointing TrainConfig.withCheckpointing
+        |> TrainPlan
 
     /// What moves, for a person.
     member _.Movement(model: ModelConfig) : string = Trainable.describe model config.Vocabulary.TextRows config.Trainable

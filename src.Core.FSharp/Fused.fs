@@ -256,9 +256,15 @@ let pack (rows: PackedRows) (x_BTW: torch.Tensor) : torch.Tensor = Pack.apply (x
 [<Struct>]
 type private QueryRows = { First: int64; Count: int64 }
 
-let private rowsOf (plan: AttentionPlan) (batch: int64) (length: int64) : QueryRows list =
-    let count = max 1L (min length (plan.ScoresAtOnce / max 1L (batch * plan.Heads * length)))
+let private rowsOf (scoresAtOnce: int64) (heads: int64) (batch: int64) (length: int64) : QueryRows list =
+    let count = max 1L (min length (scoresAtOnce / max 1L (batch * heads * length)))
     [ for first in 0L .. count .. length - 1L -> { First = first; Count = min count (length - first) } ]
+
+/// How many scores each piece of work has when up to `scoresAtOnce` are worked on together.
+let internal scores (scoresAtOnce: int64) (heads: int64) (batch: int64) (length: int64) : int64 list =
+    [
+        for rows in rowsOf scoresAtOnce heads batch length -> batch * heads * rows.Count * (rows.First + rows.Count)
+    ]
 
 /// What is added to the scores [rows, keys] of queries at positions `first` and on, of keys at positions 0 and on: 0 where a query sees
 /// a key, −∞ elsewhere. A query sees itself and what is before it, the last `window` of them where it is not 0.
@@ -361,7 +367,8 @@ let private takeApart (plan: AttentionPlan) (joined: torch.Tensor) : torch.Tenso
             | Some rotation -> plan.Turn rotation both
             | None -> both
 
-        let flat (x: torch.Tensor) = x.transpose(1, 2).reshape(b * kv, t, c)
+        // Contiguous: a view, which this is of one sequence, would keep the queries and keys of before their rotation as well.
+        let flat (x: torch.Tensor) = x.transpose(1, 2).reshape(b * kv, t, c).contiguous()
         grouped kv (turned.narrow (2, 0L, heads)), flat (turned.narrow (2, heads, kv)), flat (x.narrow (2, heads + kv, kv))
 
 /// The gradient of `takeApart`: [B, T, (H + 2 H_kv) C].
@@ -410,7 +417,7 @@ type private CausalAttention() =
 
         let pieces =
             [
-                for rows in rowsOf plan b t do
+                for rows in rowsOf plan.ScoresAtOnce heads b t do
                     let p = probabilities plan.Window q k rows
                     let keys = rows.First + rows.Count
                     let mixed = torch.bmm(p, v.narrow (1, 0L, keys)).view(b * kv, heads / kv, rows.Count, c)
@@ -457,7 +464,7 @@ type private CausalAttention() =
         let kept = List.ofSeq saved |> List.skip (3 + tables + (if rows.IsSome then 2 else 0))
         let outer = rows |> Option.fold (fun x rows -> spread rows x) gradient
         let outer = grouped kv (outer.reshape (b, t, heads, c))
-        let pieces = rowsOf plan b t
+        let pieces = rowsOf plan.ScoresAtOnce heads b t
         let dq = torch.empty_like q
         // Over several pieces sums are kept in fp32.
         let sums () =

@@ -26,7 +26,7 @@ type internal HeadPlan =
 
 // A sixteenth of the targets keeps the logits' memory small. Fewer rows than 64, or than make half a million logits, cost more in calls
 // than they save.
-let private rowsAtOnce (targets: int64) (rows: int64) : int64 = max ((targets + 15L) / 16L) (max 64L ((1L <<< 19) / max 1L rows))
+let internal rowsAtOnce (targets: int64) (rows: int64) : int64 = max ((targets + 15L) / 16L) (max 64L ((1L <<< 19) / max 1L rows))
 
 /// The gradient of some targets' logits [n, R], which may take their memory; `some` picks these targets. Adds the objective to `sum`.
 let private gradientOf

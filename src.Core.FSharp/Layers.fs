@@ -105,6 +105,12 @@ module Layers =
             let b, t, c = x_BHTC.shape[0], x_BHTC.shape[2], x_BHTC.shape[3]
             x_BHTC.unsqueeze(2).expand(b, kv, heads / kv, t, c).reshape(b, heads, t, c)
 
+    /// Rows of queries are worked on together up to this many scores.
+    let internal scoresAtOnce = 1L <<< 23
+
+    /// Up to this many scores of a layer are kept for the backward pass; more are computed again.
+    let internal scoresKept = 1L <<< 24
+
     /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`, or [N, (H + 2 H_kv) C] of packed rows;
     /// up to `scoresKept` scores are kept for the backward pass.
     let private mix
@@ -139,7 +145,7 @@ module Layers =
                     Rotation = rotation
                     Interleaved = (config.Position = InterleavedRotary)
                     Window = int64 config.Window
-                    ScoresAtOnce = 1L <<< 23
+                    ScoresAtOnce = scoresAtOnce
                     ScoresKept = scoresKept
                     Rows = rows
                 }
@@ -171,9 +177,6 @@ module Layers =
             let mixed = attendWithin (int64 config.Window) q (spread heads keys) (spread heads values)
             let mixed = mixed.transpose(1, 2).reshape(b, t, heads * c)
             out (rows |> Option.fold (fun x rows -> Fused.pack rows x) mixed), cache
-
-    /// Up to this many scores of a layer are kept for the backward pass; more are computed again.
-    let internal scoresKept = 1L <<< 24
 
     /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D]; with an optional cache of earlier positions of rows that are
     /// not packed; returns the cache grown by T.
@@ -251,7 +254,7 @@ module Layers =
         ]
 
     /// The two feed-forward projections of a layer, by open_lm's names.
-    let private feedForwardNames (config: ModelConfig) (prefix: string) =
+    let internal feedForwardNames (config: ModelConfig) (prefix: string) =
         if config.Gated then
             prefix + ".feed_forward.w12", prefix + ".feed_forward.w3"
         else

@@ -2,6 +2,9 @@
 /// checkpointing are each one operation on one tensor, while the pure functions of a model see names.
 namespace Hybrid
 
+// Starting values are written by address.
+#nowarn "9"
+
 open System
 open System.Collections.Generic
 open System.Threading.Tasks
@@ -49,7 +52,18 @@ type Precision =
 type Segment = { Start: int64; Length: int64; Decays: bool }
 
 /// A parameter's place in flat memory.
-type Slot = { Spec: ParameterSpec; Offset: int64; Movement: Movement }
+type Slot =
+    {
+        Spec: ParameterSpec
+        Offset: int64
+        Movement: Movement
+    }
+
+    /// Where the parameters that move begin in flat memory of this length: what stays comes first.
+    static member FirstMoving(slots: Slot list, length: int64) : int64 =
+        slots
+        |> List.filter (fun slot -> slot.Movement <> Stays)
+        |> List.fold (fun first slot -> min first slot.Offset) length
 
 /// Weights of a store with a gradient of their own, flat like the store's, so that several threads go backward at once. It owns its
 /// tensors; dispose it to release them.
@@ -76,11 +90,7 @@ type Replica internal (leaves: Dictionary<string, torch.Tensor>, gradient: torch
 /// Flat storage of a model's parameters. It owns its tensors; dispose it to release them.
 [<Sealed>]
 type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64) =
-    let firstMoving =
-        slots
-        |> List.filter (fun slot -> slot.Movement <> Stays)
-        |> List.map _.Offset
-        |> fun offsets -> if offsets.IsEmpty then length else List.min offsets
+    let firstMoving = Slot.FirstMoving(slots, length)
 
     let master = torch.zeros([| length |], dtype = torch.float32, device = device).DetachFromDisposeScope()
 
@@ -200,14 +210,13 @@ module Parameters =
 
         pieces |> List.fold join [] |> List.rev
 
-    /// Lays parameters out in flat memory, all zero, each on a border of 64 elements. Errors: ArgumentException for a name given twice.
-    let allocate
-        (precision: Precision)
-        (device: torch.Device)
+    /// Where parameters stand in flat memory, each on a border of 64 elements: their places, the ranges that move, and the length of
+    /// the whole. Errors: ArgumentException for a name given twice.
+    let layout
         (decay: Decay)
         (movement: ParameterSpec -> Movement)
         (specs: ParameterSpec list)
-        : ParameterStore =
+        : Slot list * Segment list * int64 =
         match specs |> List.countBy _.Name |> List.tryFind (fun (_, count) -> count > 1) with
         | Some(name, _) -> invalidArg (nameof specs) $"the parameter {name} is given twice."
         | None -> ()
@@ -218,36 +227,48 @@ module Parameters =
         let length, reversed = specs |> List.sortBy (order decay movement) |> List.fold place (0L, [])
 
         let slots = List.rev reversed
-        new ParameterStore(precision, device, slots, segmentsOf decay slots, length)
+        slots, segmentsOf decay slots, length
+
+    /// Lays parameters out in flat memory, all zero. Errors: ArgumentException for a name given twice.
+    let allocate
+        (precision: Precision)
+        (device: torch.Device)
+        (decay: Decay)
+        (movement: ParameterSpec -> Movement)
+        (specs: ParameterSpec list)
+        : ParameterStore =
+        let slots, segments, length = layout decay movement specs
+        new ParameterStore(precision, device, slots, segments, length)
+
+    /// Writes a parameter's starting values to memory that has room for them.
+    let private write (stream: Random.Stream) (spec: ParameterSpec) (address: nativeint) : unit =
+        let block = 65536L
+        let own = Random.named spec.Name stream
+
+        Parallel.For(
+            0L,
+            (spec.Count + block - 1L) / block,
+            fun i ->
+                let start = (address + nativeint (4L * i * block)).ToPointer()
+                let part = Span<float32>(start, int (min block (spec.Count - i * block)))
+                let stream = Random.numbered i own
+
+                match spec.Init with
+                | Zeros -> part.Clear()
+                | Ones -> part.Fill 1.0f
+                | TruncatedNormal deviation -> Random.fillTruncatedNormal deviation stream part
+                | Uniform bound ->
+                    for j = 0 to part.Length - 1 do
+                        part[j] <- float32 (bound * (2.0 * Random.uniform stream (int64 j) - 1.0))
+        )
+        |> ignore
 
     /// The starting values of a parameter, a pure function of the stream and the parameter's name; blocks of 65,536 values are
     /// independent streams, so that they are drawn in parallel and come out the same on any machine.
     let initialValues (stream: Random.Stream) (spec: ParameterSpec) : float32[] =
         let values = Array.zeroCreate<float32>(int spec.Count)
-        let block = 65536
-        let own = Random.named spec.Name stream
-
-        match spec.Init with
-        | Zeros -> ()
-        | Ones -> Array.fill values 0 values.Length 1.0f
-        | TruncatedNormal _
-        | Uniform _ ->
-            Parallel.For(
-                0,
-                (values.Length + block - 1) / block,
-                fun i ->
-                    let part = Span<float32>(values, i * block, min block (values.Length - i * block))
-                    let stream = Random.numbered (int64 i) own
-
-                    match spec.Init with
-                    | TruncatedNormal deviation -> Random.fillTruncatedNormal deviation stream part
-                    | Uniform bound ->
-                        for j = 0 to part.Length - 1 do
-                            part[j] <- float32 (bound * (2.0 * Random.uniform stream (int64 j) - 1.0))
-                    | _ -> ()
-            )
-            |> ignore
-
+        use pinned = fixed values
+        write stream spec (NativeInterop.NativePtr.toNativeInt pinned)
         values
 
     /// Copies values into a parameter of the master weights (any element type, any device). Call `Refresh` when all are set.
@@ -262,8 +283,15 @@ module Parameters =
     let initialise (stream: Random.Stream) (store: ParameterStore) : unit =
         for slot in store.Slots do
             use scope = torch.NewDisposeScope()
-            let values = Host.floats slot.Spec.Shape (initialValues stream slot.Spec)
-            set store slot.Spec.Name values
+
+            // On the host they are written where they stay: they may take more memory than there is twice.
+            if store.Device.``type`` = DeviceType.CPU then
+                use target = store.MasterOf slot.Spec.Name
+                write stream slot.Spec (Dispatcher.dataPointer target)
+            else
+                let values = torch.empty (List.toArray slot.Spec.Shape, dtype = torch.float32)
+                write stream slot.Spec (Dispatcher.dataPointer values)
+                set store slot.Spec.Name values
 
         store.Refresh()
 

@@ -16,9 +16,10 @@ type OptimizerConfig =
         ClipNorm: float option
     }
 
-/// Moments of every moving parameter, flat and packed in the order of the store's segments; owns its tensors.
+/// Moments of every moving parameter, flat and packed in the order of the store's segments; owns its tensors. `gradients` is the
+/// precision in which micro-batches add up: in Bf16 the gradient of a store in bf16 is the only one there is.
 [<Sealed>]
-type OptimizerState(store: ParameterStore) =
+type OptimizerState(store: ParameterStore, gradients: Precision) =
     let length = store.Segments |> List.sumBy _.Length
 
     let flat () = torch.zeros([| length |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
@@ -29,9 +30,11 @@ type OptimizerState(store: ParameterStore) =
 
     let skipped = torch.zeros([| 1L |], dtype = torch.float32, device = store.Device).DetachFromDisposeScope()
 
-    // fp32 gradients: the store's own in fp32; a second buffer in bf16, where it also adds up micro-batches.
+    let own = store.Precision = gradients || store.Precision = Fp32
+
+    // The store's own gradient, or a second buffer in fp32, to which micro-batches are added.
     let gradient =
-        if store.Precision = Fp32 then
+        if own then
             store.Gradient.alias().DetachFromDisposeScope()
         else
             torch
@@ -52,6 +55,9 @@ type OptimizerState(store: ParameterStore) =
                 piece second at
         ]
 
+    /// A state whose gradients add up in fp32.
+    new(store: ParameterStore) = new OptimizerState(store, Fp32)
+
     /// First moments, flat.
     member _.First = first
 
@@ -64,8 +70,11 @@ type OptimizerState(store: ParameterStore) =
     /// Updates left out because the gradient was not finite.
     member _.Skipped = skipped
 
-    /// fp32 gradient of the range [FirstMoving, Length).
+    /// Gradient of the range [FirstMoving, Length), over the micro-batches so far.
     member _.Gradient = gradient
+
+    /// Whether `Gradient` is the store's own memory.
+    member _.OwnGradient = own
 
     /// Each segment with its views of weights, gradient and moments.
     member _.Pieces = pieces
@@ -81,11 +90,18 @@ type OptimizerState(store: ParameterStore) =
 
 module Step =
 
+    // Flat memory in bf16 meets fp32 this many values at a time: torch widens what it is given as a whole first, and that would be
+    // another copy of the gradient. On a CPU a piece stays in its cache; a GPU wants fewer calls.
+    let private ranges (flat: torch.Tensor) : (int64 * int64) list =
+        let length = flat.shape[0]
+        let atOnce = if flat.device_type = DeviceType.CPU then 1L <<< 20 else 1L <<< 26
+        [ for start in 0L .. atOnce .. length - 1L -> start, min atOnce (length - start) ]
+
     /// Sets all gradients to zero.
     let zero (store: ParameterStore) (state: OptimizerState) : unit =
         store.Gradient.zero_ () |> ignore
 
-        if store.Precision = Bf16 then
+        if not state.OwnGradient then
             state.Gradient.zero_ () |> ignore
 
     /// Adds a micro-batch's gradient of objective ÷ globalCount to that of the weights, and returns its cross-entropy sums by kind,
@@ -106,9 +122,14 @@ module Step =
     let collect (store: ParameterStore) (state: OptimizerState) (gradient: torch.Tensor) : unit =
         let own = obj.ReferenceEquals(gradient, store.Gradient)
 
-        if not own || store.Precision = Bf16 then
+        if not own || not state.OwnGradient then
             use _ = torch.no_grad ()
-            state.Gradient.plus_ gradient |> ignore
+
+            for start, count in ranges gradient do
+                use _ = torch.NewDisposeScope()
+                let part (flat: torch.Tensor) = flat.narrow (0L, start, count)
+                (part state.Gradient).plus_(part gradient) |> ignore
+
             gradient.zero_ () |> ignore
 
     /// `backward` with the store's weights, and `collect`.
@@ -122,12 +143,39 @@ module Step =
         collect store state store.Gradient
         parts
 
+    /// Norms of a gradient's parts in fp32.
+    let private norms (gradient: torch.Tensor) : torch.Tensor list =
+        if gradient.dtype = torch.float32 then
+            [ gradient.norm () ]
+        else
+            [
+                for start, count in ranges gradient do
+                    use _ = torch.NewDisposeScope()
+                    gradient.narrow(0L, start, count).``to``(torch.float32).norm().MoveToOuterDisposeScope()
+            ]
+
     /// The global norm of the gradient of what moves, a scalar fp32 tensor.
     let gradientNorm (state: OptimizerState) : torch.Tensor =
-        match state.Pieces with
+        match state.Pieces |> List.collect (fun (_, _, gradient, _, _) -> norms gradient) with
         | [] -> state.Steps.squeeze().mul(Scalars.Of(0.0))
-        | [ _, _, gradient, _, _ ] -> gradient.norm ()
-        | pieces -> torch.stack([| for _, _, gradient, _, _ in pieces -> gradient.norm () |]).norm()
+        | [ norm ] -> norm
+        | norms -> torch.stack(List.toArray norms).norm()
+
+    /// AdamW over some pieces that share their decay; `skip` of 1 leaves everything as it is.
+    let private adamW (config: OptimizerConfig) learningRate (state: OptimizerState) skip decays pieces : unit =
+        let column f = pieces |> List.map f
+
+        Dispatcher.fusedAdamW
+            (column (fun (weights, _, _, _) -> weights))
+            (column (fun (_, gradient, _, _) -> gradient))
+            (column (fun (_, _, first, _) -> first))
+            (column (fun (_, _, _, second) -> second))
+            (column (fun _ -> state.Steps.squeeze ()))
+            learningRate
+            config.Betas
+            (if decays then config.WeightDecay else 0.0)
+            config.Epsilon
+            skip
 
     /// Clips, checks and updates; returns the gradient's norm before clipping (a scalar tensor that the caller owns). Where the norm
     /// is not finite nothing changes and `Skipped` counts up. No value is read back to the host.
@@ -137,30 +185,28 @@ module Step =
         let norm = gradientNorm state
         let skip = norm.isfinite().logical_not().``to``(torch.float32).reshape(1L)
 
-        match config.ClipNorm with
-        | Some limit ->
-            let scale = norm.plus(1e-6).reciprocal().mul(Scalars.Of(limit)).clamp_max(Scalars.Of(1.0))
-
-            for _, _, gradient, _, _ in state.Pieces do
-                gradient.mul_ scale |> ignore
-        | None -> ()
+        let scale =
+            config.ClipNorm
+            |> Option.map (fun limit -> norm.plus(1e-6).reciprocal().mul(Scalars.Of(limit)).clamp_max(Scalars.Of(1.0)))
 
         state.Steps.plus_ 1.0 |> ignore
 
-        for decays, pieces in state.Pieces |> List.groupBy (fun (segment, _, _, _, _) -> segment.Decays) do
-            let column f = pieces |> List.map f
+        if state.Gradient.dtype = torch.float32 then
+            for _, _, gradient, _, _ in state.Pieces do
+                scale |> Option.iter (fun scale -> gradient.mul_ scale |> ignore)
 
-            Dispatcher.fusedAdamW
-                (column (fun (_, weights, _, _, _) -> weights))
-                (column (fun (_, _, gradient, _, _) -> gradient))
-                (column (fun (_, _, _, first, _) -> first))
-                (column (fun (_, _, _, _, second) -> second))
-                (column (fun _ -> state.Steps.squeeze ()))
-                learningRate
-                config.Betas
-                (if decays then config.WeightDecay else 0.0)
-                config.Epsilon
-                skip
+            for decays, pieces in state.Pieces |> List.groupBy (fun (segment, _, _, _, _) -> segment.Decays) do
+                pieces
+                |> List.map (fun (_, weights, gradient, first, second) -> weights, gradient, first, second)
+                |> adamW config learningRate state skip decays
+        else
+            for segment, weights, gradient, first, second in state.Pieces do
+                for start, count in ranges gradient do
+                    use scope = torch.NewDisposeScope()
+                    let part (flat: torch.Tensor) = flat.narrow (0L, start, count)
+                    let wide = (part gradient).``to`` torch.float32
+                    scale |> Option.iter (fun scale -> wide.mul_ scale |> ignore)
+                    adamW config learningRate state skip segment.Decays [ part weights, wide, part first, part second ]
 
         state.Steps.sub_ skip |> ignore
         state.Skipped.plus_ skip |> ignore

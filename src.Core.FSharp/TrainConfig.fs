@@ -17,6 +17,11 @@ type DataOrder =
     /// As they stand, wrapping at the end
     | Sequential
 
+/// A value that the configuration gives, or leaves to the machine that the run is on.
+type Setting<'value> =
+    | Auto
+    | Given of 'value
+
 /// A training run.
 type TrainConfig =
     {
@@ -46,7 +51,14 @@ type TrainConfig =
         MicroBatch: int
         /// What becomes of the padding of sequences
         Padding: PaddingRule
-        Precision: Precision
+        /// Of the forward and backward pass
+        Precision: Setting<Precision>
+        /// In which micro-batches add up; fp32 in a run in fp32
+        Gradients: Precision
+        /// What is kept for the backward pass
+        Checkpointing: Setting<Checkpointing>
+        /// GiB that a step may take, for a choice that is left to the machine; absent: what is free
+        MemoryBudget: float option
         CheckpointEvery: int
         Seed: int64
     }
@@ -61,7 +73,13 @@ module TrainConfig =
     let private kinds = [ "cosine", Cosine; "constant", Constant ]
     let private decays = [ "matrices", Parameters.Matrices; "all", Parameters.All ]
     let private paddings = [ "dropped", Dropped; "kept", Kept ]
-    let private precisions = [ "fp32", Fp32; "bf16", Bf16 ]
+    let private gradients = [ "fp32", Fp32; "bf16", Bf16 ]
+    let private precisions = [ "auto", Auto; "fp32", Given Fp32; "bf16", Given Bf16 ]
+
+    let private checkpointings = ("auto", Auto) :: [ for name, choice in Checkpointing.names -> name, Given choice ]
+
+    /// The narrowest model that bf16 is worth its rounding for: below, products are too small to gain from it.
+    let leastHalfWidth: int = 128
 
     /// Names of the initialisations of new rows.
     let newRows: string list = [ "normal"; "mean"; "mean-covariance" ]
@@ -148,6 +166,18 @@ module TrainConfig =
         let every = saving.Int("everySteps", 1, million, 1000)
         saving.Finish()
 
+        let precision = json.Choice("precision", precisions, Auto)
+        let gradients = json.Choice("gradients", gradients, Fp32)
+
+        if json.Sound && precision = Given Fp32 && gradients = Bf16 then
+            json.Error("gradients", "is bf16, but the run's precision is fp32; make that bf16, or leave this out.")
+
+        let memory = json.Object("memory", true)
+        let checkpointing = memory.Choice("checkpointing", checkpointings, Given Checkpointing.None)
+        let budget = if memory.Has "budgetGiB" then Some(memory.Float("budgetGiB", 0.001, 1e6)) else None
+        memory.Ignore [ "budgetGiB" ]
+        memory.Finish()
+
         let config =
             {
                 Checkpoint = checkpoint
@@ -168,7 +198,10 @@ module TrainConfig =
                 Sequences = sequences
                 MicroBatch = min microBatch sequences
                 Padding = padding
-                Precision = json.Choice("precision", precisions, Fp32)
+                Precision = precision
+                Gradients = gradients
+                Checkpointing = checkpointing
+                MemoryBudget = budget
                 CheckpointEvery = every
                 Seed = json.Int64("seed", 0L)
             }
@@ -178,6 +211,22 @@ module TrainConfig =
 
     /// Reads a configuration. Errors: every one of them, each naming its key.
     let parse (text: string) : Result<TrainConfig, string list> = Json.parse text read
+
+    /// The configuration with a precision in the place of one that it leaves open. In fp32, gradients add up in fp32.
+    let withPrecision (precision: Precision) (config: TrainConfig) : TrainConfig =
+        match config.Precision with
+        | Given _ -> config
+        | Auto ->
+            { config with
+                Precision = Given precision
+                Gradients = if precision = Fp32 then Fp32 else config.Gradients
+            }
+
+    /// The configuration with a choice of what is kept in the place of one that it leaves open.
+    let withCheckpointing (checkpointing: Checkpointing) (config: TrainConfig) : TrainConfig =
+        match config.Checkpointing with
+        | Given _ -> config
+        | Auto -> { config with Checkpointing = Given checkpointing }
 
     /// Puts values at dotted names into a configuration's text, as `--set a.b.c value` does: a value that is JSON is taken as such,
     /// anything else as a string. Errors: a sentence for a name that leads through something that is not an object, or text that
@@ -298,6 +347,16 @@ module TrainConfig =
                      | Some limit -> value limit
                      | None -> null)
                     "precision", value (nameIn precisions config.Precision)
+                    "gradients", value (nameIn gradients config.Gradients)
+                    "memory",
+                    object
+                        [
+                            "checkpointing", value (nameIn checkpointings config.Checkpointing)
+                            "budgetGiB",
+                            (match config.MemoryBudget with
+                             | Some budget -> value budget
+                             | None -> null)
+                        ]
                     "checkpoint", object [ "everySteps", value config.CheckpointEvery ]
                     "seed", value config.Seed
                 ]

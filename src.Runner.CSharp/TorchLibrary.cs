@@ -35,6 +35,14 @@ public static partial class TorchLibrary
         return sequences >= all.Size ? all : Api.Team.Alone;
     }
 
+    /// <summary>How a run uses memory and threads.</summary>
+    public static Api.Training TrainingOf(Api.TrainPlan plan)
+    {
+        Api.Training training = plan.Training;
+        training.Team = TeamFor(plan.Config.MicroBatch);
+        return training;
+    }
+
     /// <summary>The folder of the libtorch that belongs to this build, or null.</summary>
     internal static string? BuiltIn
     {

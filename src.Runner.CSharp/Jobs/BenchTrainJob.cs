@@ -20,7 +20,7 @@ internal static class BenchTrainJob
         (Model opened, int positions, int usualBatch) = BenchModels.Open(command.Shape, layout);
         using Model model = opened;
         int batch = command.Batch ?? usualBatch, micro = Math.Min(command.MicroBatch ?? batch, batch);
-        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0), TorchLibrary.TeamFor(micro));
+        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0), new Training { Team = TorchLibrary.TeamFor(micro) });
 
         // Inputs are all tokens but the last.
         long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: 0);

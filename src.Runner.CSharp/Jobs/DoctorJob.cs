@@ -29,13 +29,13 @@ internal static class DoctorJob
             gpu = TorchLibrary.Device.type == DeviceType.CUDA ? GpuMemory.Read() : null;
             findings.Add(Device(gpu));
             findings.Add(new("threads", true, $"{torch.get_num_threads()} of {Environment.ProcessorCount} cores ({TorchLibrary.ThreadsVariable} changes it)"));
-            speed["fp32_gflops"] = Speed(torch.float32);
-            speed["bf16_gflops"] = Speed(torch.bfloat16);
+            speed["fp32_gflops"] = Precisions.MatrixFlops(torch.float32, MatrixSide) / 1e9;
+            speed["bf16_gflops"] = Precisions.MatrixFlops(torch.bfloat16, MatrixSide) / 1e9;
             findings.Add(new(
                 "matrix products",
                 true,
                 $"{speed["fp32_gflops"]:N0} GFLOP/s in fp32, {speed["bf16_gflops"]:N0} in bf16 ({MatrixSide}×{MatrixSide}): "
-                    + (speed["bf16_gflops"] > 1.2 * speed["fp32_gflops"] ? "\"precision\": \"bf16\" pays here" : "bf16 does not pay here")));
+                    + (Precisions.Pays(speed["fp32_gflops"], speed["bf16_gflops"]) ? "\"precision\": \"bf16\" pays here" : "bf16 does not pay here")));
         }
 
         findings.Add(Tokenizers());
@@ -105,24 +105,6 @@ internal static class DoctorJob
         }
 
         return new("device", true, TorchLibrary.MadeForCuda ? "CPU, although this libtorch is made for CUDA: no GPU is in reach, or HYBRID_DEVICE is cpu" : "CPU (this libtorch is made for CPUs only)");
-    }
-
-    /// <summary>Billions of floating-point operations a second in square matrix products, the best of a few.</summary>
-    private static double Speed(torch.ScalarType type)
-    {
-        using DisposeScope scope = torch.NewDisposeScope();
-        torch.Tensor a = torch.rand(MatrixSide, MatrixSide, device: TorchLibrary.Device).to(type), b = a.t().contiguous();
-        double best = 0, operations = 2.0 * MatrixSide * MatrixSide * MatrixSide;
-        long start = Stopwatch.GetTimestamp();
-        for (int round = 0; round < 3 || Stopwatch.GetElapsedTime(start).TotalSeconds < 0.3; round++)
-        {
-            long begun = Stopwatch.GetTimestamp();
-            using torch.Tensor product = a.matmul(b);
-            using torch.Tensor corner = product[0, 0].cpu();
-            best = Math.Max(best, operations / Stopwatch.GetElapsedTime(begun).TotalSeconds / 1e9);
-        }
-
-        return best;
     }
 
     private static Finding Tokenizers()

@@ -99,6 +99,9 @@ internal static class InspectJob
         {
             TrainPlan plan = TrainJob.ReadPlan(path, []);
             JsonObject run = new() { ["kind"] = "the configuration of a training run", ["path"] = path, ["configuration"] = Parse(path, plan.Json) };
+            ModelConfig trained = TrainStart.Describe(plan, null);
+            run["memory_bytes"] = StepMemory(
+                plan.Config.MicroBatch, plan.Config.Length - 1, (half, way) => plan.Memory(trained, half, way, TorchLibrary.TeamFor(plan.Config.MicroBatch).Size, plan.Config.Length - 1));
             return run;
         }
 
@@ -124,7 +127,33 @@ internal static class InspectJob
         found["flops_per_token"] = new JsonObject { ["training"] = Architecture.FlopsPerToken(config, config.Positions), ["positions"] = config.Positions };
 
         // Weights, gradient and two moments in fp32; with bf16 a second copy of the weights and of the gradient.
-        found["memory_bytes"] = new JsonObject { ["weights_fp32"] = 4 * parameters, ["training_fp32"] = 16 * parameters, ["training_bf16"] = 20 * parameters };
+        JsonObject memory = new() { ["weights_fp32"] = 4 * parameters, ["training_fp32"] = 16 * parameters, ["training_bf16"] = 20 * parameters };
+        memory["step"] = StepMemory(1, config.Positions, (half, way) => StepMemories.Of(config, half, new Training { Checkpointing = way }, 1, config.Positions));
+        found["memory_bytes"] = memory;
+    }
+
+    /// <summary>What a step takes on a CPU, in both precisions and by each way of checkpointing.</summary>
+    private static JsonObject StepMemory(int sequences, int positions, Func<bool, string, StepMemory> estimate)
+    {
+        JsonObject found = new() { ["sequences"] = sequences, ["positions"] = positions };
+        foreach (bool half in (bool[])[false, true])
+        {
+            JsonObject ways = [];
+            foreach (string way in StepMemories.Ways)
+            {
+                JsonObject parts = [];
+                foreach (MemoryPart part in StepMemories.Parts(estimate(half, way)))
+                {
+                    parts[part.Name] = part.Bytes;
+                }
+
+                ways[way] = parts;
+            }
+
+            found[half ? "bf16" : "fp32"] = ways;
+        }
+
+        return found;
     }
 
     private static JsonObject Tensors(string path)

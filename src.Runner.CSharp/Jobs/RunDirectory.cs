@@ -81,19 +81,25 @@ public sealed class RunDirectory : IDisposable
     {
         try
         {
-            SortedDictionary<string, string> old = Flat(JsonNode.Parse(Files.Text(RunFile, "the configuration of the run"))), now = Flat(JsonNode.Parse(configuration));
-            return
-            [
-                .. old.Keys.Union(now.Keys).Order(StringComparer.Ordinal)
-                    .Where(key => !free.Any(name => key.StartsWith(name + ".", StringComparison.Ordinal)))
-                    .Where(key => old.GetValueOrDefault(key) != now.GetValueOrDefault(key))
-                    .Select(key => $"{key}: {old.GetValueOrDefault(key) ?? "absent"} in the run, {now.GetValueOrDefault(key) ?? "absent"} now"),
-            ];
+            return Differences(Files.Text(RunFile, "the configuration of the run"), configuration, free);
         }
         catch (JsonException error)
         {
             throw new InputException($"{RunFile} is not valid JSON: {error.Message}", error);
         }
+    }
+
+    /// <summary>The keys in which one configuration differs from another, apart from those under some objects.</summary>
+    public static IReadOnlyList<string> Differences(string begun, string configuration, IReadOnlyList<string> free)
+    {
+        SortedDictionary<string, string> old = Flat(JsonNode.Parse(begun)), now = Flat(JsonNode.Parse(configuration));
+        return
+        [
+            .. old.Keys.Union(now.Keys).Order(StringComparer.Ordinal)
+                .Where(key => !free.Any(name => key.StartsWith(name + ".", StringComparison.Ordinal)))
+                .Where(key => old.GetValueOrDefault(key) != now.GetValueOrDefault(key))
+                .Select(key => $"{key}: {old.GetValueOrDefault(key) ?? "absent"} in the run, {now.GetValueOrDefault(key) ?? "absent"} now"),
+        ];
     }
 
     /// <summary>Adds a line to the log.</summary>

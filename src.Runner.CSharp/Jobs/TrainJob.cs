@@ -59,15 +59,16 @@ public static class TrainJob
     /// </summary>
     public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress)
     {
-        (RunDirectory run, Checkpoint? checkpoint) = Place(plan, directory, resume);
+        (RunDirectory run, Checkpoint? checkpoint, plan) = Place(plan, directory, resume);
         using (run)
         {
+            using ISequenceSource source = TokenData.Open(plan.Train, plan.Config.Vocabulary, new PairComposer(plan, plan.Config.Vocabulary));
+            plan = TrainSettings.Settle(plan, checkpoint, source.Length - 1, out string settled);
             Layout layout = plan.Layout(TorchLibrary.Device);
             TrainStart start = checkpoint is null ? TrainStart.Fresh(plan, layout) : TrainStart.Resumed(plan, layout, checkpoint);
             using Model model = start.Model;
-            using Trainer trainer = new(model, plan.Optimizer, plan.Objective, TorchLibrary.TeamFor(plan.Config.MicroBatch));
+            using Trainer trainer = new(model, plan.Optimizer, plan.Objective, TorchLibrary.TrainingOf(plan));
             checkpoint?.Restore(trainer);
-            using ISequenceSource source = TokenData.Open(plan.Train, model.Vocabulary, new PairComposer(plan, model.Vocabulary));
             model.Reach(source.Length);
             TrainPlan measuring = plan.WithoutDrops;
             using ISequenceSource? heldOut = plan.HeldOut.Count == 0 ? null : TokenData.Open(plan.HeldOut, model.Vocabulary, new PairComposer(measuring, model.Vocabulary));
@@ -75,6 +76,7 @@ public static class TrainJob
             run.Begin(plan.Json, first);
             run.Log($"starts at step {first} with {start.Words}");
             run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
+            run.Log(settled);
             run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
             foreach (string loss in source.Losses.Concat(heldOut?.Losses ?? []).Distinct())
             {
@@ -93,12 +95,13 @@ public static class TrainJob
         }
     }
 
-    private static (RunDirectory Run, Checkpoint? Checkpoint) Place(TrainPlan plan, string directory, string? resume)
+    /// <summary>Where a run is to be, what it goes on from, and its plan with what an earlier part of the same run has settled on.</summary>
+    private static (RunDirectory Run, Checkpoint? Checkpoint, TrainPlan Plan) Place(TrainPlan plan, string directory, string? resume)
     {
         switch (resume)
         {
             case null:
-                return (RunDirectory.New(directory), null);
+                return (RunDirectory.New(directory), null, plan);
             case "auto" or "must":
                 RunDirectory run = RunDirectory.Existing(directory);
                 Checkpoint? newest = run.Checkpoints.Newest();
@@ -107,12 +110,7 @@ public static class TrainJob
                     throw new InputException($"--resume must: {directory} has no whole checkpoint to go on from.");
                 }
 
-                if (newest is not null)
-                {
-                    RequireSame(plan, run);
-                }
-
-                return (run, newest);
+                return (run, newest, newest is null ? plan : Same(plan, run));
             default:
                 Checkpoint given = Checkpoint.Open(Checkpoints.Resolve(resume));
                 if (given.State.Position != (long)given.State.Step * plan.Config.Sequences)
@@ -123,24 +121,27 @@ public static class TrainJob
                 string own = Path.GetFullPath(directory) + Path.DirectorySeparatorChar;
                 if (!Path.GetFullPath(given.Directory).StartsWith(own, StringComparison.Ordinal))
                 {
-                    return (RunDirectory.New(directory), given);
+                    return (RunDirectory.New(directory), given, plan);
                 }
 
                 RunDirectory same = RunDirectory.Existing(directory);
-                RequireSame(plan, same);
-                return (same, given);
+                return (same, given, Same(plan, same));
         }
     }
 
-    private static void RequireSame(TrainPlan plan, RunDirectory run)
+    /// <summary>The plan of a run that goes on: what it leaves open is as the run has it, and the rest must be the same.</summary>
+    private static TrainPlan Same(TrainPlan plan, RunDirectory run)
     {
-        // Where a run started from and when it saves may change.
-        IReadOnlyList<string> differences = run.Differences(plan.Json, "model", "checkpoint");
-        if (differences.Count > 0)
-        {
-            throw new ConfigurationException(
+        string text = Files.Text(run.RunFile, "the configuration of the run");
+        TrainPlan begun = new(Descriptions.Training(run.RunFile, text, []));
+        plan = plan.Following(begun);
+
+        // Where a run started from, when it saves, and what it keeps in memory may change. A run of an earlier version has its defaults.
+        IReadOnlyList<string> differences = RunDirectory.Differences(begun.Json, plan.Json, ["model", "checkpoint", "memory"]);
+        return differences.Count == 0
+            ? plan
+            : throw new ConfigurationException(
                 $"the run in {run.Root} was begun with another configuration and cannot go on with this one:\n  {string.Join("\n  ", differences)}\nA new run with another --out can take its checkpoint: --resume {run.Root}.");
-        }
     }
 }
 

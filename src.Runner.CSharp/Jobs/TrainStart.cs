@@ -54,6 +54,26 @@ internal sealed record TrainStart(Model Model, string? Tokenizer, string Words)
             : throw new ConfigurationException($"vocabulary: is not the one of {checkpoint.Directory}.");
     }
 
+    /// <summary>
+    /// The description of the model that a run will have, read without its weights. Errors: ConfigurationException; InputException
+    /// where the checkpoint cannot be read.
+    /// </summary>
+    public static ModelConfig Describe(TrainPlan plan, Checkpoint? checkpoint)
+    {
+        ModelConfig config;
+        if (checkpoint is null && plan.Checkpoint is null)
+        {
+            config = Describe(plan.Description ?? throw new ConfigurationException("model: needs a checkpoint or a config.")).Config;
+        }
+        else
+        {
+            using ModelFile file = checkpoint is null ? ModelFiles.Open(plan.Checkpoint!, plan.Description) : ModelFiles.Open(checkpoint.Directory);
+            config = file.Config;
+        }
+
+        return config.Rows < plan.Config.Vocabulary.Rows ? Extension.grow(plan.Config.Vocabulary.Rows, config) : config;
+    }
+
     private static TrainStart Random(TrainPlan plan, Layout layout, ModelConfig config, string path, string? tokenizer)
     {
         Vocabulary vocabulary = plan.Config.Vocabulary;

@@ -21,7 +21,7 @@ public sealed class ArmRunner(
         long began = Stopwatch.GetTimestamp();
         Budget budget = BudgetOf(arm);
         using Model model = Start(arm);
-        using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 1, 1, 0), TorchLibrary.TeamFor(budget.Batch));
+        using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 1, 1, 0), new Training { Team = TorchLibrary.TeamFor(budget.Batch) });
         Schedule schedule = Hybrid.Study.schedule(budget);
         int[] evaluateAt = Hybrid.Study.evaluationSteps(budget, plan.Evaluations);
         long[][] heldOut = [.. corpus.HeldOut.Select(pair => Compose(arm, pair))];

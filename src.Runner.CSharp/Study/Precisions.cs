@@ -8,25 +8,29 @@ public static class Precisions
 {
     private static readonly TimeSpan Shortest = TimeSpan.FromMilliseconds(250);
 
-    /// <summary>Operations per second of square matrix products in a type, on the device's threads.</summary>
+    /// <summary>Operations per second of square matrix products in a type, on the device that models live on.</summary>
     public static double MatrixFlops(torch.ScalarType type, int size)
     {
         using var scope = torch.NewDisposeScope();
-        torch.Tensor a = torch.ones(size, size).to(type), b = torch.ones(size, size).to(type);
+        torch.Tensor a = torch.ones(size, size, device: TorchLibrary.Device).to(type), b = torch.ones(size, size, device: TorchLibrary.Device).to(type);
         double best = double.MaxValue;
         // A process that has just begun, or a machine that is busy for a moment, is slow at first: the best of many counts.
         for (long begun = Stopwatch.GetTimestamp(); Stopwatch.GetElapsedTime(begun) < Shortest;)
         {
             using var one = torch.NewDisposeScope();
             long started = Stopwatch.GetTimestamp();
-            a.mm(b);
+            // Reading a value waits for the device.
+            a.mm(b)[0, 0].cpu();
             best = Math.Min(best, Stopwatch.GetElapsedTime(started).TotalSeconds);
         }
 
         return 2.0 * size * size * size / best;
     }
 
-    /// <summary>Whether bf16 products are at least half as fast again as fp32 ones: then the study computes in bf16.</summary>
+    /// <summary>Whether bf16 products are at least half as fast again as fp32 ones: then computing in bf16 pays.</summary>
     public static bool HalfIsFaster() =>
-        MatrixFlops(torch.ScalarType.BFloat16, 768) > 1.5 * MatrixFlops(torch.ScalarType.Float32, 768);
+        Pays(MatrixFlops(torch.ScalarType.Float32, 768), MatrixFlops(torch.ScalarType.BFloat16, 768));
+
+    /// <summary>Whether computing in bf16 pays where products have these speeds.</summary>
+    public static bool Pays(double single, double half) => half > 1.5 * single;
 }

@@ -17,7 +17,7 @@ public static class PretrainStage
         Schedule schedule = Hybrid.Study.schedule(budget);
         Model model = Model.Random(
             config, VocabularyModule.plainText(config.Rows), new Layout { HalfPrecision = halfPrecision }, plan.Seeds[0]);
-        using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 0, 0, 0), TorchLibrary.TeamFor(budget.Batch));
+        using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 0, 0, 0), new Training { Team = TorchLibrary.TeamFor(budget.Batch) });
         using IEnumerator<long[]> rows =
             Corpus.Rows(Split.Train, plan.TextPositions, StudyJob.DataSeed).GetEnumerator();
         var curve = new double[budget.Steps];

@@ -41,6 +41,7 @@ let private all =
             LikelihoodTests.tests
             LoadMemoryTests.tests
             LossTests.tests
+            MemoryTests.tests
             NativeTests.tests
             NpyTests.tests
             PaddingTests.tests
@@ -49,6 +50,7 @@ let private all =
             PickleTests.tests
             PictureFormatTests.tests
             PictureTests.tests
+            PrecisionTests.tests
             PrepareHostileTests.tests
             PrepareInputTests.tests
             PrepareStopTests.tests
@@ -74,6 +76,7 @@ let private all =
             TorchFileTests.tests
             TorchWriterTests.tests
             TrainConfigTests.tests
+            TrainSettingsTests.tests
             TrainableTests.tests
             VocabularyTests.tests
             VqGanTests.tests

@@ -28,7 +28,12 @@ let private trained (half: bool) (team: Team) (size: int) (seed: int64) : float3
     use model = Model.Random(config, vocabulary, Layout(HalfPrecision = half), seed)
 
     use trainer =
-        new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1.0, 1.0, 1.0, 1e-4), team)
+        new Trainer(
+            model,
+            Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0),
+            Trainer.Objective(1.0, 1.0, 1.0, 1e-4),
+            Training(Team = team)
+        )
 
     let losses =
         [|
@@ -91,7 +96,12 @@ let private shares =
 
         for team in Team.Alone :: teams.Value do
             use trainer =
-                new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1.0, 1.0, 1.0, 0.0), team)
+                new Trainer(
+                    model,
+                    Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0),
+                    Trainer.Objective(1.0, 1.0, 1.0, 0.0),
+                    Training(Team = team)
+                )
 
             for atOnce in team.Size .. 9 do
                 Expect.isLessThanOrEqual (trainer.Share atOnce * team.Size) atOnce "sequences together"

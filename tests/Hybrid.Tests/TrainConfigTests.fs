@@ -24,6 +24,7 @@ let private generated (seed: int64) : TrainConfig =
     let modelFile = if checkpoint.IsNone || chooser.Bool() then Some "model.json" else None
     let sequences = chooser.Int(1, 1000)
     let peak = chooser.Float(0.0, 1.0)
+    let precision = chooser.Of [ Auto; Given Fp32; Given Bf16 ]
 
     {
         Checkpoint = checkpoint
@@ -58,7 +59,10 @@ let private generated (seed: int64) : TrainConfig =
         Sequences = sequences
         MicroBatch = chooser.Int(1, sequences)
         Padding = chooser.Of [ Dropped; Kept ]
-        Precision = chooser.Of [ Fp32; Bf16 ]
+        Precision = precision
+        Gradients = if precision = Given Fp32 then Fp32 else chooser.Of [ Fp32; Bf16 ]
+        Checkpointing = chooser.Of(Auto :: [ for _, choice in Checkpointing.names -> Given choice ])
+        MemoryBudget = chooser.Of [ None; Some(chooser.Float(0.1, 1000.0)) ]
         CheckpointEvery = chooser.Int(1, 100000)
         Seed = int64 (chooser.Int(-1000, 1000)) * 4_000_000_000_000_000L
     }
@@ -93,6 +97,8 @@ let tests =
                         "batch"
                         "clipNorm"
                         "precision"
+                        "gradients"
+                        "memory"
                         "checkpoint"
                         "seed"
                     ] do
@@ -129,7 +135,10 @@ let tests =
                         Sequences = 8
                         MicroBatch = 8
                         Padding = Dropped
-                        Precision = Fp32
+                        Precision = Auto
+                        Gradients = Fp32
+                        Checkpointing = Given Checkpointing.None
+                        MemoryBudget = None
                         CheckpointEvery = 1000
                         Seed = 0L
                     }
@@ -157,6 +166,31 @@ let tests =
                 let text = minimal.Replace("\"batch\"", "\"clipNorm\": 0, \"batch\"")
                 TrainConfig.parse text |> errorsAt "a clip of 0" [ "clipNorm" ])
 
+            testCase "precision and what is kept are given, or left to the machine" (fun () ->
+                let at (values: (string * string) list) =
+                    setting values minimal |> Result.bind TrainConfig.parse |> accepted "set"
+
+                let open' =
+                    at [ "precision", "auto"; "gradients", "bf16"; "memory.checkpointing", "auto"; "memory.budgetGiB", "1.5" ]
+
+                Expect.equal (open'.Precision, open'.Checkpointing, open'.MemoryBudget) (Auto, Auto, Some 1.5) "left open"
+                let half = TrainConfig.withPrecision Bf16 open'
+                Expect.equal (half.Precision, half.Gradients) (Given Bf16, Bf16) "settled on bf16"
+                Expect.equal (TrainConfig.withPrecision Fp32 half) half "what is given stays"
+                let single = TrainConfig.withPrecision Fp32 open'
+                Expect.equal (single.Precision, single.Gradients) (Given Fp32, Fp32) "settled on fp32, and gradients with it"
+                Expect.equal (parsed (TrainConfig.toJson single)) single "the settled one can be read"
+                let full = TrainConfig.withCheckpointing Checkpointing.Full open'
+                Expect.equal full.Checkpointing (Given Checkpointing.Full) "settled on full"
+                Expect.equal (TrainConfig.withCheckpointing Checkpointing.None full) full "what is given stays"
+
+                for name, choice in Checkpointing.names do
+                    Expect.equal (at [ "memory.checkpointing", name ]).Checkpointing (Given choice) name
+
+                setting [ "precision", "fp32"; "gradients", "bf16" ] minimal
+                |> Result.bind TrainConfig.parse
+                |> errorsAt "bf16 gradients of fp32" [ "gradients" ])
+
             testCase "everything that is missing is named at once" (fun () ->
                 TrainConfig.parse "{}"
                 |> errorsAt "an empty document" [ "model"; "vocabulary"; "data"; "optimizer"; "schedule"; "batch" ]
@@ -182,6 +216,7 @@ let tests =
                         "optimizer": {"learningRate": "fast", "betas": [0.9, 1.0], "epsilon": -1, "weightDecay": null, "decay": "some"},
                         "schedule": {"kind": "linear", "warmupSteps": -1, "steps": 0, "minimumLearningRate": "0"},
                         "batch": {"sequences": 0, "microBatch": 0.5, "padding": "gone"}, "clipNorm": "1", "precision": "fp16",
+                        "gradients": "fp8", "memory": {"checkpointing": "some", "budgetGiB": 0, "budget": 1},
                         "loss": {"text": -1, "image": "1", "structure": [], "z": null, "zz": 1},
                         "checkpoint": {"everySteps": 0}, "seed": 0.5, "trainable": "none", "newRows": "zero", "sede": 1}"""
 
@@ -214,6 +249,10 @@ let tests =
                         "batch.padding"
                         "clipNorm"
                         "precision"
+                        "gradients"
+                        "memory.checkpointing"
+                        "memory.budgetGiB"
+                        "memory.budget"
                         "loss.text"
                         "loss.image"
                         "loss.structure"
@@ -233,7 +272,7 @@ let tests =
             property "any one unknown key anywhere is named with its path" (fun seed ->
                 let chooser = Chooser seed
                 let root = (JsonNode.Parse(TrainConfig.toJson (generated seed)) |> nonNull).AsObject()
-                let inner = [ "model"; "vocabulary"; "data"; "optimizer"; "schedule"; "batch"; "loss"; "checkpoint" ]
+                let inner = [ "model"; "vocabulary"; "data"; "optimizer"; "schedule"; "batch"; "loss"; "checkpoint"; "memory" ]
                 let place = chooser.Of("" :: inner)
                 let target = if place = "" then root else (root[place] |> nonNull).AsObject()
                 target["surplus"] <- JsonValue.Create 1

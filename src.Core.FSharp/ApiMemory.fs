@@ -1,0 +1,124 @@
+/// The C# door: how a step of training uses threads and memory, and how much.
+namespace Hybrid.Api
+
+open System
+open System.Collections.Generic
+open TorchSharp
+open Hybrid
+
+/// Threads that work side by side: `run` carries out a piece of work for each number below its count, at most `size`, and returns
+/// when all are done.
+[<Sealed>]
+type Team(size: int, run: Action<int, Action<int>>) =
+    member _.Size = size
+    member _.Run(count: int, work: Action<int>) : unit = run.Invoke(count, work)
+
+    /// Until this is disposed, torch does the caller's own work between runs on the caller alone. Threads that it shared the work with
+    /// would wait for more, spinning, where the team needs the cores.
+    member _.Lead() : IDisposable =
+        let threads = torch.get_num_threads ()
+
+        if size > 1 && threads > 1 then
+            torch.set_num_threads 1
+
+            { new IDisposable with
+                member _.Dispose() = torch.set_num_threads threads
+            }
+        else
+            { new IDisposable with
+                member _.Dispose() = ()
+            }
+
+    /// One thread, the caller's.
+    static member Alone: Team =
+        Team(
+            1,
+            fun count work ->
+                for i in 0 .. count - 1 do
+                    work.Invoke i
+        )
+
+/// How a step of training uses memory and threads.
+[<Sealed>]
+type Training() =
+    /// What of each block is kept for the backward pass: a name of `Checkpointing.names`
+    member val Checkpointing = "none" with get, set
+    /// Micro-batches of a model in bf16 add up in bf16 instead of fp32
+    member val HalfGradients = false with get, set
+
+    /// The threads that share the micro-batches of a step
+    member val Team = Team.Alone with get, set
+
+    /// Errors: ArgumentException for a name that is none of `Checkpointing.names`.
+    member internal t.Pass: Decoder.Pass =
+        match Checkpointing.names |> List.tryFind (fun (name, _) -> name = t.Checkpointing) with
+        | Some(_, checkpointing) -> { Decoder.plainPass with Checkpointing = checkpointing }
+        | None ->
+            let names = Checkpointing.names |> List.map fst |> String.concat ", "
+            invalidArg (nameof t.Checkpointing) $"'{t.Checkpointing}' is not a way of checkpointing; there are {names}."
+
+/// A part of a step's memory.
+[<Struct>]
+type MemoryPart = { Name: string; Bytes: int64 }
+
+/// Estimates of the memory of a step of training.
+[<AbstractClass; Sealed>]
+type StepMemories private () =
+
+    /// A step of a model of which `movement` moves.
+    static member internal Of
+        (
+            config: ModelConfig,
+            movement: ParameterSpec -> Movement,
+            precision: Precision,
+            gradients: Precision,
+            checkpointing: Checkpointing,
+            sequences: int,
+            threads: int,
+            positions: int,
+            device: torch.Device
+        ) : StepMemory =
+        Memory.ofStep
+            config
+            movement
+            {
+                Precision = precision
+                Gradients = gradients
+                Checkpointing = checkpointing
+                Sequences = sequences
+                Threads = threads
+                Positions = positions
+                OnCpu = (device.``type`` = DeviceType.CPU)
+            }
+
+    /// The parts of an estimate by name, with their total.
+    static member Parts(memory: StepMemory) : IReadOnlyList<MemoryPart> =
+        [|
+            { Name = "weights"; Bytes = memory.Weights }
+            { Name = "gradients"; Bytes = memory.Gradients }
+            { Name = "moments"; Bytes = memory.Moments }
+            { Name = "activations"; Bytes = memory.Activations }
+            { Name = "head"; Bytes = memory.Head }
+            { Name = "work"; Bytes = memory.Work }
+            { Name = "program"; Bytes = memory.Program }
+            { Name = "total"; Bytes = memory.Total }
+        |]
+
+    /// The ways of checkpointing, the fastest first.
+    static member Ways: IReadOnlyList<string> = Checkpointing.names |> List.map fst |> List.toArray :> IReadOnlyList<string>
+
+    /// A step on a CPU that moves the whole model, `sequences` of `positions` positions at a time.
+    static member Of(config: ModelConfig, halfPrecision: bool, training: Training, sequences: int, positions: int) : StepMemory =
+        let precision which = if which then Bf16 else Fp32
+
+        StepMemories.Of(
+            config,
+            (fun _ -> Moves),
+            precision halfPrecision,
+            precision training.HalfGradients,
+            training.Pass.Checkpointing,
+            sequences,
+            training.Team.Size,
+            positions,
+            torch.CPU
+        )
