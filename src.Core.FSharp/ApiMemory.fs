@@ -89,6 +89,7 @@ type StepMemories private () =
                 Threads = threads
                 Positions = positions
                 OnCpu = (device.``type`` = DeviceType.CPU)
+                Passes = (threads > 1 || torch.get_num_threads () = 1)
             }
 
     /// The parts of an estimate by name, with their total.

@@ -16,6 +16,8 @@ type StepPlan =
         Positions: int
         /// Attention of its own on a CPU; elsewhere torch's fused one
         OnCpu: bool
+        /// Torch has one thread on each of these, so that bf16 takes the passes of `Kernels`, which keep less
+        Passes: bool
     }
 
 /// Bytes by what they are for. Activations and the head are those of the sequences that are worked on together.
@@ -54,9 +56,11 @@ module Memory =
         member _.FeedForward = int64 config.FeedForwardWidth
         member w.Hidden = if config.Gated then 2L * w.FeedForward else w.FeedForward
 
+    let private inPasses (plan: StepPlan) = plan.OnCpu && plan.Passes && plan.Precision = Bf16
+
     /// Bytes per position that a norm over `width` values keeps beside its input: RMS norm is made of several operations in fp32.
     let private normKeeps (config: ModelConfig) (plan: StepPlan) (width: int64) =
-        if config.Norm <> RmsNorm then 8L
+        if config.Norm <> RmsNorm || inPasses plan then 8L
         elif plan.Precision = Fp32 then 4L * width
         else 8L * width
 
@@ -125,7 +129,9 @@ module Memory =
         let tokens = int64 plan.Sequences * int64 plan.Positions
         let pieces = pieces config plan
         let again = plan.Checkpointing = Checkpointing.Selective
-        let scores = (if again then 3L else 2L) * scoresOf plan List.max pieces
+        // A pass leaves the gradient of the scores where that of their softmax was.
+        let copies = (if again then 3L else 2L) - (if inPasses plan then 1L else 0L)
+        let scores = copies * scoresOf plan List.max pieces
         let sums = if plan.OnCpu && pieces.Length > 1 then 8L * tokens * w.Keys else 0L
         let attention = e * (scores + tokens * (3L * w.Joined + 2L * w.Queries)) + sums
         let inputs = if again then w.FeedForward + w.Residual else 0L
@@ -181,7 +187,12 @@ module Memory =
         let logits =
             HeadLoss.rowsAtOnce tokens (int64 config.Rows)
             |> min tokens
-            |> fun targets -> targets * int64 config.Rows * (if half then 12L else 8L)
+            |> fun targets ->
+                targets
+                * int64 config.Rows
+                * (if inPasses plan then 2L
+                   elif half then 12L
+                   else 8L)
 
         let again = if plan.Checkpointing = Checkpointing.Full && not all.IsEmpty then List.max all else 0L
 

@@ -107,6 +107,7 @@ let private stepPlan precision checkpointing sequences positions : StepPlan =
         Positions = positions
         OnCpu = true
         Threads = 1
+        Passes = true
     }
 
 let private step config precision checkpointing sequences positions : StepMemory =
