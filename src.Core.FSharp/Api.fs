@@ -111,14 +111,17 @@ type Drawing() =
     /// Classifier-free guidance; 1 is none
     member val Guidance = 1.0 with get, set
     member val Seed = 0L with get, set
+    /// Positions that a pass reads ahead; 1: none. It does not change what is drawn
+    member val Lookahead = 1 with get, set
 
-    member internal d.Sampling: Sampler.Sampling =
+    member internal d.Sampling: Draw.Sampling =
         {
             Temperature = d.Temperature
             TopK = if d.TopK > 0 then Some d.TopK else None
             TopP = if d.TopP < 1.0 then Some d.TopP else None
             Guidance = d.Guidance
             Seed = d.Seed
+            Lookahead = max 1 d.Lookahead
         }
 
 /// A model: its description, its vocabulary and its weights. Dispose it to release the weights.

@@ -190,7 +190,7 @@ module Layers =
         ]
 
     /// The two feed-forward projections of a layer, by open_lm's names.
-    let private feedForwardNames (config: ModelConfig) (prefix: string) =
+    let internal feedForwardNames (config: ModelConfig) (prefix: string) =
         if config.Gated then
             prefix + ".feed_forward.w12", prefix + ".feed_forward.w3"
         else

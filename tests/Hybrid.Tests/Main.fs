@@ -52,6 +52,7 @@ let private all =
             ReportTests.tests
             SafeTensorsTests.tests
             SamplerTests.tests
+            SamplingTests.tests
             ScheduleTests.tests
             SequenceTests.tests
             ShapeTests.tests
