@@ -137,6 +137,9 @@ type internal GenerateArguments =
     | [<Unique; Value("P", Above = 0.0, Maximum = 1.0)>] Top_P of float
     | [<Unique; Value("C", Minimum = 0.0)>] Cfg of float
     | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("W", Minimum = 1.0, Maximum = 1024.0)>] Lookahead of int
+    | [<Unique; Value("fp32|bf16", Closed = true)>] Precision of string
+    | [<Unique; Value("MB", Minimum = 1.0)>] Memory_Budget of int
     | [<Mandatory; Unique; Value("DIR")>] Out of string
     | [<Unique>] Json
 
@@ -151,6 +154,9 @@ type internal GenerateArguments =
             | Top_P _ -> "sample from the fewest codes that hold probability P"
             | Cfg _ -> "strength of classifier-free guidance (default: 1, none)"
             | Seed _ -> "seed of the sampling (default: 0)"
+            | Lookahead _ -> "codes that a pass reads ahead; the pictures stay the same (default: 1, none)"
+            | Precision _ -> "bf16 is faster where the processor has it; a few codes differ (default: fp32)"
+            | Memory_Budget _ -> "for cached keys and values; more pictures are drawn in turn (default: 4000)"
             | Out _ -> "directory of the pictures"
             | Json -> Words.json
 
@@ -286,7 +292,7 @@ type internal ConvertArguments =
             | Json -> Words.json
 
 type internal BenchArguments =
-    | [<Mandatory; Unique; MainCommand; Value("prepare", Closed = true)>] Action of string
+    | [<Mandatory; Unique; MainCommand; Value("prepare|generate", Closed = true)>] Action of string
     | [<Unique; Value("F")>] Text_Tokenizer of string
     | [<Value("F", Several = true)>] Text of string
     | [<Unique; Value("PATH")>] Image_Tokenizer of string
@@ -294,19 +300,39 @@ type internal BenchArguments =
     | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Threads of int
     | [<Unique; Value("S", Above = 0.0, Maximum = 3600.0)>] Seconds of float
+    | [<Unique; Value("small|tiny|160m|1b", Closed = true)>] Size of string
+    | [<Unique; Value("PATH")>] Model of string
+    | [<Unique; Value("F")>] Model_Config of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Batch of int
+    | [<Unique; Value("bf16|fp32", Closed = true)>] Precision of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] New of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Prompt_Length of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Top_K of int
+    | [<Unique; Value("G", Minimum = 0.0)>] Guidance of float
+    | [<Unique; Value("W", Minimum = 1.0, Maximum = 1024.0)>] Lookahead of int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
-            | Action _ -> "prepare: tokenizing, decoding and resizing, encoding"
-            | Text_Tokenizer _ -> "a tokenizer.json"
-            | Text _ -> "UTF-8 files to tokenize"
-            | Image_Tokenizer _ -> "a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
-            | Pictures _ -> "pictures, folders of them, or tars"
-            | Image_Size _ -> "pictures are cropped and resized to N x N pixels (default: 256)"
+            | Action _ -> "prepare: tokenizing, decoding and resizing, encoding; generate: drawing tokens"
+            | Text_Tokenizer _ -> "prepare: a tokenizer.json"
+            | Text _ -> "prepare: UTF-8 files to tokenize"
+            | Image_Tokenizer _ -> "prepare: a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
+            | Pictures _ -> "prepare: pictures, folders of them, or tars"
+            | Image_Size _ -> "prepare: pictures are cropped and resized to N x N pixels (default: 256)"
             | Threads _ -> "threads of the measurements with several (default: all cores)"
-            | Seconds _ -> "how long each measurement goes on (default: 5)"
+            | Seconds _ -> "prepare: how long each measurement goes on (default: 5)"
+            | Size _ -> "generate: a shape to compare by (default: small)"
+            | Model _ -> "generate: a model on disk instead"
+            | Model_Config _ -> Words.modelConfig
+            | Batch _ -> "generate: sequences drawn together (default: the size's, else 8)"
+            | Precision _ -> "generate: what the model computes in (default: bf16)"
+            | New _ -> "generate: new tokens of each (default: what the positions hold, at most 256)"
+            | Prompt_Length _ -> "generate: tokens before them (default: 16)"
+            | Top_K _ -> "generate: draws from the K most probable tokens (default: 100)"
+            | Guidance _ -> "generate: strength of classifier-free guidance (default: 1, none)"
+            | Lookahead _ -> "generate: tokens that a pass reads ahead (default: 1, none)"
             | Json -> Words.json
 
 type internal InspectArguments =

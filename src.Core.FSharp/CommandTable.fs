@@ -170,6 +170,52 @@ let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
             Json = json
         }
 
+let private benchShape (given: ParseResults<BenchArguments>) : BenchShape =
+    {
+        Size = given.TryGetResult <@ BenchArguments.Size @> |> Option.toObj
+        Model =
+            given.TryGetResult <@ BenchArguments.Model @>
+            |> Option.map (fun path ->
+                {
+                    Path = path
+                    Config = given.TryGetResult <@ BenchArguments.Model_Config @> |> Option.toObj
+                    TextRows = Nullable()
+                    ImageCodes = Nullable()
+                })
+            |> Option.toObj
+        Positions = Nullable()
+        HalfPrecision = given.GetResult(<@ BenchArguments.Precision @>, defaultValue = "bf16") = "bf16"
+    }
+
+let private benchGenerate (given: ParseResults<BenchArguments>) : ICommand =
+    {
+        BenchGenerateCommand.Shape = benchShape given
+        Batch = given.TryGetResult <@ BenchArguments.Batch @> |> Option.toNullable
+        New = given.TryGetResult <@ BenchArguments.New @> |> Option.toNullable
+        PromptLength = given.GetResult(<@ BenchArguments.Prompt_Length @>, defaultValue = 16)
+        TopK = given.GetResult(<@ BenchArguments.Top_K @>, defaultValue = 100)
+        Guidance = given.GetResult(<@ BenchArguments.Guidance @>, defaultValue = 1.0)
+        Lookahead = given.GetResult(<@ BenchArguments.Lookahead @>, defaultValue = 1)
+        Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
+        Json = given.Contains <@ BenchArguments.Json @>
+    }
+
+let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
+    match given.GetResult <@ BenchArguments.Action @> with
+    | "generate" -> benchGenerate given
+    | _ ->
+        {
+            BenchCommand.Action = BenchAction.Prepare
+            TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
+            Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
+            ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
+            Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
+            ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
+            Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
+            Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
+            Json = given.Contains <@ BenchArguments.Json @>
+        }
+
 /// The commands, in the order the help shows them.
 let table: Entry list =
     [
@@ -256,6 +302,9 @@ let table: Entry list =
                     TopP = given.TryGetResult <@ GenerateArguments.Top_P @> |> Option.toNullable
                     Guidance = given.GetResult(<@ GenerateArguments.Cfg @>, defaultValue = 1.0)
                     Seed = given.GetResult(<@ GenerateArguments.Seed @>, defaultValue = 0L)
+                    Lookahead = given.GetResult(<@ GenerateArguments.Lookahead @>, defaultValue = 1)
+                    HalfPrecision = given.TryGetResult <@ GenerateArguments.Precision @> = Some "bf16"
+                    MemoryBudget = given.TryGetResult <@ GenerateArguments.Memory_Budget @> |> Option.toNullable
                     Out = given.GetResult <@ GenerateArguments.Out @>
                     Json = given.Contains <@ GenerateArguments.Json @>
                 })
@@ -369,22 +418,37 @@ let table: Entry list =
             Together = [ "--text-rows"; "--image-codes" ]
         }
 
-        entry<BenchArguments>
-            "bench"
-            "how fast this machine prepares data"
-            "hybrid bench prepare --text-tokenizer tokenizer.json --text book.txt"
-            (fun given ->
-                {
-                    BenchCommand.Action = BenchAction.Prepare
-                    TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
-                    Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
-                    ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
-                    Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
-                    ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
-                    Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
-                    Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
-                    Json = given.Contains <@ BenchArguments.Json @>
-                })
+        { entry<BenchArguments>
+              "bench"
+              "how fast this machine prepares data and draws tokens"
+              "hybrid bench prepare --text-tokenizer tokenizer.json --text book.txt"
+              benchCommand with
+            Choices =
+                [
+                    {
+                        Word = "prepare"
+                        Needs = []
+                        Takes = [ "--text-tokenizer"; "--text"; "--image-tokenizer"; "--pictures"; "--image-size"; "--seconds" ]
+                    }
+                    {
+                        Word = "generate"
+                        Needs = []
+                        Takes =
+                            [
+                                "--size"
+                                "--model"
+                                "--model-config"
+                                "--batch"
+                                "--precision"
+                                "--new"
+                                "--prompt-length"
+                                "--top-k"
+                                "--guidance"
+                                "--lookahead"
+                            ]
+                    }
+                ]
+        }
 
         entry<InspectArguments>
             "inspect"

@@ -117,6 +117,12 @@ type GenerateCommand =
         /// Strength of classifier-free guidance; 1 is none.
         Guidance: float
         Seed: int64
+        /// Codes of each picture that a pass reads ahead; 1 is none.
+        Lookahead: int
+        /// The model computes in bf16.
+        HalfPrecision: bool
+        /// Megabytes (10⁶ bytes) for cached keys and values; null: the library's own default.
+        MemoryBudget: Nullable<int>
         Out: string
         Json: bool
     }
@@ -242,6 +248,40 @@ type BenchCommand =
         Threads: Nullable<int>
         /// How long each measurement goes on.
         Seconds: float
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// The model that a measurement is made with.
+type BenchShape =
+    {
+        /// small, tiny, 160m or 1b: shapes to compare by; null takes small, or the model
+        Size: string | null
+        /// A model on disk, instead of a size; or null
+        Model: ModelPath | null
+        /// Positions of a sequence; null takes the size's or the model's
+        Positions: Nullable<int>
+        HalfPrecision: bool
+    }
+
+/// How fast this machine draws tokens.
+type BenchGenerateCommand =
+    {
+        Shape: BenchShape
+        /// Sequences drawn together; null takes the size's, or 8
+        Batch: Nullable<int>
+        /// New tokens of each; null takes what the positions hold, at most 256
+        New: Nullable<int>
+        PromptLength: int
+        TopK: int
+        /// Strength of classifier-free guidance; 1 is none
+        Guidance: float
+        /// Tokens of each sequence that a pass reads ahead; 1 is none
+        Lookahead: int
+        /// Null takes all cores.
+        Threads: Nullable<int>
         Json: bool
     }
 

@@ -14,7 +14,8 @@ open Microsoft.FSharp.NativeInterop
 open TorchSharp
 open Hybrid.HostLanes
 
-/// The loops over one head's cache: blocks of `block` keys [C, block], values [T, wide].
+/// The loops over one head's cache: blocks of `block` keys [C, block], values [T, wide]. In bf16 the numbers of two vectors stand in
+/// turns (`slot`), so that a shift and a mask take them apart.
 module internal HostProducts =
 
     /// Keys of a block. A multiple of twice the numbers in a vector.
@@ -30,20 +31,20 @@ module internal HostProducts =
 
         while c + 1 < width do
             let a, b = Lanes(NativePtr.get q c), Lanes(NativePtr.get q (c + 1))
-            low <- Vector.FusedMultiplyAdd(a, lower half place, low)
-            high <- Vector.FusedMultiplyAdd(a, upper half place, high)
-            low' <- Vector.FusedMultiplyAdd(b, lower half (place + stride), low')
-            high' <- Vector.FusedMultiplyAdd(b, upper half (place + stride), high')
+            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
+            low' <- Vector.FusedMultiplyAdd(b, evens half (place + stride), low')
+            high' <- Vector.FusedMultiplyAdd(b, odds half (place + stride), high')
             place <- place + 2n * stride
             c <- c + 2
 
         if c < width then
             let a = Lanes(NativePtr.get q c)
-            low <- Vector.FusedMultiplyAdd(a, lower half place, low)
-            high <- Vector.FusedMultiplyAdd(a, upper half place, high)
+            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
 
         Vector.Store(Vector.Add(low, low'), out)
-        Vector.Store(Vector.Add(high, high'), NativePtr.add out count)
+        Vector.Store(Vector.Add(high, high'), NativePtr.add out (count ()))
 
     // Σ p v over positions [first, last) of 2 `count` channels.
     let inline private mixOf
@@ -64,26 +65,26 @@ module internal HostProducts =
         while s + 3 < last do
             let a, b = Lanes(NativePtr.get p s), Lanes(NativePtr.get p (s + 1))
             let c, d = Lanes(NativePtr.get p (s + 2)), Lanes(NativePtr.get p (s + 3))
-            low <- Vector.FusedMultiplyAdd(a, lower half place, low)
-            high <- Vector.FusedMultiplyAdd(a, upper half place, high)
-            low' <- Vector.FusedMultiplyAdd(b, lower half (place + stride), low')
-            high' <- Vector.FusedMultiplyAdd(b, upper half (place + stride), high')
-            low'' <- Vector.FusedMultiplyAdd(c, lower half (place + 2n * stride), low'')
-            high'' <- Vector.FusedMultiplyAdd(c, upper half (place + 2n * stride), high'')
-            low''' <- Vector.FusedMultiplyAdd(d, lower half (place + 3n * stride), low''')
-            high''' <- Vector.FusedMultiplyAdd(d, upper half (place + 3n * stride), high''')
+            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
+            low' <- Vector.FusedMultiplyAdd(b, evens half (place + stride), low')
+            high' <- Vector.FusedMultiplyAdd(b, odds half (place + stride), high')
+            low'' <- Vector.FusedMultiplyAdd(c, evens half (place + 2n * stride), low'')
+            high'' <- Vector.FusedMultiplyAdd(c, odds half (place + 2n * stride), high'')
+            low''' <- Vector.FusedMultiplyAdd(d, evens half (place + 3n * stride), low''')
+            high''' <- Vector.FusedMultiplyAdd(d, odds half (place + 3n * stride), high''')
             place <- place + 4n * stride
             s <- s + 4
 
         while s < last do
             let a = Lanes(NativePtr.get p s)
-            low <- Vector.FusedMultiplyAdd(a, lower half place, low)
-            high <- Vector.FusedMultiplyAdd(a, upper half place, high)
+            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
             place <- place + stride
             s <- s + 1
 
         Vector.Store(Vector.Add(Vector.Add(low, low'), Vector.Add(low'', low''')), out)
-        Vector.Store(Vector.Add(Vector.Add(high, high'), Vector.Add(high'', high''')), NativePtr.add out count)
+        Vector.Store(Vector.Add(Vector.Add(high, high'), Vector.Add(high'', high''')), NativePtr.add out (count ()))
 
     let private dotsFull width q place out = dotsOf false width q place out
     let private dotsHalf width q place out = dotsOf true width q place out
@@ -121,14 +122,14 @@ module internal HostProducts =
 
         let mutable top = Lanes Single.NegativeInfinity
 
-        for i in 0 .. (until - from) / count - 1 do
-            top <- Vector.Max(top, Vector.Load(NativePtr.add scores (from + i * count)))
+        for i in 0 .. (until - from) / count () - 1 do
+            top <- Vector.Max(top, Vector.Load(NativePtr.add scores (from + i * count ())))
 
         let shift = Lanes(largest top)
         let mutable total = Lanes.Zero
 
-        for i in 0 .. (until - from) / count - 1 do
-            let place = NativePtr.add scores (from + i * count)
+        for i in 0 .. (until - from) / count () - 1 do
+            let place = NativePtr.add scores (from + i * count ())
             let score = Vector.Subtract(Vector.Load place, shift)
             let e = Vector.ConditionalSelect(Vector.LessThan(score, Lanes -87.0f), Lanes.Zero, exp score)
             total <- Vector.Add(total, e)
@@ -164,6 +165,7 @@ type internal HostCache(config: ModelConfig, half: bool, rows: int, capacity: in
     let groups = heads / kv
     let blocks = (capacity + block - 1) / block
     let wide = (width + block - 1) / block * block
+    let slots = Array.init (max wide block) (fun i -> i / block * block + slot half (i % block))
     let element = nativeint (size half)
 
     let memory (length: int) =
@@ -176,6 +178,9 @@ type internal HostCache(config: ModelConfig, half: bool, rows: int, capacity: in
 
     let keys, values = memory (blocks * width * block), memory (blocks * block * wide)
     let keyPlaces, valuePlaces = Array.map Dispatcher.dataPointer keys, Array.map Dispatcher.dataPointer values
+
+    // Products of a query with a key's number, below which one thread is faster than several.
+    let worthSharing = 4_000_000L
 
     // fp32 tables, cosine and sine of a position one after the other.
     let turning = config.RotaryWidth
@@ -191,33 +196,64 @@ type internal HostCache(config: ModelConfig, half: bool, rows: int, capacity: in
             host rotation.Cosine, host rotation.Sine
         | None -> [||], [||]
 
-    let turn (position: int) (x: nativeptr<float32>) =
-        if rotation.IsSome then
-            let cosine, sine = tables
-            let from, pairs = position * turning, turning / 2
+    let rotates, halves = rotation.IsSome, (config.Position = Rotary)
+    let cosine, sine = tables
 
-            for i in 0 .. pairs - 1 do
-                let a, b = if config.Position = Rotary then i, i + pairs else 2 * i, 2 * i + 1
+    // The rotated part of a head's vector, in place.
+    let turn (position: int) (x: nativeptr<float32>) =
+        if rotates then
+            let from, pairs = position * turning, turning / 2
+            let mutable i = 0
+
+            if halves then
+                while i + count () <= pairs do
+                    let a, b = Vector.Load(NativePtr.add x i), Vector.Load(NativePtr.add x (i + pairs))
+                    let cosine, sine = Lanes(cosine, from + i), Lanes(sine, from + i)
+                    Vector.Store(Vector.Subtract(Vector.Multiply(a, cosine), Vector.Multiply(b, sine)), NativePtr.add x i)
+                    Vector.Store(Vector.Add(Vector.Multiply(b, cosine), Vector.Multiply(a, sine)), NativePtr.add x (i + pairs))
+                    i <- i + count ()
+
+            while i < pairs do
+                let a, b = if halves then i, i + pairs else 2 * i, 2 * i + 1
                 let first, second = NativePtr.get x a, NativePtr.get x b
                 NativePtr.set x a (first * cosine[from + a] - second * sine[from + a])
                 NativePtr.set x b (second * cosine[from + b] + first * sine[from + b])
+                i <- i + 1
+
+    // A head's vector times a number; what fills its last vector up may be anything.
+    let times (factor: float32) (x: nativeptr<float32>) =
+        let factor = Lanes factor
+        let mutable i = 0
+
+        while i < width do
+            Vector.Store(Vector.Multiply(factor, Vector.Load(NativePtr.add x i)), NativePtr.add x i)
+            i <- i + count ()
 
     let append (news: NewPositions) (keys: nativeint) (values: nativeint) (row: int) (head: int) (x: nativeptr<float32>) =
         for t in 0 .. news.Needed[row] - 1 do
             let position, line = news.Lengths[row] + t, row * news.Together + t
             read half (news.Key + nativeint (line * news.KeyStride + head * width) * element) x width
             turn position x
-            let place = keys + nativeint (position / block * width * block + position % block) * element
+            let place = keys + nativeint (position / block * width * block + slots[position % block]) * element
 
-            for c in 0 .. width - 1 do
-                set half place (c * block) (NativePtr.get x c)
+            if half then
+                for c in 0 .. width - 1 do
+                    set true place (c * block) (NativePtr.get x c)
+            else
+                for c in 0 .. width - 1 do
+                    set false place (c * block) (NativePtr.get x c)
 
-            Buffer.MemoryCopy(
-                (news.Value + nativeint (line * news.ValueStride + head * width) * element).ToPointer(),
-                (values + nativeint (position * wide) * element).ToPointer(),
-                int64 width * int64 element,
-                int64 width * int64 element
-            )
+            let source = news.Value + nativeint (line * news.ValueStride + head * width) * element
+            let target = values + nativeint (position * wide) * element
+
+            if half then
+                for c in 0 .. width - 1 do
+                    NativePtr.set
+                        (NativePtr.ofNativeInt<uint16> target)
+                        slots[c]
+                        (NativePtr.get (NativePtr.ofNativeInt<uint16> source) c)
+            else
+                Buffer.MemoryCopy(source.ToPointer(), target.ToPointer(), 4L * int64 width, 4L * int64 width)
 
     let attend
         (news: NewPositions)
@@ -240,24 +276,25 @@ type internal HostCache(config: ModelConfig, half: bool, rows: int, capacity: in
                 read half (news.Query + nativeint (line * news.QueryStride + own * width) * element) x width
                 turn position x
 
-                for c in 0 .. width - 1 do
-                    NativePtr.set x c (scale * NativePtr.get x c)
+                times scale x
 
                 for b in first / block .. (last - 1) / block do
-                    for j in 0 .. 2 * count .. block - 1 do
+                    let mutable j = 0
+
+                    while j < block do
                         let place = keys + nativeint (b * width * block + j) * element
-                        let out = NativePtr.add scores (b * block + j)
-                        dots half width x place out
+                        dots half width x place (NativePtr.add scores (b * block + j))
+                        j <- j + 2 * count ()
 
                 let share = soften scores first last
 
-                for c in 0 .. 2 * count .. width - 1 do
-                    let place = values + nativeint c * element
-                    let out = NativePtr.add x c
-                    mix half wide scores place first last out
+                let mutable c = 0
 
-                for c in 0 .. width - 1 do
-                    NativePtr.set x c (share * NativePtr.get x c)
+                while c < width do
+                    mix half wide scores (values + nativeint c * element) first last (NativePtr.add x c)
+                    c <- c + 2 * count ()
+
+                times share x
 
                 write half x (news.Out + nativeint (line * heads * width + own * width) * element) width
 
@@ -280,26 +317,32 @@ type internal HostCache(config: ModelConfig, half: bool, rows: int, capacity: in
         let keyLength, valueLength =
             nativeint (blocks * width * block) * element, nativeint (blocks * block * wide) * element
 
-        let unit (index: int) =
-            let buffer = ArrayPool<float32>.Shared.Rent(wide + blocks * block)
-            use pinned = fixed buffer
+        let unit (scratch: nativeptr<float32>) (index: int) =
             let row, head = index / kv, index % kv
             let keys = keyPlaces[layer] + nativeint index * keyLength
             let values = valuePlaces[layer] + nativeint index * valueLength
-            append news keys values row head pinned
-            attend news keys values row head pinned (NativePtr.add pinned wide)
+            append news keys values row head scratch
+            attend news keys values row head scratch (NativePtr.add scratch wide)
+
+        let some (first: int) (last: int) =
+            let buffer = ArrayPool<float32>.Shared.Rent(wide + blocks * block)
+            use pinned = fixed buffer
+
+            for index in first .. last - 1 do
+                unit pinned index
+
             ArrayPool<float32>.Shared.Return buffer
 
-        let work =
-            Seq.map2 (fun length needed -> int64 (length + needed) * int64 needed) news.Lengths news.Needed
-            |> Seq.sum
-            |> fun pairs -> pairs * int64 heads * int64 width
+        let mutable pairs = 0L
 
-        if threads > 1 && work > 4_000_000L then
-            Parallel.For(0, rows * kv, ParallelOptions(MaxDegreeOfParallelism = threads), unit) |> ignore
+        for row in 0 .. rows - 1 do
+            pairs <- pairs + int64 (news.Lengths[row] + news.Needed[row]) * int64 news.Needed[row]
+
+        if threads > 1 && pairs * int64 heads * int64 width > worthSharing then
+            Parallel.For(0, rows * kv, ParallelOptions(MaxDegreeOfParallelism = threads), fun index -> some index (index + 1))
+            |> ignore
         else
-            for index in 0 .. rows * kv - 1 do
-                unit index
+            some 0 (rows * kv)
 
     interface IDisposable with
         member _.Dispose() =

@@ -39,20 +39,20 @@ let private number (order: int) = BitConverter.Int32BitsToSingle(order ^^^ ((ord
 let private top (x: nativeptr<float32>) (length: int) =
     let mutable best = Lanes Single.NegativeInfinity
 
-    for i in 0 .. length / count - 1 do
-        best <- Vector.Max(best, Vector.Load(NativePtr.add x (i * count)))
+    for i in 0 .. length / count () - 1 do
+        best <- Vector.Max(best, Vector.Load(NativePtr.add x (i * count ())))
 
     largest best
 
 let private least (x: nativeptr<float32>) (length: int) =
     let mutable best = Lanes Single.PositiveInfinity
 
-    for i in 0 .. length / count - 1 do
-        best <- Vector.Min(best, Vector.Load(NativePtr.add x (i * count)))
+    for i in 0 .. length / count () - 1 do
+        best <- Vector.Min(best, Vector.Load(NativePtr.add x (i * count ())))
 
     let mutable best = -(largest (Vector.Negate best))
 
-    for i in length / count * count .. length - 1 do
+    for i in length / count () * count () .. length - 1 do
         best <- min best (NativePtr.get x i)
 
     best
@@ -73,8 +73,8 @@ let private atLeast (x: nativeptr<float32>) (length: int) (value: float32) =
 
     while i < length do
         a <- Vector.Subtract(a, Vector.GreaterThanOrEqual(Vector.Load(NativePtr.add x i), border))
-        b <- Vector.Subtract(b, Vector.GreaterThanOrEqual(Vector.Load(NativePtr.add x (i + count)), border))
-        i <- i + 2 * count
+        b <- Vector.Subtract(b, Vector.GreaterThanOrEqual(Vector.Load(NativePtr.add x (i + count ())), border))
+        i <- i + 2 * count ()
 
     Vector.Sum(Vector.Add(a, b))
 
@@ -86,7 +86,7 @@ let private sumOf (x: nativeptr<float32>) (length: int) =
 
     while i < length do
         sum <- Vector.Add(sum, doubles (Vector.Load(NativePtr.add x i)))
-        i <- i + count
+        i <- i + count ()
 
     Vector.Sum sum
 
@@ -100,7 +100,7 @@ let private above (x: nativeptr<float32>) (weights: nativeptr<float32>) (length:
         let over = Vector.GreaterThan(Vector.Load(NativePtr.add x i), border)
         let kept = Vector.ConditionalSelect(over, Vector.Load(NativePtr.add weights i), Lanes.Zero)
         sum <- Vector.Add(sum, doubles kept)
-        i <- i + count
+        i <- i + count ()
 
     Vector.Sum sum
 
@@ -156,8 +156,8 @@ let token (rule: Rule) (uniform: float) (columns: int) (x: nativeptr<float32>) (
 
         let low, shift, scale = Lanes border, Lanes best, Lanes(float32 (min 1e30 (1.0 / rule.Temperature)))
 
-        for i in 0 .. length / count - 1 do
-            let logits = Vector.Load(NativePtr.add x (i * count))
+        for i in 0 .. length / count () - 1 do
+            let logits = Vector.Load(NativePtr.add x (i * count ()))
             let stays = Vector.GreaterThanOrEqual(logits, low)
 
             let e =
@@ -168,7 +168,7 @@ let token (rule: Rule) (uniform: float) (columns: int) (x: nativeptr<float32>) (
                     let stays = Vector.BitwiseAnd(stays, Vector.GreaterThan(logits, Lanes Single.NegativeInfinity))
                     Vector.ConditionalSelect(stays, e, Lanes.Zero)
 
-            Vector.Store(e, NativePtr.add weights (i * count))
+            Vector.Store(e, NativePtr.add weights (i * count ()))
 
         // Of equal logits at the border the first stay.
         let thin (border: float32) (stay: int -> bool) =

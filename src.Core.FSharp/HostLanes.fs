@@ -3,6 +3,7 @@ module internal Hybrid.HostLanes
 
 // Memory is read and written by address.
 #nowarn "9"
+#nowarn "51"
 
 open System
 open System.Numerics
@@ -10,8 +11,8 @@ open Microsoft.FSharp.NativeInterop
 
 type Lanes = Vector<float32>
 
-/// Numbers in one vector.
-let count = Lanes.Count
+/// Numbers in one vector: a constant to the compiler of the machine's code.
+let inline count () : int = Lanes.Count
 
 /// The 16-bit numbers at an address.
 let halves (address: nativeint) = Vector.Load(NativePtr.ofNativeInt<uint16> address)
@@ -31,7 +32,29 @@ let inline upper (half: bool) (address: nativeint) : Lanes =
     if half then
         widened (Vector.WidenUpper(halves address))
     else
-        Vector.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count)))
+        Vector.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
+
+/// Where number i of a row of 2 · `count` numbers stands when the two vectors' numbers take turns, as `evens` and `odds` want it.
+let slot (half: bool) (i: int) : int =
+    if half then
+        let row, i = i / (2 * count ()) * (2 * count ()), i % (2 * count ())
+        row + (if i < count () then 2 * i else 2 * (i - count ()) + 1)
+    else
+        i
+
+/// The first `count` of the 2 · `count` numbers of a row that is laid out by `slot`.
+let inline evens (half: bool) (address: nativeint) : Lanes =
+    if half then
+        Vector.AsVectorSingle(Vector.ShiftLeft(Vector.Load(NativePtr.ofNativeInt<uint32> address), 16))
+    else
+        Vector.Load(NativePtr.ofNativeInt<float32> address)
+
+/// The other `count` of them.
+let inline odds (half: bool) (address: nativeint) : Lanes =
+    if half then
+        Vector.AsVectorSingle(Vector.BitwiseAnd(Vector.Load(NativePtr.ofNativeInt<uint32> address), Vector 0xFFFF0000u))
+    else
+        Vector.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
 
 /// Bytes of a number.
 let inline size (half: bool) : int = if half then 2 else 4
@@ -61,14 +84,14 @@ let inline set (half: bool) (address: nativeint) (index: int) (value: float32) :
 
 /// Reads numbers into fp32.
 let read (half: bool) (source: nativeint) (target: nativeptr<float32>) (length: int) : unit =
-    let whole = length / (2 * count) * (2 * count)
+    let whole = length / (2 * count ()) * (2 * count ())
     let mutable i = 0
 
     while i < whole do
         let place = source + nativeint (i * size half)
         Vector.Store(lower half place, NativePtr.add target i)
-        Vector.Store(upper half place, NativePtr.add target (i + count))
-        i <- i + 2 * count
+        Vector.Store(upper half place, NativePtr.add target (i + count ()))
+        i <- i + 2 * count ()
 
     while i < length do
         NativePtr.set target i (get half source i)
@@ -81,20 +104,20 @@ let private rounded (x: Lanes) : Vector<uint32> =
 
 /// Writes fp32 numbers, rounded to nearest. They are finite.
 let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length: int) : unit =
-    let whole = length / (2 * count) * (2 * count)
+    let whole = length / (2 * count ()) * (2 * count ())
     let mutable i = 0
 
     while i < whole do
         let low = Vector.Load(NativePtr.add source i)
-        let high = Vector.Load(NativePtr.add source (i + count))
+        let high = Vector.Load(NativePtr.add source (i + count ()))
 
         if half then
             Vector.Store(Vector.Narrow(rounded low, rounded high), NativePtr.ofNativeInt<uint16>(target + nativeint (2 * i)))
         else
             Vector.Store(low, NativePtr.ofNativeInt<float32>(target + nativeint (4 * i)))
-            Vector.Store(high, NativePtr.ofNativeInt<float32>(target + nativeint (4 * (i + count))))
+            Vector.Store(high, NativePtr.ofNativeInt<float32>(target + nativeint (4 * (i + count ()))))
 
-        i <- i + 2 * count
+        i <- i + 2 * count ()
 
     while i < length do
         set half target i (NativePtr.get source i)
@@ -123,9 +146,11 @@ let inline sum (x: Lanes) : float32 = Vector.Sum x
 
 /// The largest of a vector's numbers.
 let largest (x: Lanes) : float32 =
-    let mutable best = x[0]
+    let mutable x = x
+    let numbers = NativePtr.ofVoidPtr<float32>(NativePtr.toVoidPtr &&x)
+    let mutable best = NativePtr.get numbers 0
 
-    for i in 1 .. count - 1 do
-        best <- max best x[i]
+    for i in 1 .. count () - 1 do
+        best <- Single.MaxNative(best, NativePtr.get numbers i)
 
     best

@@ -70,7 +70,10 @@ let private drawAll
     let rowsEach = if unconditional.IsSome then 2 else 1
 
     let batches =
-        let longest = if order.Length = 0 then 0 else prompts[Array.last order].Length
+        let longest =
+            Seq.append (order |> Array.map (fun i -> prompts[i].Length)) (unconditional |> Option.map _.Length |> Option.toList)
+            |> Seq.fold max 0
+
         let half = (weights "tok_embeddings.weight").dtype = torch.bfloat16
 
         let bytes =
@@ -164,7 +167,7 @@ let images
     (imagesBy (means config weights usualMemory) ignore config vocabulary weights sampling count captions).Tokens
 
 /// Continues sequences by up to `count` tokens over the first `rows` ids, each until `stop` (which is not returned), with the means that
-/// are given. Errors: InputException for an empty prompt, an id outside the table, or more positions than were learned.
+/// are given; guidance steers away from what follows `unconditional`, where there is such a prompt. Errors: InputException for an empty prompt, an id outside the table, or more positions than were learned.
 let continueBy
     (means: Means)
     (report: int64 -> unit)
@@ -174,9 +177,12 @@ let continueBy
     (sampling: Sampling)
     (count: int)
     (stop: int option)
+    (unconditional: int[] option)
     (prompts: int[][])
     : Drawn =
-    for prompt in prompts do
+    let guided = if sampling.Guidance = 1.0 then None else unconditional
+
+    for prompt in Seq.append prompts (Option.toList guided) do
         if prompt.Length = 0 then
             raise (InputException "a completion needs a prompt of at least one token.")
 
@@ -191,17 +197,8 @@ let continueBy
                     $"a prompt of {prompt.Length} tokens and {count} new ones do not fit in the model's {config.Positions} learned positions; ask for at most {max 0 (config.Positions + 1 - prompt.Length)}, or shorten the prompt."
             )
 
-    drawAll
-        config
-        weights
-        means
-        { sampling with Guidance = 1.0 }
-        (0, rows)
-        count
-        stop
-        None
-        report
-        (Array.map (Array.map int64) prompts)
+    let long = Array.map int64
+    drawAll config weights means sampling (0, rows) count stop (Option.map long guided) report (Array.map long prompts)
 
 /// `continueBy` for one sequence, with the usual means.
 let complete
@@ -213,4 +210,4 @@ let complete
     (stop: int option)
     (prompt: int[])
     : int[] =
-    (continueBy (means config weights usualMemory) ignore config rows weights sampling count stop [| prompt |]).Tokens[0]
+    (continueBy (means config weights usualMemory) ignore config rows weights sampling count stop None [| prompt |]).Tokens[0]

@@ -54,6 +54,9 @@ internal static class Jobs
             case BenchCommand bench:
                 BenchJob.Run(bench, stop);
                 break;
+            case BenchGenerateCommand drawing:
+                BenchJob.Run(drawing, stop);
+                break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);
                 break;

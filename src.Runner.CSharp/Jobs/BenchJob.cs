@@ -14,6 +14,22 @@ internal static class BenchJob
             BenchAction.Prepare => BenchPrepareJob.Run(command, stop),
             _ => throw new InputException($"{command.Action} is not measured by this build."),
         };
+        Say(command, result);
+    }
+
+    /// <summary>Measures how fast tokens are drawn. Errors: InputException.</summary>
+    public static void Run(BenchGenerateCommand command, CancellationToken stop)
+    {
+        if (command.Threads is { } threads)
+        {
+            TorchSharp.torch.set_num_threads(threads);
+        }
+
+        Say(command, BenchGenerateJob.Run(command, stop));
+    }
+
+    private static void Say(ICommand command, JsonObject result)
+    {
         result["peak_rss_bytes"] = PeakMemory();
         Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
     }

@@ -161,12 +161,14 @@ let tests =
                     use store = store Fp32 config seed
                     let ids = chooser.Int(2, config.Rows)
                     let prompts = Array.init rows (fun _ -> chooser.Ints(chooser.Int(1, 9), ids))
-                    let sampling = anySampling chooser seed
+                    let sampling = { anySampling chooser seed with Guidance = chooser.Of [ 1.0; 1.0; 1.5 ] }
+                    let free = chooser.Ints(chooser.Int(1, 3), ids)
+                    let guided = if sampling.Guidance = 1.0 then None else Some(Array.map int64 free)
 
                     let expected =
                         prompts
                         |> Array.mapi (fun i prompt ->
-                            alone config store sampling (int64 i) (0, ids) count None (Array.map int64 prompt))
+                            alone config store sampling (int64 i) (0, ids) count guided (Array.map int64 prompt))
 
                     let stop = chooser.Of [ None; Some(chooser.Int(0, ids - 1)) ]
 
@@ -178,7 +180,7 @@ let tests =
                     for name, means in ways do
                         for ahead in [ 1; chooser.Int(2, 5) ] do
                             let sampling = { sampling with Lookahead = ahead }
-                            let drawn = continueBy means ignore config ids store.Weights sampling count stop prompts
+                            let drawn = continueBy means ignore config ids store.Weights sampling count stop (Some free) prompts
                             same $"{name}, {ahead} ahead" expected drawn.Tokens)
 
             property "batches that memory bounds come to the same pictures" (fun seed ->
@@ -256,7 +258,7 @@ let tests =
 
                 if expected |> Array.forall (fun (_, margin) -> margin > 1e-4) then
                     for name, means in ways do
-                        let drawn = continueBy means ignore config 9 store.Weights (ancestral seed) count None [| prompt |]
+                        let drawn = continueBy means ignore config 9 store.Weights (ancestral seed) count None None [| prompt |]
                         Expect.equal drawn.Tokens[0] (Array.map fst expected) name)
 
             case "more positions than were learned are refused" (fun () ->
