@@ -111,14 +111,19 @@ type Drawing() =
     /// Classifier-free guidance; 1 is none
     member val Guidance = 1.0 with get, set
     member val Seed = 0L with get, set
+    /// Positions that a pass reads ahead; 1: none. It does not change what is drawn
+    member val Lookahead = 1 with get, set
+    /// Bytes of keys and values at a time; 0: `Sampler.usualMemory`
+    member val Memory = 0L with get, set
 
-    member internal d.Sampling: Sampler.Sampling =
+    member internal d.Sampling: Draw.Sampling =
         {
             Temperature = d.Temperature
             TopK = if d.TopK > 0 then Some d.TopK else None
             TopP = if d.TopP < 1.0 then Some d.TopP else None
             Guidance = d.Guidance
             Seed = d.Seed
+            Lookahead = max 1 d.Lookahead
         }
 
 /// A model: its description, its vocabulary and its weights. Dispose it to release the weights.
@@ -269,6 +274,44 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
                         ImageWithin = within[3 * i + 1]
                     }
         |]
+
+    member private _.Means(drawing: Drawing) =
+        Sampler.means config store.Weights (if drawing.Memory > 0L then drawing.Memory else Sampler.usualMemory)
+
+    /// Exactly `count` image codes for each caption; `report` is told how many codes were drawn so far, and what it raises ends the work.
+    member model.DrawImages(captions: IReadOnlyList<int[]>, count: int, drawing: Drawing, report: Action<int64>) : Sampler.Drawn =
+        Sampler.imagesBy
+            (model.Means drawing)
+            report.Invoke
+            config
+            vocabulary
+            store.Weights
+            drawing.Sampling
+            count
+            (Seq.toArray captions)
+
+    /// Up to `count` further tokens of each prompt, until `stop` (−1: no stop); guidance steers away from what follows `unconditional`,
+    /// where it is not null.
+    member model.Continue
+        (
+            prompts: IReadOnlyList<int[]>,
+            count: int,
+            stop: int,
+            unconditional: int[] | null,
+            drawing: Drawing,
+            report: Action<int64>
+        ) : Sampler.Drawn =
+        Sampler.continueBy
+            (model.Means drawing)
+            report.Invoke
+            config
+            vocabulary.Rows
+            store.Weights
+            drawing.Sampling
+            count
+            (if stop >= 0 then Some stop else None)
+            (Option.ofObj unconditional)
+            (Seq.toArray prompts)
 
     /// Exactly `count` image codes for each caption.
     member _.DrawImages(captions: IReadOnlyList<int[]>, count: int, drawing: Drawing) : int[][] =

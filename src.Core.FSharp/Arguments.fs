@@ -137,6 +137,9 @@ type internal GenerateArguments =
     | [<Unique; Value("P", Above = 0.0, Maximum = 1.0)>] Top_P of float
     | [<Unique; Value("C", Minimum = 0.0)>] Cfg of float
     | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("W", Minimum = 1.0, Maximum = 1024.0)>] Lookahead of int
+    | [<Unique; Value("fp32|bf16", Closed = true)>] Precision of string
+    | [<Unique; Value("MB", Minimum = 1.0)>] Memory_Budget of int
     | [<Mandatory; Unique; Value("DIR")>] Out of string
     | [<Unique>] Json
 
@@ -151,6 +154,9 @@ type internal GenerateArguments =
             | Top_P _ -> "sample from the fewest codes that hold probability P"
             | Cfg _ -> "strength of classifier-free guidance (default: 1, none)"
             | Seed _ -> "seed of the sampling (default: 0)"
+            | Lookahead _ -> "codes that a pass reads ahead; the pictures stay the same (default: 1, none)"
+            | Precision _ -> "bf16 is faster where the processor has it; a few codes differ (default: fp32)"
+            | Memory_Budget _ -> "for cached keys and values; more pictures are drawn in turn (default: 4000)"
             | Out _ -> "directory of the pictures"
             | Json -> Words.json
 
@@ -286,7 +292,7 @@ type internal ConvertArguments =
             | Json -> Words.json
 
 type internal BenchArguments =
-    | [<Mandatory; Unique; MainCommand; Value("prepare|train|load", Closed = true)>] Action of string
+    | [<Mandatory; Unique; MainCommand; Value("prepare|train|generate|load", Closed = true)>] Action of string
     | [<Unique; Value("F")>] Text_Tokenizer of string
     | [<Value("F", Several = true)>] Text of string
     | [<Unique; Value("PATH")>] Image_Tokenizer of string
@@ -304,13 +310,18 @@ type internal BenchArguments =
     | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
     | [<Unique>] Profile
     | [<Unique; Value("PATH")>] Tokens of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] New of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Prompt_Length of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Top_K of int
+    | [<Unique; Value("G", Minimum = 0.0)>] Guidance of float
+    | [<Unique; Value("W", Minimum = 1.0, Maximum = 1024.0)>] Lookahead of int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
             | Action _ ->
-                "prepare: tokenizing, decoding and resizing, encoding; train: steps of training; load: batches for training"
+                "prepare: tokenizing, decoding and resizing, encoding; train: steps of training; generate: drawing tokens; load: batches for training"
             | Text_Tokenizer _ -> "prepare: a tokenizer.json"
             | Text _ -> "prepare: UTF-8 files to tokenize"
             | Image_Tokenizer _ -> "prepare: a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
@@ -318,16 +329,21 @@ type internal BenchArguments =
             | Image_Size _ -> "prepare: pictures are cropped and resized to N x N pixels (default: 256)"
             | Threads _ -> "threads of the measurements with several (default: all cores; load: as many as training takes)"
             | Seconds _ -> "prepare, load: how long each measurement goes on (default: 5)"
-            | Size _ -> "train: a shape to compare by (default: small)"
-            | Model _ -> "train: a model on disk instead"
+            | Size _ -> "train, generate: a shape to compare by (default: small)"
+            | Model _ -> "train, generate: a model on disk instead"
             | Model_Config _ -> Words.modelConfig
-            | Batch _ -> "train, load: sequences of a step (default: the size's, else 8)"
+            | Batch _ -> "train, load: sequences of a step; generate: sequences drawn together (default: the size's, else 8)"
             | Micro_Batch _ -> "train: sequences worked on together (default: the batch)"
             | Positions _ -> "train, load: positions of a sequence (default: the size's or the model's; load: 1152)"
-            | Precision _ -> "train: what the model computes in (default: bf16)"
+            | Precision _ -> "train, generate: what the model computes in (default: bf16)"
             | Steps _ -> "train: steps that are timed, after some that are not (default: 8)"
             | Profile -> "train: where the time of a step goes"
             | Tokens _ -> "load: shards or ready sequences (default: shards made for the purpose)"
+            | New _ -> "generate: new tokens of each (default: what the positions hold, at most 256)"
+            | Prompt_Length _ -> "generate: tokens before them (default: 16)"
+            | Top_K _ -> "generate: draws from the K most probable tokens (default: 100)"
+            | Guidance _ -> "generate: strength of classifier-free guidance (default: 1, none)"
+            | Lookahead _ -> "generate: tokens that a pass reads ahead (default: 1, none)"
             | Json -> Words.json
 
 type internal InspectArguments =

@@ -187,6 +187,19 @@ let private benchShape (given: ParseResults<BenchArguments>) : BenchShape =
         HalfPrecision = given.GetResult(<@ BenchArguments.Precision @>, defaultValue = "bf16") = "bf16"
     }
 
+let private benchGenerate (given: ParseResults<BenchArguments>) : ICommand =
+    {
+        BenchGenerateCommand.Shape = benchShape given
+        Batch = given.TryGetResult <@ BenchArguments.Batch @> |> Option.toNullable
+        New = given.TryGetResult <@ BenchArguments.New @> |> Option.toNullable
+        PromptLength = given.GetResult(<@ BenchArguments.Prompt_Length @>, defaultValue = 16)
+        TopK = given.GetResult(<@ BenchArguments.Top_K @>, defaultValue = 100)
+        Guidance = given.GetResult(<@ BenchArguments.Guidance @>, defaultValue = 1.0)
+        Lookahead = given.GetResult(<@ BenchArguments.Lookahead @>, defaultValue = 1)
+        Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
+        Json = given.Contains <@ BenchArguments.Json @>
+    }
+
 let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
     let json = given.Contains <@ BenchArguments.Json @>
     let threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
@@ -205,6 +218,7 @@ let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
             Seconds = seconds
             Json = json
         }
+    | "generate" -> benchGenerate given
     | "load" ->
         {
             BenchLoadCommand.Tokens = given.TryGetResult <@ BenchArguments.Tokens @> |> Option.toObj
@@ -311,6 +325,9 @@ let table: Entry list =
                     TopP = given.TryGetResult <@ GenerateArguments.Top_P @> |> Option.toNullable
                     Guidance = given.GetResult(<@ GenerateArguments.Cfg @>, defaultValue = 1.0)
                     Seed = given.GetResult(<@ GenerateArguments.Seed @>, defaultValue = 0L)
+                    Lookahead = given.GetResult(<@ GenerateArguments.Lookahead @>, defaultValue = 1)
+                    HalfPrecision = given.TryGetResult <@ GenerateArguments.Precision @> = Some "bf16"
+                    MemoryBudget = given.TryGetResult <@ GenerateArguments.Memory_Budget @> |> Option.toNullable
                     Out = given.GetResult <@ GenerateArguments.Out @>
                     Json = given.Contains <@ GenerateArguments.Json @>
                 })
@@ -426,7 +443,7 @@ let table: Entry list =
 
         { entry<BenchArguments>
               "bench"
-              "how fast this machine prepares, loads and trains"
+              "how fast this machine prepares and loads data, trains and draws"
               "hybrid bench train --size small"
               benchCommand with
             Choices =
@@ -453,6 +470,23 @@ let table: Entry list =
                             ]
                     }
                     { Word = "load"; Needs = []; Takes = [ "--tokens"; "--positions"; "--batch"; "--seconds" ] }
+                    {
+                        Word = "generate"
+                        Needs = []
+                        Takes =
+                            [
+                                "--size"
+                                "--model"
+                                "--model-config"
+                                "--batch"
+                                "--precision"
+                                "--new"
+                                "--prompt-length"
+                                "--top-k"
+                                "--guidance"
+                                "--lookahead"
+                            ]
+                    }
                 ]
         }
 

@@ -112,6 +112,12 @@ type GenerateCommand =
         /// Strength of classifier-free guidance; 1 is none.
         Guidance: float
         Seed: int64
+        /// Codes of each picture that a pass reads ahead; 1 is none.
+        Lookahead: int
+        /// The model computes in bf16.
+        HalfPrecision: bool
+        /// Megabytes (10⁶ bytes) for cached keys and values; null: the library's own default.
+        MemoryBudget: Nullable<int>
         Out: string
         Json: bool
     }
@@ -286,6 +292,28 @@ type BenchLoadCommand =
         /// Steps composed at once; null takes what training takes
         Threads: Nullable<int>
         Seconds: float
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// How fast this machine draws tokens.
+type BenchGenerateCommand =
+    {
+        Shape: BenchShape
+        /// Sequences drawn together; null takes the size's, or 8
+        Batch: Nullable<int>
+        /// New tokens of each; null takes what the positions hold, at most 256
+        New: Nullable<int>
+        PromptLength: int
+        TopK: int
+        /// Strength of classifier-free guidance; 1 is none
+        Guidance: float
+        /// Tokens of each sequence that a pass reads ahead; 1 is none
+        Lookahead: int
+        /// Null takes all cores.
+        Threads: Nullable<int>
         Json: bool
     }
 

@@ -144,15 +144,19 @@ let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : t
 let headTable (config: ModelConfig) (weights: Weights) : torch.Tensor =
     weights (if config.Tied then "tok_embeddings.weight" else "output.weight")
 
+/// The rows [first, last) of the head in the parts that are multiplied by themselves, each as its first row and the one after its last.
+let headParts (config: ModelConfig) (first: int) (last: int) : (int * int) list =
+    let borders = config.ExtendedAt |> List.filter (fun border -> border > first && border < last)
+    List.pairwise (first :: borders @ [ last ])
+
 /// Logits over the first `rows` rows of the head; rows that only pad the table get no logit and so no probability. The parts before
 /// and after an extension are multiplied by themselves: a product's rounding may depend on its size, and old logits keep their bits.
 let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tensor) : torch.Tensor =
     let table = headTable config weights
-    let borders = config.ExtendedAt |> List.filter (fun border -> border < rows)
 
     let part (first: int, last: int) = Layers.linear (table.narrow (0L, int64 first, int64 (last - first))) x_BTD
 
-    match List.pairwise (0 :: borders @ [ rows ]) |> List.map part with
+    match headParts config 0 rows |> List.map part with
     | [ whole ] -> whole
     | parts -> torch.cat (List.toArray parts, -1L)
 

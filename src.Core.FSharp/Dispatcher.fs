@@ -38,6 +38,8 @@ type Argument =
     | SomeTensor of torch.Tensor
     | Tensors of torch.Tensor list
     | Integer of int64
+    /// int? that is given
+    | SomeInteger of int64
     | Integers of int64 list
     | Number of float
     /// float? that is given
@@ -45,6 +47,8 @@ type Argument =
     | Flag of bool
     /// str
     | Word of string
+    /// str? that is given
+    | SomeWord of string
     /// Any optional argument that is left out
     | Absent
 
@@ -90,12 +94,35 @@ let private push (argument: Argument) : uint64 =
     | SomeTensor tensor -> boxed (handle tensor)
     | Tensors tensors -> list (tensors |> List.map handle)
     | Integer value -> uint64 value
+    | SomeInteger value -> boxed (uint64 value)
     | Integers values -> list (values |> List.map uint64)
     | Number value -> BitConverter.DoubleToUInt64Bits value
     | SomeNumber value -> boxed (BitConverter.DoubleToUInt64Bits value)
     | Flag value -> if value then 1UL else 0UL
     | Word value -> word value
+    | SomeWord value -> boxed (word value)
     | Absent -> 0UL
+
+/// An operator that is called often. Its names are handed to torch as they were made once; they live as long as the program.
+[<Sealed>]
+type Operator(name: string, overload: string) =
+    let native = Marshal.StringToCoTaskMemUTF8 name
+    let nativeOverload = Marshal.StringToCoTaskMemUTF8 overload
+
+    /// Calls the operator on a stack of its arguments, which its results then replace.
+    member internal _.Run(stack: Span<uint64>) : unit =
+        use pinned = fixed stack
+        require name (Native.torch_call_dispatcher (native, nativeOverload, pinned, version))
+
+    /// Calls the operator and returns its one tensor. Errors: InvalidOperationException when torch refuses the call.
+    member operator.Call([<ParamArray>] arguments: Argument[]) : torch.Tensor =
+        let stack = Span(NativeInterop.NativePtr.toVoidPtr (NativeInterop.NativePtr.stackalloc<uint64> 16), 16)
+
+        for i in 0 .. arguments.Length - 1 do
+            stack[i] <- push arguments[i]
+
+        operator.Run stack
+        torch.Tensor.UnsafeCreateTensor(nativeint stack[0])
 
 /// Calls an operator, such as "aten::rms_norm", and returns its tensors: `results` of them, in the schema's order.
 /// Errors: InvalidOperationException when torch refuses the call.

@@ -81,6 +81,28 @@ let tables
         let frequencies, factor = frequencies config (start + length)
         Some { Cosine = table frequencies factor cos; Sine = table frequencies factor sin }
 
+/// The tables [length, 1, R] of sequences that begin with `prompt` positions read at once and grow one by one. They differ from `tables`
+/// only where rotation depends on the length so far: each later position then turns as it does when it is the last.
+let span
+    (config: ModelConfig)
+    (device: torch.Device)
+    (elementType: torch.ScalarType)
+    (prompt: int64)
+    (length: int64)
+    : Rotation option =
+    match config.RotaryScaling with
+    | DynamicScaling _ when length > int64 config.Positions ->
+        let together = min length (max prompt (int64 config.Positions))
+
+        let pieces =
+            (0L, together) :: [ for position in together .. length - 1L -> position, 1L ]
+            |> List.choose (fun (start, count) -> tables config device elementType start count)
+
+        let join (table: Rotation -> torch.Tensor) = torch.cat ([| for piece in pieces -> table piece |], 0L)
+
+        if pieces.IsEmpty then None else Some { Cosine = join _.Cosine; Sine = join _.Sine }
+    | _ -> tables config device elementType 0L length
+
 /// Rotates the first R dimensions of each head of x_BTHC: x · cos + partner(x) · sin, where the partner of (x₁, x₂) is (−x₂, x₁) over
 /// halves or adjacent pairs. The others stay.
 let turn (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : torch.Tensor =

@@ -1,152 +1,141 @@
 /// Drawing tokens from a model, with cached keys and values. Each draw is a pure function of the seed, the sequence's number and
-/// the position, so that neither batching nor caching changes what comes out, up to rounding of the logits.
+/// the position, so that neither batching, nor caching, nor reading ahead changes what comes out, up to rounding of the logits.
 module Hybrid.Sampler
 
+open System.Threading
 open TorchSharp
+open Hybrid.Draw
 
-/// How a token is drawn from its distribution.
-type Sampling =
+/// What sampling works with. It changes how fast tokens come, and beyond rounding nothing of what they are.
+type Means =
     {
-        /// Divides the logits; 0 takes the most likely token
-        Temperature: float
-        /// Only the k most likely tokens
-        TopK: int option
-        /// Only the smallest set of most likely tokens with this probability
-        TopP: float option
-        /// Classifier-free guidance: logits become u + g·(c − u); 1 is none
-        Guidance: float
-        Seed: int64
+        Place: Place
+        /// Weights are copied into the layout that the processor multiplies by fastest
+        Packing: bool
+        /// Sequences are shared out over this many threads; 1 leaves the threads to each operation
+        Workers: int
+        /// Bytes of cached keys and values at a time
+        Memory: int64
     }
 
-/// Plain sampling.
-let ancestral (seed: int64) : Sampling = { Temperature = 1.0; TopK = None; TopP = None; Guidance = 1.0; Seed = seed }
+/// Bytes of weights up to which each core has its own sequences: they stay in the caches of the processor, so that reading them once a
+/// core costs less than waiting for each other in every operation.
+let private shareable = 64L <<< 20
 
-/// The most likely token at each step.
-let greedy: Sampling = { ancestral 0L with Temperature = 0.0 }
+/// Copies of weights above this size would take more memory than their speed is worth.
+let private packable = 8L <<< 30
 
-/// Restricts logits [B, V] as the sampling says: what is left out becomes −∞.
-let restrict (sampling: Sampling) (logits_BV: torch.Tensor) : torch.Tensor =
-    use scope = torch.NewDisposeScope()
-    let out = Scalars.Of(-infinity)
-    let scaled = logits_BV.``to``(torch.float32).div(Scalars.Of(sampling.Temperature))
+/// The means for a model, chosen by where its weights are and how large it is, with this much memory for keys and values.
+let means (config: ModelConfig) (weights: Weights) (memory: int64) : Means =
+    let table = weights "tok_embeddings.weight"
+    let host = table.device_type = DeviceType.CPU
+    let bytes = Decoder.parameterCount config * table.ElementSize
 
-    let top =
-        match sampling.TopK with
-        | Some k when int64 k < scaled.shape[1] ->
-            // By index, not by value: of equal logits (frequent in bf16) no more than k stay.
-            let struct (values, indices) = scaled.topk (k)
-            scaled.full_like(out).scatter(1L, indices, values)
-        | _ -> scaled
+    {
+        Place = if host then HostMemory else Tensors
+        Packing = host && bytes <= packable
+        Workers = if host && bytes <= shareable then torch.get_num_threads () else 1
+        Memory = memory
+    }
 
-    let nucleus =
-        match sampling.TopP with
-        | Some p when p < 1.0 ->
-            let struct (sorted, order) = top.sort (1L, true)
-            let probability = sorted.softmax 1L
-            // A token stays when the tokens before it hold less than p; the first stays even where p is 0.
-            let beyond = probability.cumsum(1L).sub(probability).ge(Scalars.Of(p))
-            beyond.narrow(1, 0L, 1L).zero_() |> ignore
-            top.masked_fill (beyond.scatter (1L, order, beyond), out)
-        | _ -> top
+/// Memory for keys and values where nothing else is said: 4 GB.
+let usualMemory: int64 = 4_000_000_000L
 
-    nucleus.MoveToOuterDisposeScope()
+/// What was drawn.
+type Drawn =
+    {
+        /// Tokens of each sequence
+        Tokens: int[][]
+        /// Passes of the model over new positions of one batch, of the batch that took the most: one for each token but the last,
+        /// fewer where reading ahead gains
+        Passes: int64
+    }
 
-/// Draws one token of each row of logits [B, V] with uniform values in [0, 1): [B] int64.
-let draw (sampling: Sampling) (uniforms: float[]) (logits_BV: torch.Tensor) : torch.Tensor =
-    use scope = torch.NewDisposeScope()
-
-    let chosen =
-        if sampling.Temperature <= 0.0 then
-            logits_BV.argmax 1L
-        else
-            // Inverse of the cumulative distribution, in double precision so that no token is lost to rounding.
-            let cumulative = (restrict sampling logits_BV).``to``(torch.float64).softmax(1L).cumsum 1L
-
-            let threshold = torch.tensor(uniforms, dtype = torch.float64).``to``(logits_BV.device).unsqueeze 1L
-
-            let total = cumulative.narrow (1, cumulative.shape[1] - 1L, 1L)
-            cumulative.le(threshold.mul total).sum(1L)
-
-    let chosen = chosen.clamp_max (Scalars.Of(logits_BV.shape[1] - 1L))
-    chosen.MoveToOuterDisposeScope()
-
-let private uniforms (sampling: Sampling) (numbers: int64[]) (position: int) =
-    let stream = Random.ofSeed sampling.Seed |> Random.named "sampling"
-    numbers |> Array.map (fun number -> Random.uniform (Random.numbered number stream) (int64 position))
-
-/// Draws exactly `count` codes for prompts of one length; `unconditional` is the prompt that guidance steers away from.
-let private imagesOfOneLength
+/// Draws for all prompts, in batches of like lengths that the memory holds, shared out over the workers. `report` is told, on this
+/// thread, how many tokens were drawn so far; what it raises ends the work.
+let private drawAll
     (config: ModelConfig)
-    (vocabulary: Vocabulary)
     (weights: Weights)
+    (means: Means)
     (sampling: Sampling)
+    (firstId: int, ids: int)
     (count: int)
-    (numbers: int64[])
+    (stop: int option)
+    (unconditional: int64[] option)
+    (report: int64 -> unit)
     (prompts: int64[][])
-    (unconditional: int64[])
-    : int[][] =
-    use _ = torch.inference_mode ()
-    use outer = torch.NewDisposeScope()
-    let device = (weights "tok_embeddings.weight").device
-    let b = int64 prompts.Length
+    : Drawn =
+    let tokens = Array.create prompts.Length Array.empty<int>
+    let order = [| 0 .. prompts.Length - 1 |] |> Array.sortBy (fun i -> prompts[i].Length)
+    let rowsEach = if unconditional.IsSome then 2 else 1
 
-    let start (prompts: int64[][]) =
-        let length = prompts[0].Length
-        let tokens = (Host.int64s [ b; int64 length ] (Array.concat prompts)).``to`` device
-        let caches = Decoder.caches config weights b (int64 (length + count))
-        Decoder.next config vocabulary.Rows weights caches tokens
+    let batches =
+        let longest =
+            Seq.append (order |> Array.map (fun i -> prompts[i].Length)) (unconditional |> Option.map _.Length |> Option.toList)
+            |> Seq.fold max 0
 
-    let guided = sampling.Guidance <> 1.0
+        let half = (weights "tok_embeddings.weight").dtype = torch.bfloat16
 
-    let mutable conditional, caches = start prompts
+        let bytes =
+            HostCache.BytesPerPosition(config, half) * int64 (longest + count + sampling.Lookahead) * int64 rowsEach
 
-    let mutable free = if guided then Some(start (Array.replicate prompts.Length unconditional)) else None
+        let most = int (max 1L (min (int64 (max 1 order.Length)) (means.Memory / max 1L bytes)))
 
-    let drawn = ResizeArray<torch.Tensor>()
-    let struct (first, codes) = Vocabulary.columns vocabulary Kind.Image
+        if order.Length = 0 then
+            [||]
+        else
+            Array.splitInto ((order.Length + most - 1) / most) order
 
-    for position in 0 .. count - 1 do
-        use scope = torch.NewDisposeScope()
-        let own (logits: torch.Tensor) = logits.narrow(1, first, codes).``to`` torch.float32
+    let parts = max 1 (min means.Workers (batches |> Array.fold (fun least batch -> max least batch.Length) 1))
+    let rows = (batches |> Array.fold (fun most batch -> max most batch.Length) 1) * rowsEach / parts
 
-        let logits =
-            match free with
-            | None -> own conditional
-            | Some(u, _) ->
-                let free = own u
-                free.plus ((own conditional).sub(free).mul(Scalars.Of(sampling.Guidance)))
+    use prepared = new Prepared(config, weights, firstId, ids, means.Place, means.Packing, max 1 rows)
+    let drawn, passes = ref 0L, ref 0L
 
-        let code = draw sampling (uniforms sampling numbers position) logits
-        drawn.Add(code.MoveToOuterDisposeScope())
+    for batch in batches do
+        let shares = Array.splitInto parts batch
 
-        if position < count - 1 then
-            let token = code.plus(first).unsqueeze 1L
-            let keep (logits: torch.Tensor, caches) = logits.MoveToOuterDisposeScope(), caches
-            let logits, grown = keep (Decoder.next config vocabulary.Rows weights caches token)
-            conditional.Dispose()
-            conditional <- logits
-            caches <- grown
+        SamplerLoop.share shares.Length (fun part stopWhenFailed ->
+            let tick (count: int) =
+                stopWhenFailed ()
+                let total = Interlocked.Add(&drawn.contents, int64 count)
 
-            match free with
-            | Some(u, grown) ->
-                let next = keep (Decoder.next config vocabulary.Rows weights grown token)
-                u.Dispose()
-                free <- Some next
-            | None -> ()
+                if part = 0 then
+                    report total
 
-    let all = torch.stack(drawn.ToArray(), 1L).cpu().data<int64>().ToArray()
-    all |> Array.map int |> Array.chunkBySize count
+            let task: SamplerLoop.Task =
+                {
+                    Prepared = prepared
+                    Place = means.Place
+                    Sampling = sampling
+                    First = int64 firstId
+                    Count = count
+                    Stop = stop
+                    Unconditional = unconditional
+                    Tick = tick
+                }
 
-/// Pictures for captions: exactly `count` codes each, drawn among the image codes only. Errors: InputException for a caption that is
-/// longer than fits with the codes in the model's positions, or that holds an id outside the text rows.
-let images
+            let own = shares[part]
+            let found, taken = SamplerLoop.together task (Array.map int64 own) (own |> Array.map (fun i -> prompts[i]))
+            Array.iter2 (fun i row -> tokens[i] <- row) own found
+
+            lock tokens (fun () -> passes.Value <- max passes.Value taken))
+
+    { Tokens = tokens; Passes = passes.Value }
+
+/// Pictures for captions: exactly `count` codes each, drawn among the image codes only, with the means that are given; `report` is told
+/// how many codes were drawn so far, and what it raises ends the work. Errors: InputException for a caption that is longer than fits
+/// with the codes in the model's positions, or that holds an id outside the text rows.
+let imagesBy
+    (means: Means)
+    (report: int64 -> unit)
     (config: ModelConfig)
     (vocabulary: Vocabulary)
     (weights: Weights)
     (sampling: Sampling)
     (count: int)
     (captions: int[][])
-    : int[][] =
+    : Drawn =
     // The last code is drawn but not read.
     let longest = config.Positions - (Sequence.prompt vocabulary [||]).Length - (count - 1)
 
@@ -161,19 +150,57 @@ let images
             if id < 0 || id >= vocabulary.TextRows then
                 raise (InputException $"caption token {id} is outside the {vocabulary.TextRows} text rows.")
 
-    let unconditional = Sequence.prompt vocabulary [||]
-    let results = Array.zeroCreate captions.Length
+    let unconditional = if sampling.Guidance <> 1.0 then Some(Sequence.prompt vocabulary [||]) else None
+    let struct (first, codes) = Vocabulary.columns vocabulary Kind.Image
+    let prompts = captions |> Array.map (Sequence.prompt vocabulary)
+    drawAll config weights means sampling (int first, int codes) count None unconditional report prompts
 
-    for _, group in captions |> Array.indexed |> Array.groupBy (fun (_, caption) -> caption.Length) do
-        let numbers = group |> Array.map (fst >> int64)
-        let prompts = group |> Array.map (snd >> Sequence.prompt vocabulary)
-        let codes = imagesOfOneLength config vocabulary weights sampling count numbers prompts unconditional
-        Array.iter2 (fun (i, _) codes -> results[i] <- codes) group codes
+/// `imagesBy` with the usual means: codes alone.
+let images
+    (config: ModelConfig)
+    (vocabulary: Vocabulary)
+    (weights: Weights)
+    (sampling: Sampling)
+    (count: int)
+    (captions: int[][])
+    : int[][] =
+    (imagesBy (means config weights usualMemory) ignore config vocabulary weights sampling count captions).Tokens
 
-    results
+/// Continues sequences by up to `count` tokens over the first `rows` ids, each until `stop` (which is not returned), with the means that
+/// are given; guidance steers away from what follows `unconditional`, where there is such a prompt. Errors: InputException for an empty prompt, an id outside the table, or more positions than were learned.
+let continueBy
+    (means: Means)
+    (report: int64 -> unit)
+    (config: ModelConfig)
+    (rows: int)
+    (weights: Weights)
+    (sampling: Sampling)
+    (count: int)
+    (stop: int option)
+    (unconditional: int[] option)
+    (prompts: int[][])
+    : Drawn =
+    let guided = if sampling.Guidance = 1.0 then None else unconditional
 
-/// Continues one sequence by up to `count` tokens over the whole vocabulary, until `stop` (which is not returned).
-/// Errors: InputException for an empty prompt or an id outside the table.
+    for prompt in Seq.append prompts (Option.toList guided) do
+        if prompt.Length = 0 then
+            raise (InputException "a completion needs a prompt of at least one token.")
+
+        for id in prompt do
+            if id < 0 || id >= rows then
+                raise (InputException $"token {id} of the prompt is outside the model's {rows} ids.")
+
+        // The last token is drawn but not read.
+        if config.Position = LearnedPosition && prompt.Length + count - 1 > config.Positions then
+            raise (
+                InputException
+                    $"a prompt of {prompt.Length} tokens and {count} new ones do not fit in the model's {config.Positions} learned positions; ask for at most {max 0 (config.Positions + 1 - prompt.Length)}, or shorten the prompt."
+            )
+
+    let long = Array.map int64
+    drawAll config weights means sampling (0, rows) count stop (Option.map long guided) report (Array.map long prompts)
+
+/// `continueBy` for one sequence, with the usual means.
 let complete
     (config: ModelConfig)
     (rows: int)
@@ -183,33 +210,4 @@ let complete
     (stop: int option)
     (prompt: int[])
     : int[] =
-    if prompt.Length = 0 then
-        raise (InputException "a completion needs a prompt of at least one token.")
-
-    for id in prompt do
-        if id < 0 || id >= rows then
-            raise (InputException $"token {id} of the prompt is outside the model's {rows} ids.")
-
-    use _ = torch.inference_mode ()
-    use outer = torch.NewDisposeScope()
-    let device = (weights "tok_embeddings.weight").device
-    let ids = ResizeArray<int>()
-    let mutable tokens = (Host.int64s [ 1L; int64 prompt.Length ] (Array.map int64 prompt)).``to`` device
-    let mutable caches = Decoder.caches config weights 1L (int64 (prompt.Length + count))
-    let mutable running = count > 0
-
-    while running do
-        use scope = torch.NewDisposeScope()
-        let logits, grown = Decoder.next config rows weights caches tokens
-        let next = draw sampling (uniforms sampling [| 0L |] ids.Count) logits
-        let id = int (next.cpu().data<int64>().[0L])
-        tokens <- (next.unsqueeze 1L).MoveToOuterDisposeScope()
-        caches <- grown
-
-        if stop = Some id then
-            running <- false
-        else
-            ids.Add id
-            running <- ids.Count < count
-
-    ids.ToArray()
+    (continueBy (means config weights usualMemory) ignore config rows weights sampling count stop None [| prompt |]).Tokens[0]

@@ -60,6 +60,9 @@ internal static class Jobs
             case BenchLoadCommand load:
                 BenchJob.Run(load, stop);
                 break;
+            case BenchGenerateCommand drawing:
+                BenchJob.Run(drawing, stop);
+                break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);
                 break;

@@ -17,6 +17,13 @@ internal static class BenchJob
     }
 
     /// <inheritdoc cref="Run(BenchPrepareCommand, CancellationToken)"/>
+    public static void Run(BenchGenerateCommand command, CancellationToken stop)
+    {
+        UseThreads(command.Threads);
+        Say(command, BenchGenerateJob.Run(command, stop));
+    }
+
+    /// <inheritdoc cref="Run(BenchPrepareCommand, CancellationToken)"/>
     public static void Run(BenchLoadCommand command, CancellationToken stop) => Say(command, BenchLoadJob.Run(command, stop));
 
     /// <summary>

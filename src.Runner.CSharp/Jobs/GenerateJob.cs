@@ -9,8 +9,6 @@ namespace Hybrid.Runner;
 /// <summary>Pictures from captions.</summary>
 internal static class GenerateJob
 {
-    private const int Together = 8;
-
     /// <summary>
     /// Draws pictures into a directory: 0000-00.png and on (caption, number), grid.png and pictures.json with captions and codes.
     /// <paramref name="openDecoder"/> gives the image tokenizer that belongs to a model. Errors: InputException.
@@ -30,45 +28,48 @@ internal static class GenerateJob
         }
 
         using PromptCodec codec = PromptCodec.Beside(file);
-        using Model model = file.Open(new Layout { Device = TorchLibrary.Device, Frozen = true });
+        using Model model = file.Open(new Layout { HalfPrecision = command.HalfPrecision, Device = TorchLibrary.Device, Frozen = true });
         (string Caption, int Number)[] wanted = [.. command.Prompts.SelectMany(caption => Enumerable.Range(0, command.Count).Select(number => (caption, number)))];
         int count = decoder.GridHeight * decoder.GridWidth;
-        List<int[]> codes = [];
+        Sampler.Drawn drawn;
         long begun = Stopwatch.GetTimestamp();
         using (Progress progress = new())
         using (Stage stage = progress.Stage("generate", wanted.Length))
         {
-            // Groups have one size, so that the draws of a picture follow from the seed and its place among all.
-            foreach ((string Caption, int Number)[] group in wanted.Chunk(Together))
+            // The draws of a picture follow from the seed and its place among all.
+            Drawing drawing = new()
+            {
+                Temperature = command.Temperature,
+                TopK = command.TopK ?? 0,
+                TopP = command.TopP ?? 1.0,
+                Guidance = command.Guidance,
+                Seed = command.Seed,
+                Lookahead = command.Lookahead,
+                Memory = (command.MemoryBudget ?? 0) * 1_000_000L,
+            };
+            drawn = model.DrawImages([.. wanted.Select(entry => codec.EncodePlain(entry.Caption))], count, drawing, total =>
             {
                 stop.ThrowIfCancellationRequested();
-                Drawing drawing = new()
-                {
-                    Temperature = command.Temperature,
-                    TopK = command.TopK ?? 0,
-                    TopP = command.TopP ?? 1.0,
-                    Guidance = command.Guidance,
-                    Seed = unchecked((command.Seed * 1_000_003) + codes.Count),
-                };
-                codes.AddRange(model.DrawImages([.. group.Select(entry => codec.EncodePlain(entry.Caption))], count, drawing));
-                stage.Report(codes.Count, new Metrics { Tokens = (long)codes.Count * count });
-            }
+                stage.Report((int)(total / count), new Metrics { Tokens = total });
+            });
         }
 
-        double speed = codes.Count * (double)count / Stopwatch.GetElapsedTime(begun).TotalSeconds;
+        int[][] codes = drawn.Tokens;
+        double speed = codes.Length * (double)count / Stopwatch.GetElapsedTime(begun).TotalSeconds;
         IReadOnlyList<Picture> pictures = decoder.Decode(codes);
+
         string[] files = Write(command.Out, wanted, codes, pictures, command.Count);
         if (command.Json)
         {
-            Json.Write(new { Files = files, TokensPerSecond = speed });
+            Json.Write(new { Files = files, TokensPerSecond = speed, drawn.Passes });
         }
         else
         {
-            Console.Out.WriteLine(string.Join('\n', files) + $"\n{speed:N0} image tokens/s");
+            Console.Out.WriteLine(string.Join('\n', files) + $"\n{speed:N0} image tokens/s, {drawn.Passes} passes for {count} codes a picture");
         }
     }
 
-    private static string[] Write(string folder, (string Caption, int Number)[] wanted, List<int[]> codes, IReadOnlyList<Picture> pictures, int columns)
+    private static string[] Write(string folder, (string Caption, int Number)[] wanted, int[][] codes, IReadOnlyList<Picture> pictures, int columns)
     {
         List<string> files = [];
         AtomicFile.WriteFolder(

@@ -63,6 +63,9 @@ let private frozen =
             "--top-p P"
             "--cfg C"
             "--seed S"
+            "--lookahead W"
+            "--precision fp32|bf16"
+            "--memory-budget MB"
             "--out DIR"
             "--json"
         ]
@@ -124,7 +127,7 @@ let private frozen =
         ]
         "bench",
         [
-            "prepare|train|load"
+            "prepare|train|generate|load"
             "--text-tokenizer F"
             "--text F..."
             "--image-tokenizer PATH"
@@ -142,6 +145,11 @@ let private frozen =
             "--steps N"
             "--profile"
             "--tokens PATH"
+            "--new N"
+            "--prompt-length N"
+            "--top-k K"
+            "--guidance G"
+            "--lookahead W"
             "--json"
         ]
         "inspect", [ "PATH"; "--json" ]
@@ -263,7 +271,28 @@ let private parsing =
                         && c.TopP = Nullable 1.0
                         && not c.TopK.HasValue
                         && c.Guidance = 1.0
-                        && c.Seed = 0L))
+                        && c.Lookahead = 1
+                        && not c.HalfPrecision
+                        && not c.MemoryBudget.HasValue
+                        && c.Seed = 0L)
+
+                gives<GenerateCommand>
+                    [
+                        "generate"
+                        "--model"
+                        "m"
+                        "--prompt"
+                        "a"
+                        "--out"
+                        "o"
+                        "--lookahead"
+                        "8"
+                        "--precision"
+                        "bf16"
+                        "--memory-budget"
+                        "500"
+                    ]
+                    (fun c -> c.Lookahead = 8 && c.HalfPrecision && c.MemoryBudget = Nullable 500))
 
             testCase "complete takes a prompt or ids" (fun () ->
                 gives<CompleteCommand> [ "complete"; "--model"; "m"; "--prompt"; "" ] (fun c ->
@@ -427,6 +456,39 @@ let private parsing =
                     "--text belongs to prepare, not to train."
                     "an option of another measurement")
 
+            testCase "bench generate measures a shape, or a model" (fun () ->
+                gives<BenchGenerateCommand> [ "bench"; "generate" ] (fun c ->
+                    isNull c.Shape.Size
+                    && isNull (box c.Shape.Model)
+                    && c.Shape.HalfPrecision
+                    && not c.Batch.HasValue
+                    && not c.New.HasValue
+                    && c.PromptLength = 16
+                    && c.TopK = 100
+                    && c.Guidance = 1.0
+                    && c.Lookahead = 1
+                    && not c.Threads.HasValue)
+
+                let words = "bench generate --size 160m --batch 2 --new 8 --prompt-length 4 --precision fp32"
+
+                gives<BenchGenerateCommand>
+                    (List.ofArray ((words + " --top-k 5 --guidance 3 --lookahead 4 --threads 1").Split ' '))
+                    (fun c ->
+                        c.Shape.Size = "160m"
+                        && not c.Shape.HalfPrecision
+                        && c.Batch = Nullable 2
+                        && c.New = Nullable 8
+                        && c.PromptLength = 4
+                        && c.TopK = 5
+                        && c.Guidance = 3.0
+                        && c.Lookahead = 4
+                        && c.Threads = Nullable 1)
+
+                gives<BenchGenerateCommand> [ "bench"; "generate"; "--model"; "m"; "--model-config"; "c" ] (fun c ->
+                    match c.Shape.Model with
+                    | null -> false
+                    | model -> model.Path = "m" && model.Config = "c"))
+
             testCase "a text may be spelled like an option" (fun () ->
                 for text in [ "--json"; "--help"; "-h"; "--text"; "-"; "--"; "\001"; "--text=a" ] do
                     gives<TokenizeCommand> [ "tokenize"; "--tokenizer"; "t"; "--text=" + text ] (fun c ->
@@ -522,6 +584,11 @@ let private wrong =
             "--tokenizer belongs to encode, decode, reconstruct, not to train."
             "--kind needs one of vqvae, movq, but was given 'moqv'. Did you mean movq?"
             "hybrid image needs --input PATH..."
+        ]
+        [ "bench"; "generate"; "--pictures"; "p"; "--lookahead"; "0" ],
+        [
+            "--lookahead needs a whole number from 1 to 1024, but was given '0'."
+            "--pictures belongs to prepare, not to generate."
         ]
         [ "inspect" ], [ "hybrid inspect needs PATH" ]
         [ "inspect"; "a"; "b" ], [ "'b' belongs to no option." ]

@@ -72,7 +72,7 @@ let tests =
                 let chooser, config, store, _ = drawn seed
                 use store = store
                 let context = chooser.Ints(chooser.Int(1, 4), config.Rows)
-                let continuation = Sampler.complete config config.Rows store.Weights Sampler.greedy 4 None context
+                let continuation = Sampler.complete config config.Rows store.Weights Draw.greedy 4 None context
                 let all = { Context = context; Continuation = continuation }
                 let head = { all with Continuation = continuation[..1] }
                 let tail = { Context = Array.append context continuation[..1]; Continuation = continuation[2..] }

@@ -60,6 +60,9 @@ let private all =
             ReportTests.tests
             SafeTensorsTests.tests
             SamplerTests.tests
+            DecodingTests.tests
+            SamplingTests.tests
+            HostDrawTests.tests
             ScheduleTests.tests
             SequenceTests.tests
             ShapeTests.tests

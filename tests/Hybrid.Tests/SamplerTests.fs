@@ -3,6 +3,7 @@ module Hybrid.Tests.SamplerTests
 open System
 open Expecto
 open Hybrid
+open Hybrid.Draw
 open Hybrid.Sampler
 open Hybrid.Tests.Generate
 open TorchSharp

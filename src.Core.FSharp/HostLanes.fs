@@ -1,0 +1,156 @@
+/// Vectors over the memory of host tensors in fp32 or bf16; arithmetic is fp32 in both. The width is what the processor has.
+module internal Hybrid.HostLanes
+
+// Memory is read and written by address.
+#nowarn "9"
+#nowarn "51"
+
+open System
+open System.Numerics
+open Microsoft.FSharp.NativeInterop
+
+type Lanes = Vector<float32>
+
+/// Numbers in one vector: a constant to the compiler of the machine's code.
+let inline count () : int = Lanes.Count
+
+/// The 16-bit numbers at an address.
+let halves (address: nativeint) = Vector.Load(NativePtr.ofNativeInt<uint16> address)
+
+/// bf16 bits as the upper half of fp32's.
+let inline widened (bits: Vector<uint32>) : Lanes = Vector.AsVectorSingle(Vector.ShiftLeft(bits, 16))
+
+/// The first `count` of the 2 · `count` numbers at an address.
+let inline lower (half: bool) (address: nativeint) : Lanes =
+    if half then
+        widened (Vector.WidenLower(halves address))
+    else
+        Vector.Load(NativePtr.ofNativeInt<float32> address)
+
+/// The other `count` of them.
+let inline upper (half: bool) (address: nativeint) : Lanes =
+    if half then
+        widened (Vector.WidenUpper(halves address))
+    else
+        Vector.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
+
+/// Where number i of a row of 2 · `count` numbers stands when the two vectors' numbers take turns, as `evens` and `odds` want it.
+let slot (half: bool) (i: int) : int =
+    if half then
+        let row, i = i / (2 * count ()) * (2 * count ()), i % (2 * count ())
+        row + (if i < count () then 2 * i else 2 * (i - count ()) + 1)
+    else
+        i
+
+/// The first `count` of the 2 · `count` numbers of a row that is laid out by `slot`.
+let inline evens (half: bool) (address: nativeint) : Lanes =
+    if half then
+        Vector.AsVectorSingle(Vector.ShiftLeft(Vector.Load(NativePtr.ofNativeInt<uint32> address), 16))
+    else
+        Vector.Load(NativePtr.ofNativeInt<float32> address)
+
+/// The other `count` of them.
+let inline odds (half: bool) (address: nativeint) : Lanes =
+    if half then
+        Vector.AsVectorSingle(Vector.BitwiseAnd(Vector.Load(NativePtr.ofNativeInt<uint32> address), Vector 0xFFFF0000u))
+    else
+        Vector.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
+
+/// Bytes of a number.
+let inline size (half: bool) : int = if half then 2 else 4
+
+/// The nearest bf16, to even.
+let roundedHalf (x: float32) : uint16 =
+    let bits = BitConverter.SingleToUInt32Bits x
+
+    if Single.IsNaN x then
+        0x7FC0us
+    else
+        uint16 ((bits + 0x7FFFu + ((bits >>> 16) &&& 1u)) >>> 16)
+
+/// One number.
+let inline get (half: bool) (address: nativeint) (index: int) : float32 =
+    if half then
+        BitConverter.UInt32BitsToSingle(uint32 (NativePtr.get (NativePtr.ofNativeInt<uint16> address) index) <<< 16)
+    else
+        NativePtr.get (NativePtr.ofNativeInt<float32> address) index
+
+/// Writes one number, rounded to nearest.
+let inline set (half: bool) (address: nativeint) (index: int) (value: float32) : unit =
+    if half then
+        NativePtr.set (NativePtr.ofNativeInt<uint16> address) index (roundedHalf value)
+    else
+        NativePtr.set (NativePtr.ofNativeInt<float32> address) index value
+
+/// Reads numbers into fp32.
+let read (half: bool) (source: nativeint) (target: nativeptr<float32>) (length: int) : unit =
+    let whole = length / (2 * count ()) * (2 * count ())
+    let mutable i = 0
+
+    while i < whole do
+        let place = source + nativeint (i * size half)
+        Vector.Store(lower half place, NativePtr.add target i)
+        Vector.Store(upper half place, NativePtr.add target (i + count ()))
+        i <- i + 2 * count ()
+
+    while i < length do
+        NativePtr.set target i (get half source i)
+        i <- i + 1
+
+let private rounded (x: Lanes) : Vector<uint32> =
+    let bits = Vector.AsVectorUInt32 x
+    let odd = Vector.BitwiseAnd(Vector.ShiftRightLogical(bits, 16), Vector<uint32>.One)
+    Vector.ShiftRightLogical(Vector.Add(bits, Vector.Add(odd, Vector(0x7FFFu))), 16)
+
+/// Writes fp32 numbers, rounded to nearest. They are finite.
+let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length: int) : unit =
+    let whole = length / (2 * count ()) * (2 * count ())
+    let mutable i = 0
+
+    while i < whole do
+        let low = Vector.Load(NativePtr.add source i)
+        let high = Vector.Load(NativePtr.add source (i + count ()))
+
+        if half then
+            Vector.Store(Vector.Narrow(rounded low, rounded high), NativePtr.ofNativeInt<uint16>(target + nativeint (2 * i)))
+        else
+            Vector.Store(low, NativePtr.ofNativeInt<float32>(target + nativeint (4 * i)))
+            Vector.Store(high, NativePtr.ofNativeInt<float32>(target + nativeint (4 * (i + count ()))))
+
+        i <- i + 2 * count ()
+
+    while i < length do
+        set half target i (NativePtr.get source i)
+        i <- i + 1
+
+let inline private constant (x: float32) = Lanes x
+
+/// eˣ for x ≤ 0, with a relative error below 2e-7; below −87 it is 0 to fp32.
+let exp (x: Lanes) : Lanes =
+    // x = n ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts; then the series of eʳ.
+    let x = Vector.Max(x, constant -87.0f)
+    let n = Vector.Floor(Vector.FusedMultiplyAdd(x, constant 1.44269504f, constant 0.5f))
+    let r = Vector.FusedMultiplyAdd(n, constant -0.693359375f, x)
+    let r = Vector.FusedMultiplyAdd(n, constant 2.12194440e-4f, r)
+    let p = Vector.FusedMultiplyAdd(constant 1.9875691500e-4f, r, constant 1.3981999507e-3f)
+    let p = Vector.FusedMultiplyAdd(p, r, constant 8.3334519073e-3f)
+    let p = Vector.FusedMultiplyAdd(p, r, constant 4.1665795894e-2f)
+    let p = Vector.FusedMultiplyAdd(p, r, constant 1.6666665459e-1f)
+    let p = Vector.FusedMultiplyAdd(p, r, constant 5.0000001201e-1f)
+    let p = Vector.Add(Vector.FusedMultiplyAdd(p, Vector.Multiply(r, r), r), Lanes.One)
+    let power = Vector.ShiftLeft(Vector.Add(Vector.ConvertToInt32 n, Vector 127), 23)
+    Vector.Multiply(p, Vector.AsVectorSingle power)
+
+/// Σ of a vector's numbers.
+let inline sum (x: Lanes) : float32 = Vector.Sum x
+
+/// The largest of a vector's numbers.
+let largest (x: Lanes) : float32 =
+    let mutable x = x
+    let numbers = NativePtr.ofVoidPtr<float32>(NativePtr.toVoidPtr &&x)
+    let mutable best = NativePtr.get numbers 0
+
+    for i in 1 .. count () - 1 do
+        best <- Single.MaxNative(best, NativePtr.get numbers i)
+
+    best
