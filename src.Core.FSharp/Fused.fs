@@ -108,6 +108,13 @@ type private SwiGluGate() =
 /// silu(g) · u of [.., g | u]: [.., 2F] to [.., F].
 let swiGluGate (hidden: torch.Tensor) : torch.Tensor = SwiGluGate.apply hidden
 
+/// The norm, and the moments of each row that its gradient needs.
+let private normed (centred: bool) (epsilon: float) (weight: torch.Tensor) (bias: torch.Tensor option) (x: torch.Tensor) =
+    let moments = torch.empty ([| 2L; x.numel () / x.shape[x.shape.Length - 1] |], dtype = torch.float32)
+    let result = torch.empty_like x
+    Kernels.norm centred epsilon weight bias x moments result
+    result, moments
+
 type private Norm() =
     inherit torch.autograd.SingleTensorFunction<Norm>()
 
@@ -117,16 +124,13 @@ type private Norm() =
         use scope = torch.NewDisposeScope()
         let x, weight, bias = arguments[0] :?> torch.Tensor, arguments[1] :?> torch.Tensor, arguments[2]
         let centred, epsilon = arguments[3] :?> bool, arguments[4] :?> float
-        let width = x.shape[x.shape.Length - 1]
-        let moments = torch.empty ([| 2L; x.numel () / width |], dtype = torch.float32)
-        let result = torch.empty_like x
 
         let bias =
             match bias with
             | :? torch.Tensor as bias -> Some bias
             | _ -> None
 
-        Kernels.norm centred epsilon weight bias x moments result
+        let result, moments = normed centred epsilon weight bias x
         save ctx [ x; weight; moments ]
         ctx.save_data ("centred", centred)
         ctx.save_data ("biased", bias.IsSome)
@@ -172,12 +176,17 @@ let internal norm
     (bias: torch.Tensor option)
     (x: torch.Tensor)
     : torch.Tensor =
-    let bias: obj =
-        match bias with
-        | Some bias -> bias
-        | None -> false
+    if torch.is_grad_enabled () then
+        let bias: obj =
+            match bias with
+            | Some bias -> bias
+            | None -> false
 
-    Norm.apply (x, weight, bias, centred, epsilon)
+        Norm.apply (x, weight, bias, centred, epsilon)
+    else
+        let result, moments = normed centred epsilon weight bias x
+        moments.Dispose()
+        result
 
 /// What attention is told beside its input.
 [<NoEquality; NoComparison>]

@@ -89,6 +89,8 @@ let private drawAll
     let parts = max 1 (min means.Workers (batches |> Array.fold (fun least batch -> max least batch.Length) 1))
     let rows = (batches |> Array.fold (fun most batch -> max most batch.Length) 1) * rowsEach / parts
 
+    // Threads of torch's own that have helped once wait for more, spinning, where the workers need the cores.
+    use _ = SamplerLoop.alone (parts > 1)
     use prepared = new Prepared(config, weights, firstId, ids, means.Place, means.Packing, max 1 rows)
     let drawn, passes = ref 0L, ref 0L
 

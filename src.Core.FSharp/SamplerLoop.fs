@@ -270,6 +270,19 @@ let together (task: Task) (numbers: int64[]) (prompts: int64[][]) : int[][] * in
     else
         ahead task attending uniforms first
 
+/// Until this is disposed, torch has one thread for this one, where `wanted`.
+let alone (wanted: bool) : IDisposable =
+    let threads = torch.get_num_threads ()
+
+    if wanted then
+        torch.set_num_threads 1
+
+    { new IDisposable with
+        member _.Dispose() =
+            if wanted then
+                torch.set_num_threads threads
+    }
+
 /// Does the parts of a work on as many threads, the first on this one, each with one thread of torch's own. A part is given what says
 /// that another has failed and there is no use in going on.
 let share (parts: int) (work: int -> (unit -> unit) -> unit) : unit =
