@@ -359,10 +359,19 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
     // Made when they are needed: micro-batches may be fewer than threads.
     let replicas = ResizeArray<Replica>()
 
-    let backward (total: int64) (batch: Batch) : Weights -> torch.Tensor =
-        Step.backward total (fun weights ->
-            Decoder.hiddenBy pass model.Config weights batch
-            |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch)
+    let backward (total: int64) (batch: Batch) (weights: Weights) : torch.Tensor =
+        let loss weights =
+            let value =
+                Decoder.hiddenBy pass model.Config weights batch
+                |> HeadLoss.evaluate objective model.Config model.Vocabulary weights batch
+
+            pass.Lap Phase.HeadAndLoss
+            value
+
+        pass.Lap Phase.Begin
+        let parts = Step.backward total loss weights
+        pass.Lap Phase.Backward
+        parts
 
     // Micro-batches side by side, each with a gradient of its own; these are added in order, so that the sum does not depend on
     // which thread is done first.
@@ -371,6 +380,7 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
 
         if batches.Length = 1 then
             parts[0] <- backward total batches[0] store.Weights
+            pass.Lap Phase.Begin
             Step.collect store state store.Gradient
         else
             while replicas.Count < batches.Length - 1 do
@@ -383,11 +393,13 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
                     parts[i] <- (backward total batches[i] weights).DetachFromDisposeScope()
             )
 
+            pass.Lap Phase.Begin
             Step.collect store state store.Gradient
 
             for i in 1 .. batches.Length - 1 do
                 Step.collect store state (replicas[i - 1]).Gradient
 
+        pass.Lap Phase.Gradients
         parts
 
     /// A trainer that keeps all that the gradients need, adds up micro-batches in fp32, and works on one thread, but for torch's own.
@@ -421,7 +433,9 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
         use _ = team.Lead()
         let counts = Array.init 3 (fun kind -> microBatches |> Seq.sumBy (fun batch -> batch.Counts[kind]))
         let total = Array.sum counts
+        pass.Lap Phase.Begin
         Step.zero store state
+        pass.Lap Phase.Gradients
 
         let parts = microBatches |> Seq.chunkBySize team.Size |> Seq.collect (together total) |> Seq.toArray
         let sum = torch.stack(parts).sum 0L
@@ -429,7 +443,7 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
         for part in parts do
             part.Dispose()
 
-        let norm = Step.update optimizer learningRate store state
+        let norm = Step.updateBy pass.Lap optimizer learningRate store state
         new StepResult(sum.MoveToOuterDisposeScope(), norm.MoveToOuterDisposeScope(), counts)
 
     /// Sequences of one length as the micro-batches that the threads share, all in memory together, on the model's device, without

@@ -49,10 +49,20 @@ type Training() =
     /// The threads that share the micro-batches of a step
     member val Team = Team.Alone with get, set
 
+    /// Is told of each part of a step when it is over, by its name, on the thread that did it; null for nobody
+    member val Lap: Action<string> | null = null with get, set
+
     /// Errors: ArgumentException for a name that is none of `Checkpointing.names`.
     member internal t.Pass: Decoder.Pass =
         match Checkpointing.names |> List.tryFind (fun (name, _) -> name = t.Checkpointing) with
-        | Some(_, checkpointing) -> { Decoder.plainPass with Checkpointing = checkpointing }
+        | Some(_, checkpointing) ->
+            {
+                Checkpointing = checkpointing
+                Lap =
+                    match t.Lap with
+                    | null -> ignore
+                    | lap -> fun phase -> lap.Invoke(Phase.name phase)
+            }
         | None ->
             let names = Checkpointing.names |> List.map fst |> String.concat ", "
             invalidArg (nameof t.Checkpointing) $"'{t.Checkpointing}' is not a way of checkpointing; there are {names}."

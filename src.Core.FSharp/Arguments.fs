@@ -308,6 +308,7 @@ type internal BenchArguments =
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Positions of int
     | [<Unique; Value("bf16|fp32", Closed = true)>] Precision of string
     | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
+    | [<Unique; Value("none|selective|full", Closed = true)>] Checkpointing of string
     | [<Unique>] Profile
     | [<Unique; Value("PATH")>] Tokens of string
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] New of int
@@ -337,6 +338,7 @@ type internal BenchArguments =
             | Positions _ -> "train, load: positions of a sequence (default: the size's or the model's; load: 1152)"
             | Precision _ -> "train, generate: what the model computes in (default: bf16)"
             | Steps _ -> "train: steps that are timed, after some that are not (default: 8)"
+            | Checkpointing _ -> "train: what is computed again in the backward pass (default: none)"
             | Profile -> "train: where the time of a step goes"
             | Tokens _ -> "load: shards or ready sequences (default: shards made for the purpose)"
             | New _ -> "generate: new tokens of each (default: what the positions hold, at most 256)"

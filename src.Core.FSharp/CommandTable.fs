@@ -233,6 +233,7 @@ let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
             BenchTrainCommand.Shape = benchShape given
             Batch = given.TryGetResult <@ BenchArguments.Batch @> |> Option.toNullable
             MicroBatch = given.TryGetResult <@ BenchArguments.Micro_Batch @> |> Option.toNullable
+            Checkpointing = given.GetResult(<@ BenchArguments.Checkpointing @>, defaultValue = "none")
             Steps = given.GetResult(<@ BenchArguments.Steps @>, defaultValue = 8)
             Threads = threads
             Profile = given.Contains <@ BenchArguments.Profile @>
@@ -466,6 +467,7 @@ let table: Entry list =
                                 "--positions"
                                 "--precision"
                                 "--steps"
+                                "--checkpointing"
                                 "--profile"
                             ]
                     }

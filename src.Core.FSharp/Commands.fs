@@ -268,6 +268,8 @@ type BenchTrainCommand =
         Batch: Nullable<int>
         /// Sequences worked on together; null takes the batch
         MicroBatch: Nullable<int>
+        /// What of each block is kept for the backward pass: none, selective or full
+        Checkpointing: string
         /// Steps that are timed
         Steps: int
         /// Null takes all cores.

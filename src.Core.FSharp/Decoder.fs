@@ -5,14 +5,17 @@ module Hybrid.Decoder
 open TorchSharp
 
 /// How a forward pass goes about its work; what comes out is the same up to rounding.
+[<NoEquality; NoComparison>]
 type Pass =
     {
         /// What of each block is kept for the backward pass
         Checkpointing: Checkpointing
+        /// Is told of each part when it is over
+        Lap: Phase -> unit
     }
 
 /// All that the gradients need is kept.
-let plainPass: Pass = { Checkpointing = Checkpointing.None }
+let plainPass: Pass = { Checkpointing = Checkpointing.None; Lap = ignore }
 
 // `places` takes the rows of the table of positions, from `start` on, to each token's own.
 let private embedding
@@ -56,6 +59,7 @@ let packedEmbed (config: ModelConfig) (weights: Weights) (rows: PackedRows) (tok
 
 /// One block: x + attention(norm x), then + feedForward(norm x), which reads x itself where the two are parallel.
 let private blockOf
+    (lap: Phase -> unit)
     (config: ModelConfig)
     (weights: Weights)
     (rotation: Rotation option)
@@ -72,8 +76,10 @@ let private blockOf
         Layers.packedAttention config weights $"{prefix}.attention" rotation rows cache (norm "attention_norm" x_BTD)
 
     let x = x_BTD.plus mixed
+    lap Phase.Attention
     let read = if config.ParallelResidual then x_BTD else x
     let x = x.plus (Layers.feedForward config weights prefix (norm "ffn_norm" read))
+    lap Phase.FeedForward
     x.MoveToOuterDisposeScope(), cache
 
 /// One block with a cache.
@@ -85,7 +91,7 @@ let cachedBlock
     (cache: Cache option)
     (x_BTD: torch.Tensor)
     : torch.Tensor * Cache option =
-    blockOf config weights rotation None layer cache x_BTD
+    blockOf ignore config weights rotation None layer cache x_BTD
 
 /// One block of the model, without a cache.
 let block (config: ModelConfig) (weights: Weights) (rotation: Rotation option) (layer: int) (x_BTD: torch.Tensor) : torch.Tensor =
@@ -112,14 +118,17 @@ let blockBy
     (x: torch.Tensor)
     : torch.Tensor =
     match pass.Checkpointing with
-    | Checkpointing.None -> blockOf config weights rotation rows layer None x |> fst
+    | Checkpointing.None -> blockOf pass.Lap config weights rotation rows layer None x |> fst
     | Checkpointing.Selective ->
         use scope = torch.NewDisposeScope()
         let prefix = $"layers.{layer}"
         let mixed = Layers.attentionAgain config weights $"{prefix}.attention" $"{prefix}.attention_norm" rotation rows x
         let after = x.plus mixed
+        pass.Lap Phase.Attention
         let read = if config.ParallelResidual then x else after
-        (after.plus (Layers.feedForwardAgain config weights prefix $"{prefix}.ffn_norm" read)).MoveToOuterDisposeScope()
+        let result = after.plus (Layers.feedForwardAgain config weights prefix $"{prefix}.ffn_norm" read)
+        pass.Lap Phase.FeedForward
+        result.MoveToOuterDisposeScope()
     | Checkpointing.Full ->
         let tables =
             match rotation with
@@ -132,9 +141,11 @@ let blockBy
                 | [ cosine; sine ] -> Some { Cosine = cosine; Sine = sine }
                 | _ -> None
 
-            blockOf config weights rotation rows layer None x |> fst
+            blockOf ignore config weights rotation rows layer None x |> fst
 
-        Recompute.whole run tables [ for spec in blockParameters config layer -> weights spec.Name ] x
+        let result = Recompute.whole run tables [ for spec in blockParameters config layer -> weights spec.Name ] x
+        pass.Lap Phase.Block
+        result
 
 /// The final norm.
 let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : torch.Tensor =
@@ -183,7 +194,11 @@ let hiddenBy (pass: Pass) (config: ModelConfig) (weights: Weights) (batch: Batch
     let blocks =
         [ 0 .. config.Layers - 1 ] |> List.map (blockBy pass config weights rotation batch.Rows) |> List.fold (>>) id
 
-    let model = embed >> blocks >> finalNorm config weights
+    let embedded (x: torch.Tensor) =
+        pass.Lap Phase.Embedding
+        x
+
+    let model = embed >> embedded >> blocks >> finalNorm config weights
     (model batch.Inputs).MoveToOuterDisposeScope()
 
 /// `hiddenBy` with all kept that the gradients need.

@@ -178,8 +178,15 @@ module Step =
             skip
 
     /// Clips, checks and updates; returns the gradient's norm before clipping (a scalar tensor that the caller owns). Where the norm
-    /// is not finite nothing changes and `Skipped` counts up. No value is read back to the host.
-    let update (config: OptimizerConfig) (learningRate: float) (store: ParameterStore) (state: OptimizerState) : torch.Tensor =
+    /// is not finite nothing changes and `Skipped` counts up. No value is read back to the host. `lap` is told of its
+    /// parts.
+    let updateBy
+        (lap: Phase -> unit)
+        (config: OptimizerConfig)
+        (learningRate: float)
+        (store: ParameterStore)
+        (state: OptimizerState)
+        : torch.Tensor =
         use _ = torch.no_grad ()
         use scope = torch.NewDisposeScope()
         let norm = gradientNorm state
@@ -195,11 +202,15 @@ module Step =
             for _, _, gradient, _, _ in state.Pieces do
                 scale |> Option.iter (fun scale -> gradient.mul_ scale |> ignore)
 
+            lap Phase.Clip
+
             for decays, pieces in state.Pieces |> List.groupBy (fun (segment, _, _, _, _) -> segment.Decays) do
                 pieces
                 |> List.map (fun (_, weights, gradient, first, second) -> weights, gradient, first, second)
                 |> adamW config learningRate state skip decays
         else
+            lap Phase.Clip
+
             for segment, weights, gradient, first, second in state.Pieces do
                 for start, count in ranges gradient do
                     use scope = torch.NewDisposeScope()
@@ -210,5 +221,11 @@ module Step =
 
         state.Steps.sub_ skip |> ignore
         state.Skipped.plus_ skip |> ignore
+        lap Phase.Optimizer
         store.Refresh()
+        lap Phase.Cast
         norm.MoveToOuterDisposeScope()
+
+    /// `updateBy` with nobody told.
+    let update (config: OptimizerConfig) (learningRate: float) (store: ParameterStore) (state: OptimizerState) : torch.Tensor =
+        updateBy ignore config learningRate store state

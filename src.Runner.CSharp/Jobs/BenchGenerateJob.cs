@@ -52,6 +52,7 @@ internal static class BenchGenerateJob
             ["passes"] = passes,
             ["tokens_per_second"] = batch * count / seconds,
             ["milliseconds_per_step"] = 1e3 * seconds / count,
+            ["gpu_memory_bytes"] = device.type == DeviceType.CUDA ? GpuMemory.Read()?.Used : null,
         };
     }
 

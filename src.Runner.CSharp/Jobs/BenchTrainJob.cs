@@ -20,15 +20,30 @@ internal static class BenchTrainJob
         (Model opened, int positions, int usualBatch) = BenchModels.Open(command.Shape, layout);
         using Model model = opened;
         int batch = command.Batch ?? usualBatch, micro = Math.Min(command.MicroBatch ?? batch, batch);
-        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0), new Training { Team = TorchLibrary.TeamFor(micro) });
+        StepProfile profile = new(device);
+        Training training = new() { Team = TorchLibrary.TeamFor(micro), Checkpointing = command.Checkpointing, Lap = profile.Lap };
+        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0), training);
 
         // Inputs are all tokens but the last.
         long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: 0);
         Batch[] batches = [.. sequences.Chunk(micro).SelectMany(trainer.Batches)];
         double[] seconds;
+        JsonObject? parts = null;
         try
         {
             seconds = Steps(trainer, batches, device, command.Steps, stop);
+            if (command.Profile)
+            {
+                profile.On = true;
+                for (int i = 0; i < command.Steps; i++)
+                {
+                    stop.ThrowIfCancellationRequested();
+                    ((IDisposable)trainer.Step(batches, LearningRate)).Dispose();
+                }
+
+                parts = profile.Parts(command.Steps, Math.Min(training.Team.Size, batches.Length));
+                parts["data_beside_seconds"] = Composing(trainer, sequences, micro);
+            }
         }
         finally
         {
@@ -38,7 +53,7 @@ internal static class BenchTrainJob
         double step = Median(seconds), rate = (double)batch * positions / step;
         double flops = Architecture.FlopsPerToken(model.Config, positions);
         double peak = MatrixPeak.Measure(command.Shape.HalfPrecision ? torch.bfloat16 : torch.float32, device);
-        return new()
+        JsonObject result = new()
         {
             ["model"] = command.Shape.Model?.Path ?? command.Shape.Size ?? "small",
             ["device"] = device.ToString(),
@@ -47,6 +62,7 @@ internal static class BenchTrainJob
             ["parameters"] = model.ParameterCount,
             ["batch"] = batch,
             ["micro_batch"] = micro,
+            ["checkpointing"] = command.Checkpointing,
             ["positions"] = positions,
             ["steps"] = seconds.Length,
             ["step_seconds"] = step,
@@ -55,7 +71,30 @@ internal static class BenchTrainJob
             ["flops_per_second"] = rate * flops,
             ["matrix_peak_flops"] = peak,
             ["share_of_peak"] = rate * flops / peak,
+            ["gpu_memory_bytes"] = device.type == DeviceType.CUDA ? GpuMemory.Read()?.Used : null,
         };
+        if (parts is not null)
+        {
+            result["profile"] = parts;
+        }
+
+        return result;
+    }
+
+    /// <summary>Seconds that it takes to make a step's batches, which other threads do meanwhile when there are data.</summary>
+    private static double Composing(Trainer trainer, long[][] sequences, int micro)
+    {
+        const int rounds = 5;
+        long begun = Stopwatch.GetTimestamp();
+        for (int i = 0; i < rounds; i++)
+        {
+            foreach (long[][] together in sequences.Chunk(micro))
+            {
+                BatchFeed.Release(trainer.Batches(together));
+            }
+        }
+
+        return Stopwatch.GetElapsedTime(begun).TotalSeconds / rounds;
     }
 
     private static double[] Steps(Trainer trainer, Batch[] batches, torch.Device device, int steps, CancellationToken stop)

@@ -13,18 +13,8 @@ let private train =
         let found =
             result
                 [
-                    "bench"
-                    "train"
-                    "--size"
-                    "tiny"
-                    "--batch"
-                    "4"
-                    "--micro-batch"
-                    "2"
-                    "--positions"
-                    "24"
-                    "--steps"
-                    "2"
+                    yield! [ "bench"; "train"; "--size"; "tiny"; "--batch"; "4"; "--micro-batch"; "2" ]
+                    yield! [ "--positions"; "24"; "--steps"; "2"; "--profile" ]
                 ]
 
         let figure = figure found
@@ -38,6 +28,29 @@ let private train =
             (figure "share_of_peak" * figure "matrix_peak_flops")
             (figure "tokens_per_second" * figure "flop_per_token")
             "share of the peak"
+
+        let parts = [ for part in (found.GetProperty "profile").EnumerateObject() -> part.Name, part.Value.GetDouble() ]
+
+        Expect.containsAll
+            (List.map fst parts)
+            [
+                for name in
+                    [
+                        "embedding"
+                        "attention"
+                        "feed_forward"
+                        "head_and_loss"
+                        "backward"
+                        "clip"
+                        "optimizer"
+                        "cast"
+                        "data_beside"
+                    ] -> name + "_seconds"
+            ]
+            "parts of a step"
+
+        for name, seconds in parts do
+            Expect.isGreaterThan seconds 0.0 name
 
         Expect.isLessThan (figure "share_of_peak") 1.0 "no more than the peak"
         Expect.isGreaterThan (figure "peak_rss_bytes") 1e7 "memory")

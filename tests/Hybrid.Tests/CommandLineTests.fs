@@ -143,6 +143,7 @@ let private frozen =
             "--positions N"
             "--precision bf16|fp32"
             "--steps N"
+            "--checkpointing none|selective|full"
             "--profile"
             "--tokens PATH"
             "--new N"
@@ -434,13 +435,26 @@ let private parsing =
                     && isNull (box c.Shape.Model)
                     && c.Shape.HalfPrecision
                     && c.Steps = 8
+                    && c.Checkpointing = "none"
                     && not c.Batch.HasValue
                     && not c.Profile)
 
                 gives<BenchTrainCommand>
                     [
                         yield! [ "bench"; "train"; "--size"; "160m"; "--batch"; "4"; "--micro-batch"; "2"; "--positions"; "64" ]
-                        yield! [ "--precision"; "fp32"; "--steps"; "3"; "--threads"; "1"; "--profile"; "--json" ]
+                        yield!
+                            [
+                                "--precision"
+                                "fp32"
+                                "--steps"
+                                "3"
+                                "--threads"
+                                "1"
+                                "--checkpointing"
+                                "full"
+                                "--profile"
+                                "--json"
+                            ]
                     ]
                     (fun c ->
                         c.Shape.Size = "160m"
@@ -448,6 +462,7 @@ let private parsing =
                             (Nullable 4, Nullable 2, Nullable 64, Nullable 1)
                         && not c.Shape.HalfPrecision
                         && c.Steps = 3
+                        && c.Checkpointing = "full"
                         && c.Profile
                         && c.Json)
 
