@@ -77,7 +77,7 @@ module Layers =
         if not narrow && t = s && (q_BHTC.device_type <> DeviceType.CPU || b * h * t * s > explicitScores) then
             torch.nn.functional.scaled_dot_product_attention (q_BHTC, k_BHSC, v_BHSC, is_casual = true)
         else
-            let mask = Fused.mask (s - t) t s window q_BHTC
+            let mask = FusedAttention.mask (s - t) t s window q_BHTC
 
             // mask + q kᵀ / √C. TorchSharp 0.107 hands the arguments on as (batch1, batch2, input).
             let scores =
@@ -136,7 +136,7 @@ module Layers =
                 joined
 
         if cache.IsNone && qkv.device_type = DeviceType.CPU then
-            let plan: Fused.AttentionPlan =
+            let plan: FusedAttention.AttentionPlan =
                 {
                     Heads = heads
                     KeyValueHeads = kv
@@ -150,7 +150,7 @@ module Layers =
                     Rows = rows
                 }
 
-            out (Fused.causalAttention plan qkv), None
+            out (FusedAttention.causalAttention plan qkv), None
         else
             let qkv = rows |> Option.fold (fun x rows -> Fused.unpack rows x) qkv
             let b, t = qkv.shape[0], qkv.shape[1]

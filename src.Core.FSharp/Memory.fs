@@ -65,7 +65,7 @@ module Memory =
         else 8L * width
 
     let private pieces (config: ModelConfig) (plan: StepPlan) =
-        Fused.scores Layers.scoresAtOnce (int64 config.Heads) (int64 plan.Sequences) (int64 plan.Positions)
+        FusedAttention.scores Layers.scoresAtOnce (int64 config.Heads) (int64 plan.Sequences) (int64 plan.Positions)
 
     /// Scores that a block keeps or works on: none where torch's fused attention does without.
     let private scoresOf (plan: StepPlan) (kept: int64 list -> int64) (pieces: int64 list) =

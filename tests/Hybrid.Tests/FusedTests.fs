@@ -42,7 +42,7 @@ let private plain (config: ModelConfig) (window: int) (rotation: Rotation option
     scores.plus(mask).softmax(-1L).matmul(v).transpose(1, 2).reshape(b, t, h * c)
 
 /// A plan for one head of width 2, rotated by what is given.
-let private oneHead (turn: torch.Tensor -> torch.Tensor) : Fused.AttentionPlan =
+let private oneHead (turn: torch.Tensor -> torch.Tensor) : FusedAttention.AttentionPlan =
     let table () = torch.ones (3L, 1L, 2L)
 
     {
@@ -109,7 +109,7 @@ let private failing =
         use state = new OptimizerState(store)
 
         let loss (weights: Weights) : LossValue =
-            let sum = (Fused.causalAttention (oneHead turn) (weights "joined")).sum()
+            let sum = (FusedAttention.causalAttention (oneHead turn) (weights "joined")).sum()
             { Objective = sum; Parts = sum.detach().expand(3L) }
 
         let step () = Step.accumulate store state 1L loss |> ignore
@@ -162,7 +162,7 @@ let tests =
                     let expected = through (plain config window rotation) x direction
 
                     for atOnce, kept in [ 1L <<< 20, 1L <<< 20; 200L, 1L <<< 20; 200L, 0L; 1L <<< 20, 0L ] do
-                        let plan: Fused.AttentionPlan =
+                        let plan: FusedAttention.AttentionPlan =
                             {
                                 Heads = int64 config.Heads
                                 KeyValueHeads = int64 kv
@@ -183,7 +183,7 @@ let tests =
                             tolerance
                             $"{position}, {atOnce} at once"
                             expected
-                            (through (Fused.causalAttention plan) x direction))
+                            (through (FusedAttention.causalAttention plan) x direction))
 
             property2 "head and loss together are the head and then the loss" (1, 6) (2, 40) (fun seed b t ->
                 let chooser = Chooser seed

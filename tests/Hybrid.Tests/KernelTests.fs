@@ -57,7 +57,7 @@ let private softmaxes =
         let window = if seed % 3 = 0 then int64 (1 + abs seed % keys) else 0L
         let scores = drawn seed 6.0 [ 2L; g * queries; s ]
         let outer = drawn (seed + 1) 2.0 [ 2L; g * queries; s ]
-        let mask = (wide (Fused.mask first queries s window (torch.zeros (1L)))).repeat(g, 1L)
+        let mask = (wide (FusedAttention.mask first queries s window (torch.zeros (1L)))).repeat(g, 1L)
         use _ = torch.enable_grad ()
         let x = (wide scores).detach()
         x.requires_grad <- true
