@@ -2,6 +2,7 @@
 /// the position, so that neither batching, nor caching, nor reading ahead changes what comes out, up to rounding of the logits.
 module Hybrid.Sampler
 
+open System
 open System.Threading
 open TorchSharp
 open Hybrid.Draw
@@ -10,8 +11,8 @@ open Hybrid.Draw
 type Means =
     {
         Place: Place
-        /// Weights are copied into the layout that the processor multiplies by fastest
-        Packing: bool
+        /// Where at least so many tokens are drawn, weights are copied into the layout that the processor multiplies by fastest
+        PackingFrom: int64
         /// Sequences are shared out over this many threads; 1 leaves the threads to each operation
         Workers: int
         /// Bytes of cached keys and values at a time
@@ -25,6 +26,9 @@ let private shareable = 64L <<< 20
 /// Copies of weights above this size would take more memory than their speed is worth.
 let private packable = 8L <<< 30
 
+/// Packing weights costs about as much as reading them for a few tokens, and memory for another copy: it pays for no less than this many.
+let private leastPacked = 512L
+
 /// The means for a model, chosen by where its weights are and how large it is, with this much memory for keys and values.
 let means (config: ModelConfig) (weights: Weights) (memory: int64) : Means =
     let table = weights "tok_embeddings.weight"
@@ -33,7 +37,7 @@ let means (config: ModelConfig) (weights: Weights) (memory: int64) : Means =
 
     {
         Place = if host then HostMemory else Tensors
-        Packing = host && bytes <= packable
+        PackingFrom = if host && bytes <= packable then leastPacked else Int64.MaxValue
         Workers = if host && bytes <= shareable then torch.get_num_threads () else 1
         Memory = memory
     }
@@ -89,9 +93,10 @@ let private drawAll
     let parts = max 1 (min means.Workers (batches |> Array.fold (fun least batch -> max least batch.Length) 1))
     let rows = (batches |> Array.fold (fun most batch -> max most batch.Length) 1) * rowsEach / parts
 
+    let packing = int64 prompts.Length * int64 count >= means.PackingFrom
     // Threads of torch's own that have helped once wait for more, spinning, where the workers need the cores.
     use _ = SamplerLoop.alone (parts > 1)
-    use prepared = new Prepared(config, weights, firstId, ids, means.Place, means.Packing, max 1 rows)
+    use prepared = new Prepared(config, weights, firstId, ids, means.Place, packing, max 1 rows)
     let drawn, passes = ref 0L, ref 0L
 
     for batch in batches do

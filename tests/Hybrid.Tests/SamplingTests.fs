@@ -16,7 +16,12 @@ let private ways: (string * Means) list =
             for packing in [ true; false ] do
                 for workers in [ 1; 3 ] do
                     $"{place}, packing {packing}, {workers} workers",
-                    { Place = place; Packing = packing; Workers = workers; Memory = usualMemory }
+                    {
+                        Place = place
+                        PackingFrom = (if packing then 0L else System.Int64.MaxValue)
+                        Workers = workers
+                        Memory = usualMemory
+                    }
     ]
 
 let private painter (seed: int64) =
@@ -292,7 +297,7 @@ let tests =
                 use store = store
 
                 for place in [ HostMemory; Tensors ] do
-                    let means = { Place = place; Packing = true; Workers = 1; Memory = usualMemory }
+                    let means = { Place = place; PackingFrom = 0L; Workers = 1; Memory = usualMemory }
                     let counts = ResizeArray<int64>()
                     let report _ = counts.Add(liveTensors ())
                     let config = { config with Positions = 1200; Position = Rotary }
