@@ -6,6 +6,10 @@ open System
 open System.Collections.Generic
 open TorchSharp
 
+/// Queries, keys and values of new positions as one product gives them, and queries and keys after a norm where the model has one.
+[<Struct; NoEquality; NoComparison>]
+type internal Joined = { All: torch.Tensor; Normed: struct (torch.Tensor * torch.Tensor) voption }
+
 /// Sequences with their keys and values: takes the queries, keys and values of T new positions a row and gives what attention mixes.
 [<AbstractClass>]
 type internal Attending(rows: int, capacity: int) =
@@ -17,8 +21,8 @@ type internal Attending(rows: int, capacity: int) =
     /// Prepares for T new positions a row, of which each row needs some (from the first on); other rows' results are of no account.
     abstract Begin: together: int * needed: int[] -> unit
 
-    /// q [N T, H C], k and v [N T, H_kv C], unrotated: [N T, H C].
-    abstract Attend: layer: int * q: torch.Tensor * k: torch.Tensor * v: torch.Tensor -> torch.Tensor
+    /// Of [N T, (H + 2 H_kv) C], unrotated: [N T, H C]. The result is not the caller's, and may be written over by the next call.
+    abstract Attend: layer: int * joined: Joined -> torch.Tensor
 
     abstract Release: unit -> unit
 
@@ -37,34 +41,53 @@ type internal HostAttending(config: ModelConfig, half: bool, rows: int, capacity
     let cache = new HostCache(config, half, rows, capacity, rotation)
     let mutable together = 0
     let mutable needed: int[] = [||]
+    let query, key = ModelConfig.queryWidth config, ModelConfig.keyWidth config
+    let element, elementType = if half then 2n, torch.bfloat16 else 4n, torch.float32
+    let threads = torch.get_num_threads ()
+    // Where attention writes: the same memory in every layer and step.
+    let mutable mixed = torch.empty([| int64 rows; int64 query |], dtype = elementType).DetachFromDisposeScope()
+    let mutable lines = rows
 
     override _.Begin(count, counts) =
         together <- count
         needed <- counts
 
-    override attending.Attend(layer, q, k, v) =
-        let out = torch.empty ([| q.shape[0]; int64 (ModelConfig.queryWidth config) |], dtype = q.dtype)
+        if rows * count <> lines then
+            mixed.Dispose()
+            lines <- rows * count
+            mixed <- torch.empty([| int64 lines; int64 query |], dtype = elementType).DetachFromDisposeScope()
+
+    override attending.Attend(layer, joined) =
+        let all = Dispatcher.dataPointer joined.All
+        let stride = query + 2 * key
+
+        let q, queryStride, k, keyStride =
+            match joined.Normed with
+            | ValueSome(struct (q, k)) -> Dispatcher.dataPointer q, query, Dispatcher.dataPointer k, key
+            | ValueNone -> all, stride, all + nativeint query * element, stride
 
         cache.Attend(
             layer,
             {
-                Query = Dispatcher.dataPointer q
-                QueryStride = int (q.stride 0)
-                Key = Dispatcher.dataPointer k
-                KeyStride = int (k.stride 0)
-                Value = Dispatcher.dataPointer v
-                ValueStride = int (v.stride 0)
-                Out = Dispatcher.dataPointer out
+                Query = q
+                QueryStride = queryStride
+                Key = k
+                KeyStride = keyStride
+                Value = all + nativeint (query + key) * element
+                ValueStride = stride
+                Out = Dispatcher.dataPointer mixed
                 Together = together
                 Lengths = attending.Lengths
                 Needed = needed
             },
-            torch.get_num_threads ()
+            threads
         )
 
-        out
+        mixed
 
-    override _.Release() = (cache :> IDisposable).Dispose()
+    override _.Release() =
+        mixed.Dispose()
+        (cache :> IDisposable).Dispose()
 
 /// On any device, by torch's operators. Where all rows have one length, positions are appended without indices and single queries need no
 /// mask.
@@ -152,9 +175,16 @@ type internal TensorAttending(config: ModelConfig, like: torch.Tensor, rows: int
                 let zeros = torch.zeros (beyond.shape, dtype = like.dtype, device = device)
                 Some(zeros.masked_fill_ (beyond, Scalars.Of hidden))
 
-    override attending.Attend(layer, q, k, v) =
+    override attending.Attend(layer, joined) =
         let t = together
-        let q, k = turn q heads, turn k kv
+        let part (from: int64) (count: int64) = joined.All.narrow (1, from * c, count * c)
+
+        let struct (q, k) =
+            match joined.Normed with
+            | ValueSome normed -> normed
+            | ValueNone -> struct (part 0L heads, part heads kv)
+
+        let q, k, v = turn q heads, turn k kv, part (heads + kv) kv
         let k = k.permute(0, 2, 3, 1).reshape(n * kv, c, t)
         let v = v.view(n, t, kv, c).transpose(1, 2).reshape(n * kv, t, c)
 
@@ -276,15 +306,16 @@ type internal Prepared(config: ModelConfig, weights: Weights, firstId: int, ids:
     let block (attending: Attending) (index: int) (x: torch.Tensor) =
         use scope = torch.NewDisposeScope()
         let layer = layers[index]
-        let q, k = int64 (ModelConfig.queryWidth config), int64 (ModelConfig.keyWidth config)
         let joined = layer.In.Apply(layer.AttentionNorm x)
-        let queries = joined.narrow (1, 0L, q)
-        let keys = joined.narrow (1, q, k)
-        let apply norm x = norm |> Option.fold (fun x norm -> norm x) x
 
-        let mixed =
-            attending.Attend(index, apply layer.QueryNorm queries, apply layer.KeyNorm keys, joined.narrow (1, q + k, k))
+        let normed =
+            match layer.QueryNorm, layer.KeyNorm with
+            | Some queryNorm, Some keyNorm ->
+                let q, k = int64 (ModelConfig.queryWidth config), int64 (ModelConfig.keyWidth config)
+                ValueSome(struct (queryNorm (joined.narrow (1, 0L, q)), keyNorm (joined.narrow (1, q, k))))
+            | _ -> ValueNone
 
+        let mixed = attending.Attend(index, { All = joined; Normed = normed })
         let after = layer.Out.Plus(x, mixed)
         let read = layer.FeedForwardNorm(if config.ParallelResidual then x else after)
         let hidden = layer.First.Activated(config.FeedForward, read)

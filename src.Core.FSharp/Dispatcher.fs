@@ -47,8 +47,6 @@ type Argument =
     | Flag of bool
     /// str
     | Word of string
-    /// str? that is given
-    | SomeWord of string
     /// Any optional argument that is left out
     | Absent
 
@@ -57,12 +55,12 @@ let private require (what: string) (code: int) =
         raise (InvalidOperationException $"torch refused {what}; its reason stands on standard error.")
 
 // The stack takes ownership of the handles on it, so it gets copies (a copy shares the tensor).
-let private handle (tensor: torch.Tensor) : uint64 =
+let internal handle (tensor: torch.Tensor) : uint64 =
     let mutable copy = 0n
     require "a tensor handle" (Native.aoti_torch_new_tensor_handle (tensor.Handle, &copy))
     uint64 copy
 
-let private list (elements: uint64 list) : uint64 =
+let internal list (elements: uint64 list) : uint64 =
     let mutable list = 0n
     require "a list" (Native.torch_new_list_reserve_size (unativeint elements.Length, &list))
 
@@ -71,19 +69,20 @@ let private list (elements: uint64 list) : uint64 =
 
     uint64 list
 
-let private word (text: string) : uint64 =
-    let bytes = System.Text.Encoding.UTF8.GetBytes text
+let internal wordOf (utf8: byte[]) : uint64 =
     let mutable handle = 0n
-    use pinned = fixed bytes
+    use pinned = fixed utf8
 
     require
         "a string"
-        (Native.torch_new_string_handle (NativeInterop.NativePtr.toNativeInt pinned, unativeint bytes.Length, &handle))
+        (Native.torch_new_string_handle (NativeInterop.NativePtr.toNativeInt pinned, unativeint utf8.Length, &handle))
 
     uint64 handle
 
+let private word (text: string) : uint64 = wordOf (System.Text.Encoding.UTF8.GetBytes text)
+
 /// An optional's value stands in a box of 8 bytes that torch frees.
-let private boxed (value: uint64) : uint64 =
+let internal boxed (value: uint64) : uint64 =
     let box = NativeMemory.Alloc 8un |> NativeInterop.NativePtr.ofVoidPtr<uint64>
     NativeInterop.NativePtr.write box value
     uint64 (NativeInterop.NativePtr.toNativeInt box)
@@ -100,29 +99,19 @@ let private push (argument: Argument) : uint64 =
     | SomeNumber value -> boxed (BitConverter.DoubleToUInt64Bits value)
     | Flag value -> if value then 1UL else 0UL
     | Word value -> word value
-    | SomeWord value -> boxed (word value)
     | Absent -> 0UL
 
-/// An operator that is called often. Its names are handed to torch as they were made once; they live as long as the program.
+/// An operator that is called often: without a list of arguments, and with names that were made once and live as long as the program.
 [<Sealed>]
 type Operator(name: string, overload: string) =
     let native = Marshal.StringToCoTaskMemUTF8 name
     let nativeOverload = Marshal.StringToCoTaskMemUTF8 overload
 
-    /// Calls the operator on a stack of its arguments, which its results then replace.
+    /// Calls the operator on a stack of its arguments, which its results then replace. Errors: InvalidOperationException when torch
+    /// refuses the call.
     member internal _.Run(stack: Span<uint64>) : unit =
         use pinned = fixed stack
         require name (Native.torch_call_dispatcher (native, nativeOverload, pinned, version))
-
-    /// Calls the operator and returns its one tensor. Errors: InvalidOperationException when torch refuses the call.
-    member operator.Call([<ParamArray>] arguments: Argument[]) : torch.Tensor =
-        let stack = Span(NativeInterop.NativePtr.toVoidPtr (NativeInterop.NativePtr.stackalloc<uint64> 16), 16)
-
-        for i in 0 .. arguments.Length - 1 do
-            stack[i] <- push arguments[i]
-
-        operator.Run stack
-        torch.Tensor.UnsafeCreateTensor(nativeint stack[0])
 
 /// Calls an operator, such as "aten::rms_norm", and returns its tensors: `results` of them, in the schema's order.
 /// Errors: InvalidOperationException when torch refuses the call.

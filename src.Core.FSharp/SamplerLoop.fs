@@ -5,6 +5,7 @@ module internal Hybrid.SamplerLoop
 #nowarn "9"
 
 open System
+open System.Buffers
 open System.Threading
 open Microsoft.FSharp.NativeInterop
 open TorchSharp
@@ -45,36 +46,41 @@ let private rule (sampling: Sampling) : HostDraw.Rule =
         TopP = Option.defaultValue 1.0 sampling.TopP
     }
 
+/// Draws from some lines of logits in host memory, a uniform value each.
+let private pickHere (task: Task) (logits: torch.Tensor) (lines: int[]) (uniforms: float[]) (drawn: int[]) : unit =
+    let half = (logits.dtype = torch.bfloat16)
+    let shape = logits.shape
+    let columns, size = int shape[1], HostLanes.size half
+    let room = HostDraw.room columns
+    let buffer = ArrayPool<float32>.Shared.Rent(3 * room)
+    use pinned = fixed buffer
+    let x, weights, free = pinned, NativePtr.add pinned room, NativePtr.add pinned (2 * room)
+    let source = Dispatcher.dataPointer logits
+    let place (line: int) = source + nativeint line * nativeint (columns * size)
+    let rule, guidance = rule task.Sampling, float32 task.Sampling.Guidance
+
+    for i in 0 .. lines.Length - 1 do
+        HostLanes.read half (place (lines[i])) x columns
+
+        if task.Unconditional.IsSome then
+            HostLanes.read half (place (lines[i] + int shape[0] / 2)) free columns
+
+            for i in 0 .. columns - 1 do
+                let u = NativePtr.get free i
+                NativePtr.set x i (u + guidance * (NativePtr.get x i - u))
+
+        drawn[i] <- HostDraw.token rule (uniforms[i]) columns x weights
+
+    ArrayPool<float32>.Shared.Return buffer
+
 /// Draws from some lines of logits, a uniform value each, to host memory.
 let private pick (task: Task) (logits: torch.Tensor) (lines: int[]) (uniforms: float[]) : int[] =
-    use scope = torch.NewDisposeScope()
-
     if task.Place = HostMemory then
-        let half = (logits.dtype = torch.bfloat16)
-        let columns, size = int logits.shape[1], HostLanes.size half
-        let room = HostDraw.room columns
-        let buffer = Array.zeroCreate<float32>(3 * room)
-        use pinned = fixed buffer
-        let x, weights, free = pinned, NativePtr.add pinned room, NativePtr.add pinned (2 * room)
-        let source = Dispatcher.dataPointer logits
-        let read (line: int) target = HostLanes.read half (source + nativeint line * nativeint (columns * size)) target columns
-        let rule, guidance = rule task.Sampling, float32 task.Sampling.Guidance
-
-        Array.map2
-            (fun line uniform ->
-                read line x
-
-                if task.Unconditional.IsSome then
-                    read (line + int logits.shape[0] / 2) free
-
-                    for i in 0 .. columns - 1 do
-                        let u = NativePtr.get free i
-                        NativePtr.set x i (u + guidance * (NativePtr.get x i - u))
-
-                HostDraw.token rule uniform columns x weights)
-            lines
-            uniforms
+        let drawn = Array.zeroCreate lines.Length
+        pickHere task logits lines uniforms drawn
+        drawn
     else
+        use scope = torch.NewDisposeScope()
         let logits = guided task logits
         let chosen = (Host.int64s [ int64 lines.Length ] (Array.map int64 lines)).``to`` logits.device
         let drawn = draw task.Sampling uniforms (logits.index_select (0L, chosen))
@@ -143,6 +149,51 @@ let private onDevice (task: Task) (attending: Attending) (uniforms: float[][]) (
         | None -> row
 
     tokens |> Array.map upToStop, int64 (max 0 (drawn.Count - 1))
+
+/// One token of every row a pass, all in host memory. What a step needs stands ready: a step makes no arrays.
+let private onHost (task: Task) (attending: Attending) (uniforms: float[][]) (first: torch.Tensor) : int[][] * int64 =
+    let rows, all = uniforms.Length, attending.Rows
+    let tokens = Array.init rows (fun _ -> Array.zeroCreate<int> task.Count)
+    // How many tokens of each row are known, and whether more come.
+    let known, running = Array.zeroCreate<int> rows, Array.create rows (task.Count > 0)
+    let lines, drawn, chances = Array.init rows id, Array.zeroCreate<int> rows, Array.zeroCreate<float> rows
+    let needed = Array.create all 1
+    use ids = torch.zeros([| int64 all |], dtype = torch.int64).DetachFromDisposeScope()
+    let places = NativePtr.ofNativeInt<int64> (Dispatcher.dataPointer ids)
+    let stop = Option.defaultValue -1 task.Stop
+    let mutable logits = first.alias ()
+    let mutable position, left = 0, (if task.Count > 0 then rows else 0)
+
+    while left > 0 do
+        for row in 0 .. rows - 1 do
+            chances[row] <- uniforms[row][position]
+
+        pickHere task logits lines chances drawn
+        logits.Dispose()
+        let before = left
+
+        for row in 0 .. rows - 1 do
+            if running[row] then
+                if drawn[row] <> stop then
+                    tokens[row][position] <- drawn[row]
+                    known[row] <- position + 1
+
+                if drawn[row] = stop || position + 1 = task.Count then
+                    running[row] <- false
+                    left <- left - 1
+
+        task.Tick before
+        position <- position + 1
+
+        if left > 0 then
+            for line in 0 .. all - 1 do
+                NativePtr.set places line (task.First + int64 drawn[line % rows])
+                needed[line] <- if running[line % rows] then 1 else 0
+
+            logits <- task.Prepared.Read(attending, ids, 1, needed, None)
+            attending.Grow needed
+
+    tokens |> Array.mapi (fun row tokens -> Array.truncate known[row] tokens), int64 (max 0 (position - 1))
 
 /// W positions of every row a pass, in host memory (Song et al. 2021, Jacobi iteration, here with the uniform value of each position
 /// fixed). The first token of a row was drawn; the others are guesses. Each position is drawn from what the pass gives it: that is the
@@ -265,10 +316,12 @@ let together (task: Task) (numbers: int64[]) (prompts: int64[][]) : int[][] * in
     let first = task.Prepared.Read(attending, tokens, longest, lengths, Some ends)
     attending.Grow lengths
 
-    if task.Place = Tensors && task.Sampling.Lookahead <= 1 then
+    if task.Sampling.Lookahead > 1 then
+        ahead task attending uniforms first
+    elif task.Place = Tensors then
         onDevice task attending uniforms first
     else
-        ahead task attending uniforms first
+        onHost task attending uniforms first
 
 /// Until this is disposed, torch has one thread for this one, where `wanted`.
 let alone (wanted: bool) : IDisposable =
