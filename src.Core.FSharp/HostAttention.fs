@@ -8,7 +8,8 @@ namespace Hybrid
 
 open System
 open System.Buffers
-open System.Numerics
+open System.Runtime.CompilerServices
+open System.Runtime.Intrinsics
 open System.Threading.Tasks
 open Microsoft.FSharp.NativeInterop
 open TorchSharp
@@ -30,21 +31,21 @@ module internal HostProducts =
         let mutable c = 0
 
         while c + 1 < width do
-            let a, b = Lanes(NativePtr.get q c), Lanes(NativePtr.get q (c + 1))
-            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
-            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
-            low' <- Vector.FusedMultiplyAdd(b, evens half (place + stride), low')
-            high' <- Vector.FusedMultiplyAdd(b, odds half (place + stride), high')
+            let a, b = Vector512.Create(NativePtr.get q c), Vector512.Create(NativePtr.get q (c + 1))
+            low <- Vector512.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector512.FusedMultiplyAdd(a, odds half place, high)
+            low' <- Vector512.FusedMultiplyAdd(b, evens half (place + stride), low')
+            high' <- Vector512.FusedMultiplyAdd(b, odds half (place + stride), high')
             place <- place + 2n * stride
             c <- c + 2
 
         if c < width then
-            let a = Lanes(NativePtr.get q c)
-            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
-            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
+            let a = Vector512.Create(NativePtr.get q c)
+            low <- Vector512.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector512.FusedMultiplyAdd(a, odds half place, high)
 
-        Vector.Store(Vector.Add(low, low'), out)
-        Vector.Store(Vector.Add(high, high'), NativePtr.add out (count ()))
+        Vector512.Store(Vector512.Add(low, low'), out)
+        Vector512.Store(Vector512.Add(high, high'), NativePtr.add out (count ()))
 
     // Σ p v over positions [first, last) of 2 `count` channels.
     let inline private mixOf
@@ -63,32 +64,39 @@ module internal HostProducts =
         let mutable s = first
 
         while s + 3 < last do
-            let a, b = Lanes(NativePtr.get p s), Lanes(NativePtr.get p (s + 1))
-            let c, d = Lanes(NativePtr.get p (s + 2)), Lanes(NativePtr.get p (s + 3))
-            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
-            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
-            low' <- Vector.FusedMultiplyAdd(b, evens half (place + stride), low')
-            high' <- Vector.FusedMultiplyAdd(b, odds half (place + stride), high')
-            low'' <- Vector.FusedMultiplyAdd(c, evens half (place + 2n * stride), low'')
-            high'' <- Vector.FusedMultiplyAdd(c, odds half (place + 2n * stride), high'')
-            low''' <- Vector.FusedMultiplyAdd(d, evens half (place + 3n * stride), low''')
-            high''' <- Vector.FusedMultiplyAdd(d, odds half (place + 3n * stride), high''')
+            let a, b = Vector512.Create(NativePtr.get p s), Vector512.Create(NativePtr.get p (s + 1))
+            let c, d = Vector512.Create(NativePtr.get p (s + 2)), Vector512.Create(NativePtr.get p (s + 3))
+            low <- Vector512.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector512.FusedMultiplyAdd(a, odds half place, high)
+            low' <- Vector512.FusedMultiplyAdd(b, evens half (place + stride), low')
+            high' <- Vector512.FusedMultiplyAdd(b, odds half (place + stride), high')
+            low'' <- Vector512.FusedMultiplyAdd(c, evens half (place + 2n * stride), low'')
+            high'' <- Vector512.FusedMultiplyAdd(c, odds half (place + 2n * stride), high'')
+            low''' <- Vector512.FusedMultiplyAdd(d, evens half (place + 3n * stride), low''')
+            high''' <- Vector512.FusedMultiplyAdd(d, odds half (place + 3n * stride), high''')
             place <- place + 4n * stride
             s <- s + 4
 
         while s < last do
-            let a = Lanes(NativePtr.get p s)
-            low <- Vector.FusedMultiplyAdd(a, evens half place, low)
-            high <- Vector.FusedMultiplyAdd(a, odds half place, high)
+            let a = Vector512.Create(NativePtr.get p s)
+            low <- Vector512.FusedMultiplyAdd(a, evens half place, low)
+            high <- Vector512.FusedMultiplyAdd(a, odds half place, high)
             place <- place + stride
             s <- s + 1
 
-        Vector.Store(Vector.Add(Vector.Add(low, low'), Vector.Add(low'', low''')), out)
-        Vector.Store(Vector.Add(Vector.Add(high, high'), Vector.Add(high'', high''')), NativePtr.add out (count ()))
+        Vector512.Store(Vector512.Add(Vector512.Add(low, low'), Vector512.Add(low'', low''')), out)
+        Vector512.Store(Vector512.Add(Vector512.Add(high, high'), Vector512.Add(high'', high''')), NativePtr.add out (count ()))
 
+    [<MethodImpl(MethodImplOptions.NoInlining ||| MethodImplOptions.AggressiveOptimization)>]
     let private dotsFull width q place out = dotsOf false width q place out
+
+    [<MethodImpl(MethodImplOptions.NoInlining ||| MethodImplOptions.AggressiveOptimization)>]
     let private dotsHalf width q place out = dotsOf true width q place out
+
+    [<MethodImpl(MethodImplOptions.NoInlining ||| MethodImplOptions.AggressiveOptimization)>]
     let private mixFull wide p values first last out = mixOf false wide p values first last out
+
+    [<MethodImpl(MethodImplOptions.NoInlining ||| MethodImplOptions.AggressiveOptimization)>]
     let private mixHalf wide p values first last out = mixOf true wide p values first last out
 
     /// q · k of 2 `count` keys whose first channel is at `place`.
@@ -111,6 +119,7 @@ module internal HostProducts =
             mixFull wide p values first last out
 
     /// Scores of positions [first, last) become e^(score − largest); gives 1 / Σ.
+    [<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
     let soften (scores: nativeptr<float32>) (first: int) (last: int) : float32 =
         let from, until = first / block * block, (last + block - 1) / block * block
 
@@ -120,20 +129,20 @@ module internal HostProducts =
         for s in last .. until - 1 do
             NativePtr.set scores s Single.NegativeInfinity
 
-        let mutable top = Lanes Single.NegativeInfinity
+        let mutable top = Vector512.Create Single.NegativeInfinity
 
         for i in 0 .. (until - from) / count () - 1 do
-            top <- Vector.Max(top, Vector.Load(NativePtr.add scores (from + i * count ())))
+            top <- Vector512.Max(top, Vector512.Load(NativePtr.add scores (from + i * count ())))
 
-        let shift = Lanes(largest top)
+        let shift = Vector512.Create(largest top)
         let mutable total = Lanes.Zero
 
         for i in 0 .. (until - from) / count () - 1 do
             let place = NativePtr.add scores (from + i * count ())
-            let score = Vector.Subtract(Vector.Load place, shift)
-            let e = Vector.ConditionalSelect(Vector.LessThan(score, Lanes -87.0f), Lanes.Zero, exp score)
-            total <- Vector.Add(total, e)
-            Vector.Store(e, place)
+            let score = Vector512.Subtract(Vector512.Load place, shift)
+            let e = Vector512.ConditionalSelect(Vector512.LessThan(score, Vector512.Create -87.0f), Lanes.Zero, exp score)
+            total <- Vector512.Add(total, e)
+            Vector512.Store(e, place)
 
         1.0f / sum total
 
@@ -207,10 +216,19 @@ type internal HostCache(config: ModelConfig, half: bool, rows: int, capacity: in
 
             if halves then
                 while i + count () <= pairs do
-                    let a, b = Vector.Load(NativePtr.add x i), Vector.Load(NativePtr.add x (i + pairs))
-                    let cosine, sine = Lanes(cosine, from + i), Lanes(sine, from + i)
-                    Vector.Store(Vector.Subtract(Vector.Multiply(a, cosine), Vector.Multiply(b, sine)), NativePtr.add x i)
-                    Vector.Store(Vector.Add(Vector.Multiply(b, cosine), Vector.Multiply(a, sine)), NativePtr.add x (i + pairs))
+                    let a, b = Vector512.Load(NativePtr.add x i), Vector512.Load(NativePtr.add x (i + pairs))
+                    let cosine, sine = Vector512.Create(cosine, from + i), Vector512.Create(sine, from + i)
+
+                    Vector512.Store(
+                        Vector512.Subtract(Vector512.Multiply(a, cosine), Vector512.Multiply(b, sine)),
+                        NativePtr.add x i
+                    )
+
+                    Vector512.Store(
+                        Vector512.Add(Vector512.Multiply(b, cosine), Vector512.Multiply(a, sine)),
+                        NativePtr.add x (i + pairs)
+                    )
+
                     i <- i + count ()
 
             while i < pairs do
@@ -222,11 +240,11 @@ type internal HostCache(config: ModelConfig, half: bool, rows: int, capacity: in
 
     // A head's vector times a number; what fills its last vector up may be anything.
     let times (factor: float32) (x: nativeptr<float32>) =
-        let factor = Lanes factor
+        let factor = Vector512.Create factor
         let mutable i = 0
 
         while i < width do
-            Vector.Store(Vector.Multiply(factor, Vector.Load(NativePtr.add x i)), NativePtr.add x i)
+            Vector512.Store(Vector512.Multiply(factor, Vector512.Load(NativePtr.add x i)), NativePtr.add x i)
             i <- i + count ()
 
     let append (news: NewPositions) (keys: nativeint) (values: nativeint) (row: int) (head: int) (x: nativeptr<float32>) =

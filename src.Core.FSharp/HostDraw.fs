@@ -7,7 +7,7 @@ module internal Hybrid.HostDraw
 #nowarn "9"
 
 open System
-open System.Numerics
+open System.Runtime.Intrinsics
 open Microsoft.FSharp.NativeInterop
 open Hybrid.HostLanes
 
@@ -37,20 +37,20 @@ let private order (x: float32) =
 let private number (order: int) = BitConverter.Int32BitsToSingle(order ^^^ ((order >>> 31) &&& 0x7FFFFFFF))
 
 let private top (x: nativeptr<float32>) (length: int) =
-    let mutable best = Lanes Single.NegativeInfinity
+    let mutable best = Vector512.Create Single.NegativeInfinity
 
     for i in 0 .. length / count () - 1 do
-        best <- Vector.Max(best, Vector.Load(NativePtr.add x (i * count ())))
+        best <- Vector512.Max(best, Vector512.Load(NativePtr.add x (i * count ())))
 
     largest best
 
 let private least (x: nativeptr<float32>) (length: int) =
-    let mutable best = Lanes Single.PositiveInfinity
+    let mutable best = Vector512.Create Single.PositiveInfinity
 
     for i in 0 .. length / count () - 1 do
-        best <- Vector.Min(best, Vector.Load(NativePtr.add x (i * count ())))
+        best <- Vector512.Min(best, Vector512.Load(NativePtr.add x (i * count ())))
 
-    let mutable best = -(largest (Vector.Negate best))
+    let mutable best = -(largest (Vector512.Negate best))
 
     for i in length / count () * count () .. length - 1 do
         best <- min best (NativePtr.get x i)
@@ -67,42 +67,48 @@ let private place (x: nativeptr<float32>) (length: int) (value: float32) =
     i
 
 let private atLeast (x: nativeptr<float32>) (length: int) (value: float32) =
-    let border = Lanes value
-    let mutable a, b = Vector<int>.Zero, Vector<int>.Zero
+    let border = Vector512.Create value
+    let mutable a, b = Vector512<int>.Zero, Vector512<int>.Zero
     let mutable i = 0
 
     while i < length do
-        a <- Vector.Subtract(a, Vector.GreaterThanOrEqual(Vector.Load(NativePtr.add x i), border))
-        b <- Vector.Subtract(b, Vector.GreaterThanOrEqual(Vector.Load(NativePtr.add x (i + count ())), border))
+        a <- Vector512.Subtract(a, Vector512.AsInt32(Vector512.GreaterThanOrEqual(Vector512.Load(NativePtr.add x i), border)))
+
+        b <-
+            Vector512.Subtract(
+                b,
+                Vector512.AsInt32(Vector512.GreaterThanOrEqual(Vector512.Load(NativePtr.add x (i + count ())), border))
+            )
+
         i <- i + 2 * count ()
 
-    Vector.Sum(Vector.Add(a, b))
+    Vector512.Sum(Vector512.Add(a, b))
 
-let inline private doubles (x: Lanes) = Vector.Add(Vector.WidenLower x, Vector.WidenUpper x)
+let inline private doubles (x: Lanes) = Vector512.Add(Vector512.WidenLower x, Vector512.WidenUpper x)
 
 let private sumOf (x: nativeptr<float32>) (length: int) =
-    let mutable sum = Vector<float>.Zero
+    let mutable sum = Vector512<float>.Zero
     let mutable i = 0
 
     while i < length do
-        sum <- Vector.Add(sum, doubles (Vector.Load(NativePtr.add x i)))
+        sum <- Vector512.Add(sum, doubles (Vector512.Load(NativePtr.add x i)))
         i <- i + count ()
 
-    Vector.Sum sum
+    Vector512.Sum sum
 
 /// Σ of the weights whose logit is above a value.
 let private above (x: nativeptr<float32>) (weights: nativeptr<float32>) (length: int) (value: float32) =
-    let border = Lanes value
-    let mutable sum = Vector<float>.Zero
+    let border = Vector512.Create value
+    let mutable sum = Vector512<float>.Zero
     let mutable i = 0
 
     while i < length do
-        let over = Vector.GreaterThan(Vector.Load(NativePtr.add x i), border)
-        let kept = Vector.ConditionalSelect(over, Vector.Load(NativePtr.add weights i), Lanes.Zero)
-        sum <- Vector.Add(sum, doubles kept)
+        let over = Vector512.GreaterThan(Vector512.Load(NativePtr.add x i), border)
+        let kept = Vector512.ConditionalSelect(over, Vector512.Load(NativePtr.add weights i), Lanes.Zero)
+        sum <- Vector512.Add(sum, doubles kept)
         i <- i + count ()
 
-    Vector.Sum sum
+    Vector512.Sum sum
 
 /// The largest value that at least k logits reach, or one between it and the next smaller; and how many equal ones stay.
 let private kth (x: nativeptr<float32>) (columns: int) (length: int) (best: float32) (k: int) : struct (float32 * int) =
@@ -154,21 +160,25 @@ let token (rule: Rule) (uniform: float) (columns: int) (x: nativeptr<float32>) (
             else
                 struct (Single.NegativeInfinity, Int32.MaxValue)
 
-        let low, shift, scale = Lanes border, Lanes best, Lanes(float32 (min 1e30 (1.0 / rule.Temperature)))
+        let low, shift, scale =
+            Vector512.Create border, Vector512.Create best, Vector512.Create(float32 (min 1e30 (1.0 / rule.Temperature)))
 
         for i in 0 .. length / count () - 1 do
-            let logits = Vector.Load(NativePtr.add x (i * count ()))
-            let stays = Vector.GreaterThanOrEqual(logits, low)
+            let logits = Vector512.Load(NativePtr.add x (i * count ()))
+            let stays = Vector512.GreaterThanOrEqual(logits, low)
 
             let e =
-                if Vector.EqualsAll(stays, Vector<int>.Zero) then
+                if Vector512.EqualsAll(Vector512.AsInt32 stays, Vector512<int>.Zero) then
                     Lanes.Zero
                 else
-                    let e = exp (Vector.Multiply(Vector.Subtract(logits, shift), scale))
-                    let stays = Vector.BitwiseAnd(stays, Vector.GreaterThan(logits, Lanes Single.NegativeInfinity))
-                    Vector.ConditionalSelect(stays, e, Lanes.Zero)
+                    let e = exp (Vector512.Multiply(Vector512.Subtract(logits, shift), scale))
 
-            Vector.Store(e, NativePtr.add weights (i * count ()))
+                    let stays =
+                        Vector512.BitwiseAnd(stays, Vector512.GreaterThan(logits, Vector512.Create Single.NegativeInfinity))
+
+                    Vector512.ConditionalSelect(stays, e, Lanes.Zero)
+
+            Vector512.Store(e, NativePtr.add weights (i * count ()))
 
         // Of equal logits at the border the first stay.
         let thin (border: float32) (stay: int -> bool) =

@@ -1,4 +1,5 @@
-/// Vectors over the memory of host tensors in fp32 or bf16; arithmetic is fp32 in both. The width is what the processor has.
+/// Vectors over the memory of host tensors in fp32 or bf16; arithmetic is fp32 in both. Vectors have 512 bits, which the
+/// runtime halves where the processor has none.
 module internal Hybrid.HostLanes
 
 // Memory is read and written by address.
@@ -6,33 +7,33 @@ module internal Hybrid.HostLanes
 #nowarn "51"
 
 open System
-open System.Numerics
+open System.Runtime.Intrinsics
 open Microsoft.FSharp.NativeInterop
 
-type Lanes = Vector<float32>
+type Lanes = Vector512<float32>
 
-/// Numbers in one vector: a constant to the compiler of the machine's code.
+/// Numbers in one vector.
 let inline count () : int = Lanes.Count
 
 /// The 16-bit numbers at an address.
-let halves (address: nativeint) = Vector.Load(NativePtr.ofNativeInt<uint16> address)
+let halves (address: nativeint) = Vector512.Load(NativePtr.ofNativeInt<uint16> address)
 
 /// bf16 bits as the upper half of fp32's.
-let inline widened (bits: Vector<uint32>) : Lanes = Vector.AsVectorSingle(Vector.ShiftLeft(bits, 16))
+let inline widened (bits: Vector512<uint32>) : Lanes = Vector512.AsSingle(Vector512.ShiftLeft(bits, 16))
 
 /// The first `count` of the 2 · `count` numbers at an address.
 let inline lower (half: bool) (address: nativeint) : Lanes =
     if half then
-        widened (Vector.WidenLower(halves address))
+        widened (Vector512.WidenLower(halves address))
     else
-        Vector.Load(NativePtr.ofNativeInt<float32> address)
+        Vector512.Load(NativePtr.ofNativeInt<float32> address)
 
 /// The other `count` of them.
 let inline upper (half: bool) (address: nativeint) : Lanes =
     if half then
-        widened (Vector.WidenUpper(halves address))
+        widened (Vector512.WidenUpper(halves address))
     else
-        Vector.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
+        Vector512.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
 
 /// Where number i of a row of 2 · `count` numbers stands when the two vectors' numbers take turns, as `evens` and `odds` want it.
 let slot (half: bool) (i: int) : int =
@@ -45,16 +46,18 @@ let slot (half: bool) (i: int) : int =
 /// The first `count` of the 2 · `count` numbers of a row that is laid out by `slot`.
 let inline evens (half: bool) (address: nativeint) : Lanes =
     if half then
-        Vector.AsVectorSingle(Vector.ShiftLeft(Vector.Load(NativePtr.ofNativeInt<uint32> address), 16))
+        Vector512.AsSingle(Vector512.ShiftLeft(Vector512.Load(NativePtr.ofNativeInt<uint32> address), 16))
     else
-        Vector.Load(NativePtr.ofNativeInt<float32> address)
+        Vector512.Load(NativePtr.ofNativeInt<float32> address)
 
 /// The other `count` of them.
 let inline odds (half: bool) (address: nativeint) : Lanes =
     if half then
-        Vector.AsVectorSingle(Vector.BitwiseAnd(Vector.Load(NativePtr.ofNativeInt<uint32> address), Vector 0xFFFF0000u))
+        Vector512.AsSingle(
+            Vector512.BitwiseAnd(Vector512.Load(NativePtr.ofNativeInt<uint32> address), Vector512.Create 0xFFFF0000u)
+        )
     else
-        Vector.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
+        Vector512.Load(NativePtr.ofNativeInt<float32>(address + nativeint (4 * count ())))
 
 /// Bytes of a number.
 let inline size (half: bool) : int = if half then 2 else 4
@@ -89,18 +92,18 @@ let read (half: bool) (source: nativeint) (target: nativeptr<float32>) (length: 
 
     while i < whole do
         let place = source + nativeint (i * size half)
-        Vector.Store(lower half place, NativePtr.add target i)
-        Vector.Store(upper half place, NativePtr.add target (i + count ()))
+        Vector512.Store(lower half place, NativePtr.add target i)
+        Vector512.Store(upper half place, NativePtr.add target (i + count ()))
         i <- i + 2 * count ()
 
     while i < length do
         NativePtr.set target i (get half source i)
         i <- i + 1
 
-let private rounded (x: Lanes) : Vector<uint32> =
-    let bits = Vector.AsVectorUInt32 x
-    let odd = Vector.BitwiseAnd(Vector.ShiftRightLogical(bits, 16), Vector<uint32>.One)
-    Vector.ShiftRightLogical(Vector.Add(bits, Vector.Add(odd, Vector(0x7FFFu))), 16)
+let private rounded (x: Lanes) : Vector512<uint32> =
+    let bits = Vector512.AsUInt32 x
+    let odd = Vector512.BitwiseAnd(Vector512.ShiftRightLogical(bits, 16), Vector512<uint32>.One)
+    Vector512.ShiftRightLogical(Vector512.Add(bits, Vector512.Add(odd, Vector512.Create(0x7FFFu))), 16)
 
 /// Writes fp32 numbers, rounded to nearest. They are finite.
 let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length: int) : unit =
@@ -108,14 +111,17 @@ let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length:
     let mutable i = 0
 
     while i < whole do
-        let low = Vector.Load(NativePtr.add source i)
-        let high = Vector.Load(NativePtr.add source (i + count ()))
+        let low = Vector512.Load(NativePtr.add source i)
+        let high = Vector512.Load(NativePtr.add source (i + count ()))
 
         if half then
-            Vector.Store(Vector.Narrow(rounded low, rounded high), NativePtr.ofNativeInt<uint16>(target + nativeint (2 * i)))
+            Vector512.Store(
+                Vector512.Narrow(rounded low, rounded high),
+                NativePtr.ofNativeInt<uint16>(target + nativeint (2 * i))
+            )
         else
-            Vector.Store(low, NativePtr.ofNativeInt<float32>(target + nativeint (4 * i)))
-            Vector.Store(high, NativePtr.ofNativeInt<float32>(target + nativeint (4 * (i + count ()))))
+            Vector512.Store(low, NativePtr.ofNativeInt<float32>(target + nativeint (4 * i)))
+            Vector512.Store(high, NativePtr.ofNativeInt<float32>(target + nativeint (4 * (i + count ()))))
 
         i <- i + 2 * count ()
 
@@ -123,26 +129,26 @@ let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length:
         set half target i (NativePtr.get source i)
         i <- i + 1
 
-let inline private constant (x: float32) = Lanes x
+let inline private constant (x: float32) = Vector512.Create x
 
 /// eˣ for x ≤ 0, with a relative error below 2e-7; below −87 it is 0 to fp32.
 let exp (x: Lanes) : Lanes =
     // x = n ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts; then the series of eʳ.
-    let x = Vector.Max(x, constant -87.0f)
-    let n = Vector.Floor(Vector.FusedMultiplyAdd(x, constant 1.44269504f, constant 0.5f))
-    let r = Vector.FusedMultiplyAdd(n, constant -0.693359375f, x)
-    let r = Vector.FusedMultiplyAdd(n, constant 2.12194440e-4f, r)
-    let p = Vector.FusedMultiplyAdd(constant 1.9875691500e-4f, r, constant 1.3981999507e-3f)
-    let p = Vector.FusedMultiplyAdd(p, r, constant 8.3334519073e-3f)
-    let p = Vector.FusedMultiplyAdd(p, r, constant 4.1665795894e-2f)
-    let p = Vector.FusedMultiplyAdd(p, r, constant 1.6666665459e-1f)
-    let p = Vector.FusedMultiplyAdd(p, r, constant 5.0000001201e-1f)
-    let p = Vector.Add(Vector.FusedMultiplyAdd(p, Vector.Multiply(r, r), r), Lanes.One)
-    let power = Vector.ShiftLeft(Vector.Add(Vector.ConvertToInt32 n, Vector 127), 23)
-    Vector.Multiply(p, Vector.AsVectorSingle power)
+    let x = Vector512.Max(x, constant -87.0f)
+    let n = Vector512.Floor(Vector512.FusedMultiplyAdd(x, constant 1.44269504f, constant 0.5f))
+    let r = Vector512.FusedMultiplyAdd(n, constant -0.693359375f, x)
+    let r = Vector512.FusedMultiplyAdd(n, constant 2.12194440e-4f, r)
+    let p = Vector512.FusedMultiplyAdd(constant 1.9875691500e-4f, r, constant 1.3981999507e-3f)
+    let p = Vector512.FusedMultiplyAdd(p, r, constant 8.3334519073e-3f)
+    let p = Vector512.FusedMultiplyAdd(p, r, constant 4.1665795894e-2f)
+    let p = Vector512.FusedMultiplyAdd(p, r, constant 1.6666665459e-1f)
+    let p = Vector512.FusedMultiplyAdd(p, r, constant 5.0000001201e-1f)
+    let p = Vector512.Add(Vector512.FusedMultiplyAdd(p, Vector512.Multiply(r, r), r), Lanes.One)
+    let power = Vector512.ShiftLeft(Vector512.Add(Vector512.ConvertToInt32 n, Vector512.Create 127), 23)
+    Vector512.Multiply(p, Vector512.AsSingle power)
 
 /// Σ of a vector's numbers.
-let inline sum (x: Lanes) : float32 = Vector.Sum x
+let inline sum (x: Lanes) : float32 = Vector512.Sum x
 
 /// The largest of a vector's numbers.
 let largest (x: Lanes) : float32 =
