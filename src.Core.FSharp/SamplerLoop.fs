@@ -159,7 +159,7 @@ let private onHost (task: Task) (attending: Attending) (uniforms: float[][]) (fi
     let lines, drawn, chances = Array.init rows id, Array.zeroCreate<int> rows, Array.zeroCreate<float> rows
     let needed = Array.create all 1
     use ids = torch.zeros([| int64 all |], dtype = torch.int64).DetachFromDisposeScope()
-    let places = NativePtr.ofNativeInt<int64> (Dispatcher.dataPointer ids)
+    let places = NativePtr.ofNativeInt<int64>(Dispatcher.dataPointer ids)
     let stop = Option.defaultValue -1 task.Stop
     let mutable logits = first.alias ()
     let mutable position, left = 0, (if task.Count > 0 then rows else 0)
@@ -316,12 +316,9 @@ let together (task: Task) (numbers: int64[]) (prompts: int64[][]) : int[][] * in
     let first = task.Prepared.Read(attending, tokens, longest, lengths, Some ends)
     attending.Grow lengths
 
-    if task.Sampling.Lookahead > 1 then
-        ahead task attending uniforms first
-    elif task.Place = Tensors then
-        onDevice task attending uniforms first
-    else
-        onHost task attending uniforms first
+    if task.Sampling.Lookahead > 1 then ahead task attending uniforms first
+    elif task.Place = Tensors then onDevice task attending uniforms first
+    else onHost task attending uniforms first
 
 /// Does the parts of a work on as many threads, the first on this one, each with one thread of torch's own. A part is given what says
 /// that another has failed and there is no use in going on.
