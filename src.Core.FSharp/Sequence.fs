@@ -211,6 +211,26 @@ module Sequence =
     // Fewer gaps than one in so many places cost less than packing.
     let private fewGaps = 32L
 
+    // From these sizes on, positions come in multiples of a few.
+    let private manyPositions, manyInAll = 64, 1024
+
+    /// The columns of a packed batch, and how many of each row are kept, from how many each needs: a little more, in multiples of 8 and of
+    /// 64 in all, where `limit` columns allow it. Each new shape costs compiled products and memory of its own, and batches hardly ever
+    /// have the same number of positions. Small batches are left as they are.
+    let roundedUp (limit: int) (used: int[]) : int * int[] =
+        let up (unit: int) (count: int) = (count + unit - 1) / unit * unit
+        let longest = Array.max used
+        let positions = if longest < manyPositions then longest else min limit (up 8 longest)
+        let all = Array.sum used
+        let mutable missing = if all < manyInAll then 0 else up 64 all - all
+
+        positions,
+        used
+        |> Array.map (fun count ->
+            let more = min missing (positions - count)
+            missing <- missing - more
+            count + more)
+
     /// Writes what `batch` has on the host, piece after piece: inputs, targets and kinds of the first `used[i]` positions of each
     /// sequence, or of all T; where rows are packed, places and sources too. Counts kinds.
     let private fill
@@ -279,7 +299,7 @@ module Sequence =
                 // Nothing counts: one position of each keeps tensors from being empty.
                 if Array.forall ((=) 0) used then Array.create sequences.Length 1 else used
 
-        let positions = Array.max used
+        let positions, used = roundedUp (length - 1) used
         let all, places = Array.sum used, sequences.Length * positions
         let packed = int64 (places - all) * fewGaps > int64 places
         let n = if packed then all else places

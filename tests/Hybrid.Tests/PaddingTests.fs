@@ -164,6 +164,52 @@ let tests =
                         Expect.equal (cells batch) (kept |> Map.filter (fun (_, column) _ -> column < longest)) "positions"
                         Expect.isTrue (32 * gaps <= b * longest || Array.max lengths = 0) "few gaps")
 
+            property3
+                "large batches keep a little more, so that few shapes occur"
+                (1, 40)
+                (1, 200)
+                (0, 30)
+                (fun seed b longest more ->
+                    let chooser = Chooser seed
+                    let used = Array.init b (fun i -> if i = 0 then longest else chooser.Int(1, longest))
+                    let positions, kept = Sequence.roundedUp (longest + more) used
+                    Expect.isGreaterThanOrEqual positions longest "columns"
+                    Expect.isLessThan positions (longest + 8) "no more than needed"
+                    Expect.isLessThanOrEqual positions (longest + more) "the limit"
+                    Array.iter2 (fun needed kept -> Expect.isTrue (kept >= needed && kept <= positions) "of a row") used kept
+                    let all = Array.sum kept
+                    let small = Array.sum used < 1024
+                    Expect.isTrue (if small then kept = used else all % 64 = 0 || all = b * positions) "in all"
+                    Expect.isLessThan (all - Array.sum used) 64 "few more"
+                    Expect.isTrue (longest < 64 || positions % 8 = 0 || positions = longest + more) "multiples")
+
+            testCase "a large batch loses what a small one does" (fun () ->
+                use _ = torch.NewDisposeScope()
+                let v: Vocabulary = { TextRows = 40; ImageCodes = 30 }
+                let config = { ModelConfig.openLm 16 1 2 v.Rows 104 with FeedForwardWidth = 16 }
+                let caption i = Array.init (1 + 7 * i % 26) (fun k -> (3 * i + k) % 40)
+
+                let sequences =
+                    Array.init 24 (fun i ->
+                        Sequence.compose v Captioned 104 (caption i) (Array.init 60 (fun k -> (i + 11 * k) % 30)))
+
+                use store = storeWith Fp32 Parameters.Matrices (fun _ -> Moves) (Decoder.parameters config) 3L
+
+                let parts padding =
+                    let batch = Sequence.batchOf padding v torch.CPU sequences
+
+                    let value =
+                        Decoder.hiddenOf config store.Weights batch |> HeadLoss.evaluate Loss.total config v store.Weights batch
+
+                    batch, value.Parts.data<float32>().ToArray()
+
+                let batch, dropped = parts Dropped
+                let all, kept = parts Kept
+                Expect.equal batch.Counts all.Counts "targets"
+                Expect.isTrue batch.Rows.IsSome "packed"
+                Expect.equal (batch.Inputs.shape[0] % 64L, batch.Rows.Value.Positions % 8L) (0L, 0L) "rounded up"
+                Array.iter2 (fun a b -> Expect.floatClose Accuracy.medium (float a) (float b) "losses by kind") dropped kept)
+
             property3 "a step sees the same sequences, the longest together" (1, 9) (14, 24) (1, 9) (fun seed b length micro ->
                 let chooser = Chooser seed
                 let v = vocabulary chooser
