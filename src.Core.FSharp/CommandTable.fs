@@ -170,76 +170,6 @@ let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
             Json = json
         }
 
-let private benchShape (given: ParseResults<BenchArguments>) : BenchShape =
-    {
-        Size = given.TryGetResult <@ BenchArguments.Size @> |> Option.toObj
-        Model =
-            given.TryGetResult <@ BenchArguments.Model @>
-            |> Option.map (fun path ->
-                {
-                    Path = path
-                    Config = given.TryGetResult <@ BenchArguments.Model_Config @> |> Option.toObj
-                    TextRows = Nullable()
-                    ImageCodes = Nullable()
-                })
-            |> Option.toObj
-        Positions = given.TryGetResult <@ BenchArguments.Positions @> |> Option.toNullable
-        HalfPrecision = given.GetResult(<@ BenchArguments.Precision @>, defaultValue = "bf16") = "bf16"
-    }
-
-let private benchGenerate (given: ParseResults<BenchArguments>) : ICommand =
-    {
-        BenchGenerateCommand.Shape = benchShape given
-        Batch = given.TryGetResult <@ BenchArguments.Batch @> |> Option.toNullable
-        New = given.TryGetResult <@ BenchArguments.New @> |> Option.toNullable
-        PromptLength = given.GetResult(<@ BenchArguments.Prompt_Length @>, defaultValue = 16)
-        TopK = given.GetResult(<@ BenchArguments.Top_K @>, defaultValue = 100)
-        Guidance = given.GetResult(<@ BenchArguments.Guidance @>, defaultValue = 1.0)
-        Lookahead = given.GetResult(<@ BenchArguments.Lookahead @>, defaultValue = 1)
-        Threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
-        Json = given.Contains <@ BenchArguments.Json @>
-    }
-
-let private benchCommand (given: ParseResults<BenchArguments>) : ICommand =
-    let json = given.Contains <@ BenchArguments.Json @>
-    let threads = given.TryGetResult <@ BenchArguments.Threads @> |> Option.toNullable
-
-    let seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 5.0)
-
-    match given.GetResult <@ BenchArguments.Action @> with
-    | "prepare" ->
-        {
-            BenchPrepareCommand.TextTokenizer = given.TryGetResult <@ BenchArguments.Text_Tokenizer @> |> Option.toObj
-            Text = given.GetResults <@ BenchArguments.Text @> |> readOnly
-            ImageTokenizer = given.TryGetResult <@ BenchArguments.Image_Tokenizer @> |> Option.toObj
-            Pictures = given.GetResults <@ BenchArguments.Pictures @> |> readOnly
-            ImageSize = given.TryGetResult <@ BenchArguments.Image_Size @> |> Option.toNullable
-            Threads = threads
-            Seconds = seconds
-            Json = json
-        }
-    | "generate" -> benchGenerate given
-    | "load" ->
-        {
-            BenchLoadCommand.Tokens = given.TryGetResult <@ BenchArguments.Tokens @> |> Option.toObj
-            Length = given.GetResult(<@ BenchArguments.Positions @>, defaultValue = 1152)
-            Batch = given.GetResult(<@ BenchArguments.Batch @>, defaultValue = 8)
-            Threads = threads
-            Seconds = seconds
-            Json = json
-        }
-    | _ ->
-        {
-            BenchTrainCommand.Shape = benchShape given
-            Batch = given.TryGetResult <@ BenchArguments.Batch @> |> Option.toNullable
-            MicroBatch = given.TryGetResult <@ BenchArguments.Micro_Batch @> |> Option.toNullable
-            Checkpointing = given.GetResult(<@ BenchArguments.Checkpointing @>, defaultValue = "none")
-            Steps = given.GetResult(<@ BenchArguments.Steps @>, defaultValue = 8)
-            Threads = threads
-            Profile = given.Contains <@ BenchArguments.Profile @>
-            Json = json
-        }
-
 /// The commands, in the order the help shows them.
 let table: Entry list =
     [
@@ -446,7 +376,7 @@ let table: Entry list =
               "bench"
               "how fast this machine prepares and loads data, trains and draws"
               "hybrid bench train --size small"
-              benchCommand with
+              BenchTable.command with
             Choices =
                 [
                     {
