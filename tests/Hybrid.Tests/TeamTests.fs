@@ -24,7 +24,7 @@ let private sequences (seed: int64) (count: int) : int64[][] =
     |]
 
 /// The losses of some steps and the weights after them.
-let private trained (half: bool) (team: Team) (size: int) (seed: int64) : float32[] =
+let private trainedBy (checkpointing: string) (half: bool) (team: Team) (size: int) (seed: int64) : float32[] =
     use model = Model.Random(config, vocabulary, Layout(HalfPrecision = half), seed)
 
     use trainer =
@@ -32,7 +32,7 @@ let private trained (half: bool) (team: Team) (size: int) (seed: int64) : float3
             model,
             Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0),
             Trainer.Objective(1.0, 1.0, 1.0, 1e-4),
-            Training(Team = team)
+            Training(Team = team, Checkpointing = checkpointing)
         )
 
     let losses =
@@ -49,6 +49,8 @@ let private trained (half: bool) (team: Team) (size: int) (seed: int64) : float3
 
     Array.append losses (model.Store.Master.data<float32>().ToArray())
 
+let private trained = trainedBy "none"
+
 let private same =
     property1 "a team trains what one thread does, and the same bits each time" (1, 4) (fun seed size ->
         for half in [ false; true ] do
@@ -60,6 +62,17 @@ let private same =
                 // Sums of micro-batches are rounded in another order.
                 let apart = Array.map2 (fun (a: float32) b -> abs (a - b) / (1.0f + abs a)) alone together |> Array.max
                 Expect.isLessThan apart (if half then 2e-3f else 2e-5f) $"{team.Size} threads, bf16 {half}")
+
+let private again =
+    property "what is computed again is computed on its own thread" (fun seed ->
+        for half in [ false; true ] do
+            let alone = trained half Team.Alone 2 seed
+
+            for team in teams.Value do
+                for name, _ in Checkpointing.names do
+                    let together = trainedBy name half team 2 seed
+                    let apart = Array.map2 (fun (a: float32) b -> abs (a - b) / (1.0f + abs a)) alone together |> Array.max
+                    Expect.isLessThan apart (if half then 4e-3f else 2e-5f) $"{name}, {team.Size} threads, bf16 {half}")
 
 let private failure =
     testCase "what goes wrong on a thread is raised where the team was asked, which works on" (fun () ->
@@ -116,4 +129,4 @@ let private shares =
 
             Array.iter Sequence.release batches)
 
-let tests = testSequenced (testList "Team" [ same; failure; threads; shares ])
+let tests = testSequenced (testList "Team" [ same; again; failure; threads; shares ])
