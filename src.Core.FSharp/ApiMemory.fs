@@ -15,19 +15,7 @@ type Team(size: int, run: Action<int, Action<int>>) =
 
     /// Until this is disposed, torch does the caller's own work between runs on the caller alone. Threads that it shared the work with
     /// would wait for more, spinning, where the team needs the cores.
-    member _.Lead() : IDisposable =
-        let threads = torch.get_num_threads ()
-
-        if size > 1 && threads > 1 then
-            torch.set_num_threads 1
-
-            { new IDisposable with
-                member _.Dispose() = torch.set_num_threads threads
-            }
-        else
-            { new IDisposable with
-                member _.Dispose() = ()
-            }
+    member _.Lead() : IDisposable = SamplerLoop.alone (size > 1)
 
     /// One thread, the caller's.
     static member Alone: Team =

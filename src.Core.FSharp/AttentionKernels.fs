@@ -21,54 +21,10 @@ let inline private clear (row: Row) (first: int) (last: int) : unit =
         NativeMemory.Clear(NativePtr.toVoidPtr (NativePtr.add row first), unativeint (2 * (last - first)))
 
 /// softmax(scale · row) over [first, last) in place, 0 elsewhere.
-[<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
 let private softmaxRow (row: Row) (first: int) (last: int) (length: int) (scale: float32) (scratch: nativeptr<float32>) : unit =
-    let seen = NativePtr.add row first
-    let count = last - first
-    let whole = count / lanes * lanes
-    let mutable tops = all Single.NegativeInfinity
-    let mutable i = 0
-
-    while i < whole do
-        tops <- Vector512.MaxNative(load seen i, tops)
-        i <- i + lanes
-
-    let mutable most = top tops
-
-    while i < count do
-        most <- max most (get seen i)
-        i <- i + 1
-
-    let factor, shift = all scale, all (-most * scale)
-    let mutable sums = Lanes.Zero
-    i <- 0
-
-    while i < whole do
-        let e = exponential (fused (load seen i) factor shift)
-        sums <- sums + e
-        storeSingles scratch i e
-        i <- i + lanes
-
-    let mutable sum = Vector512.Sum sums
-
-    while i < count do
-        let e = MathF.Exp((get seen i - most) * scale)
-        sum <- sum + e
-        NativePtr.set scratch i e
-        i <- i + 1
-
-    let share = 1.0f / sum
-    let shares = all share
-    i <- 0
-
-    while i < whole do
-        store seen i (loadSingles scratch i * shares)
-        i <- i + lanes
-
-    while i < count do
-        set seen i (NativePtr.get scratch i * share)
-        i <- i + 1
-
+    let seen, count = NativePtr.add row first, last - first
+    let struct (_, sum) = exponentialsRow seen count scale scratch
+    scaledRow scratch (1.0f / sum) seen count
     clear row 0 first
     clear row last length
 
@@ -186,8 +142,8 @@ let private turnRow
 [<Struct>]
 type Heads = { Batch: int; Length: int; KeyValueHeads: int; Groups: int; Width: int }
 
-/// Calls `move joined apart kind` for each head at each position: kind 0 a query, 1 a key, 2 a value; offsets in numbers.
-let inline private eachHead (heads: Heads) ([<InlineIfLambda>] move: int -> int -> int -> int -> unit) : unit =
+/// Calls `work t joined apart kind` for each head at each position: kind 0 a query, 1 a key, 2 a value; offsets in numbers.
+let inline private eachHead (heads: Heads) ([<InlineIfLambda>] work: int -> int -> int -> int -> unit) : unit =
     let t', kv, g, c = heads.Length, heads.KeyValueHeads, heads.Groups, heads.Width
     let joinedWidth = (kv * g + 2 * kv) * c
 
@@ -197,69 +153,64 @@ let inline private eachHead (heads: Heads) ([<InlineIfLambda>] move: int -> int 
 
             for h in 0 .. kv * g - 1 do
                 // Query head h reads key-value head h / G.
-                move t (row + h * c) (((b * kv + h / g) * g + h % g) * t' * c + t * c) 0
+                work t (row + h * c) (((b * kv + h / g) * g + h % g) * t' * c + t * c) 0
 
             for h in 0 .. kv - 1 do
                 let apart = (b * kv + h) * t' * c + t * c
-                move t (row + (kv * g + h) * c) apart 1
-                move t (row + (kv * g + kv + h) * c) apart 2
+                work t (row + (kv * g + h) * c) apart 1
+                work t (row + (kv * g + kv + h) * c) apart 2
+
+/// Between a joined tensor and its parts, turning queries and keys on the way: forth (`apart`), or back.
+let private move
+    (apart: bool)
+    (heads: Heads)
+    (cosine: torch.Tensor, sine: torch.Tensor)
+    (joined: torch.Tensor)
+    (q: torch.Tensor)
+    (k: torch.Tensor)
+    (v: torch.Tensor)
+    : unit =
+    let rotating = int cosine.shape[1]
+    let cosine, sine, x = singles cosine, singles sine, address joined
+    let q, k, v = address q, address k, address v
+
+    eachHead heads (fun t joined place kind ->
+        let table = t * rotating
+
+        let part =
+            if kind = 0 then q
+            elif kind = 1 then k
+            else v
+
+        let whole, part = NativePtr.add x joined, NativePtr.add part place
+
+        turnRow
+            (if apart then whole else part)
+            (if apart then part else whole)
+            heads.Width
+            (if kind = 2 then 0 else rotating / 2)
+            (NativePtr.add cosine table)
+            (NativePtr.add sine table)
+            (if apart then 1.0f else -1.0f))
 
 /// Takes a joined tensor apart; queries and keys are rotated by fp32 tables [T, R] over halves, of R = 0 by nothing.
 let takeApart
     (heads: Heads)
-    (cosine: torch.Tensor, sine: torch.Tensor)
+    (tables: torch.Tensor * torch.Tensor)
     (joined: torch.Tensor)
     (q: torch.Tensor)
     (k: torch.Tensor)
     (v: torch.Tensor)
     : unit =
-    let rotating = int cosine.shape[1]
-    let cosine, sine, x = singles cosine, singles sine, address joined
-    let q, k, v = address q, address k, address v
-
-    eachHead heads (fun t joined apart kind ->
-        let table = t * rotating
-
-        let target =
-            if kind = 0 then q
-            elif kind = 1 then k
-            else v
-
-        turnRow
-            (NativePtr.add x joined)
-            (NativePtr.add target apart)
-            heads.Width
-            (if kind = 2 then 0 else rotating / 2)
-            (NativePtr.add cosine table)
-            (NativePtr.add sine table)
-            1.0f)
+    move true heads tables joined q k v
 
 /// The gradient of `takeApart`: the way back.
 let putTogether
     (heads: Heads)
-    (cosine: torch.Tensor, sine: torch.Tensor)
+    (tables: torch.Tensor * torch.Tensor)
     (q: torch.Tensor)
     (k: torch.Tensor)
     (v: torch.Tensor)
     (joined: torch.Tensor)
     : unit =
-    let rotating = int cosine.shape[1]
-    let cosine, sine, x = singles cosine, singles sine, address joined
-    let q, k, v = address q, address k, address v
-
-    eachHead heads (fun t joined apart kind ->
-        let table = t * rotating
-
-        let source =
-            if kind = 0 then q
-            elif kind = 1 then k
-            else v
-
-        turnRow
-            (NativePtr.add source apart)
-            (NativePtr.add x joined)
-            heads.Width
-            (if kind = 2 then 0 else rotating / 2)
-            (NativePtr.add cosine table)
-            (NativePtr.add sine table)
-            -1.0f)
+    move false heads tables joined q k v

@@ -35,6 +35,57 @@ let scratchOf (width: int) : nativeptr<float32> =
 
 let release (scratch: nativeptr<float32>) : unit = NativeMemory.AlignedFree(NativePtr.toVoidPtr scratch)
 
+/// The largest of a row's numbers m, and Σ e^(scale (x − m)), whose terms stand in `scratch`.
+[<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
+let exponentialsRow (row: Row) (count: int) (scale: float32) (scratch: nativeptr<float32>) : struct (float32 * float32) =
+    let whole = count / lanes * lanes
+    let mutable tops = all Single.NegativeInfinity
+    let mutable i = 0
+
+    while i < whole do
+        tops <- Vector512.MaxNative(load row i, tops)
+        i <- i + lanes
+
+    let mutable most = top tops
+
+    while i < count do
+        most <- max most (get row i)
+        i <- i + 1
+
+    let factor, shift = all scale, all (-most * scale)
+    let mutable sums = Lanes.Zero
+    i <- 0
+
+    while i < whole do
+        let e = exponential (fused (load row i) factor shift)
+        sums <- sums + e
+        storeSingles scratch i e
+        i <- i + lanes
+
+    let mutable sum = Vector512.Sum sums
+
+    while i < count do
+        let e = MathF.Exp((get row i - most) * scale)
+        sum <- sum + e
+        NativePtr.set scratch i e
+        i <- i + 1
+
+    struct (most, sum)
+
+/// share · the numbers in `scratch`, into a row.
+[<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
+let scaledRow (scratch: nativeptr<float32>) (share: float32) (row: Row) (count: int) : unit =
+    let shares = all share
+    let mutable i = 0
+
+    while i <= count - lanes do
+        store row i (loadSingles scratch i * shares)
+        i <- i + lanes
+
+    while i < count do
+        set row i (NativePtr.get scratch i * share)
+        i <- i + 1
+
 // --- the gate
 
 [<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
@@ -96,7 +147,6 @@ let gateGradient (hidden: torch.Tensor) (outer: torch.Tensor) (result: torch.Ten
 // --- the head's cross-entropy
 
 /// One row of logits becomes the gradient of weight · (−log p of the target) + normaliser · (log Σ exp)²; gives −log p.
-[<MethodImpl(MethodImplOptions.AggressiveOptimization)>]
 let private crossEntropyRow
     (logits: Row)
     (width: int)
@@ -105,54 +155,13 @@ let private crossEntropyRow
     (normaliser: float32)
     (scratch: nativeptr<float32>)
     : struct (float32 * float32) =
-    let whole = width / lanes * lanes
-    let mutable tops = all Single.NegativeInfinity
-    let mutable i = 0
-
-    while i < whole do
-        tops <- Vector512.MaxNative(load logits i, tops)
-        i <- i + lanes
-
-    let mutable most = top tops
-
-    while i < width do
-        most <- max most (get logits i)
-        i <- i + 1
-
-    let shift = all -most
-    let mutable sums = Lanes.Zero
-    i <- 0
-
-    while i < whole do
-        let e = exponential (load logits i + shift)
-        sums <- sums + e
-        storeSingles scratch i e
-        i <- i + lanes
-
-    let mutable sum = Vector512.Sum sums
-
-    while i < width do
-        let e = MathF.Exp(get logits i - most)
-        sum <- sum + e
-        NativePtr.set scratch i e
-        i <- i + 1
-
+    let struct (most, sum) = exponentialsRow logits width 1.0f scratch
     let logSum = most + MathF.Log sum
     let crossEntropy = logSum - get logits target
     // d (log Σ exp)² = 2 log Σ exp · softmax.
     let share = (weight + 2.0f * normaliser * logSum) / sum
-    let shares = all share
     let own = NativePtr.get scratch target * share - weight
-    i <- 0
-
-    while i < whole do
-        store logits i (loadSingles scratch i * shares)
-        i <- i + lanes
-
-    while i < width do
-        set logits i (NativePtr.get scratch i * share)
-        i <- i + 1
-
+    scaledRow scratch share logits width
     set logits target own
     struct (crossEntropy, logSum)
 
