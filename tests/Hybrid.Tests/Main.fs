@@ -68,6 +68,7 @@ let private all =
             ShapeTests.tests
             ShardTests.tests
             StatisticsTests.tests
+            FidelityTests.tests
             StepTests.tests
             StudyTests.tests
             TeamTests.tests

@@ -1,0 +1,36 @@
+/// The C# door to the quality of sets of pictures.
+namespace Hybrid.Api
+
+open System
+open TorchSharp
+open Hybrid
+
+/// How far a set of generated pictures is from a set of real ones, by their features: arrays [pictures, width], or tensors.
+[<AbstractClass; Sealed>]
+type Fidelity private () =
+
+    static let tensor (features: float32[,]) =
+        let rows, width = features.GetLength 0, features.GetLength 1
+        let flat = Array.zeroCreate<float32>(rows * width)
+        Buffer.BlockCopy(features, 0, flat, 0, flat.Length * sizeof<float32>)
+        Host.floats [ int64 rows; int64 width ] flat
+
+    static let both (f: torch.Tensor -> torch.Tensor -> 'R) (real: float32[,]) (generated: float32[,]) : 'R =
+        use _ = torch.NewDisposeScope()
+        f (tensor real) (tensor generated)
+
+    /// The Fréchet distance (FID where the features are Inception's). Errors: InputException for fewer than two rows, numbers that
+    /// are not finite, or widths that differ.
+    static member Frechet(real: torch.Tensor, generated: torch.Tensor) : FrechetDistance = Frechet.ofFeatures real generated
+
+    /// The same of arrays.
+    static member Frechet(real: float32[,], generated: float32[,]) : FrechetDistance = both Frechet.ofFeatures real generated
+
+    /// The unbiased kernel distance over all samples (KID where the features are Inception's), with its standard error. Errors: as
+    /// `Frechet`.
+    static member Kid(real: torch.Tensor, generated: torch.Tensor) : KernelDistance =
+        KernelDistance.unbiased ignore real generated
+
+    /// The same of arrays.
+    static member Kid(real: float32[,], generated: float32[,]) : KernelDistance =
+        both (KernelDistance.unbiased ignore) real generated
