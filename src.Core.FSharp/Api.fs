@@ -238,6 +238,21 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
             (store :> IDisposable).Dispose()
             reraise ()
 
+    /// A pre-trained model with its tables grown to a vocabulary, each new row of both a copy of the old row with its number in `rows`; a
+    /// negative number leaves a row as the random twin has it. Errors: ShapeException where a weight does not fit.
+    static member ExtendByCopies
+        (config: ModelConfig, vocabulary: Vocabulary, layout: Layout, source: Func<string, torch.Tensor>, rows: int[], seed: int64) : Model =
+        let grown = Extension.grow (max config.Rows vocabulary.Rows) config
+        let store = allocate layout config.Rows grown
+
+        try
+            use _ = torch.NewDisposeScope()
+            Extension.fill (Random.ofSeed seed) (Extension.CopiesOf rows) (int64 config.Rows) source.Invoke store
+            new Model(grown, vocabulary, store)
+        with _ ->
+            (store :> IDisposable).Dispose()
+            reraise ()
+
     /// Logits [B, T, V] of tokens [B, T].
     member _.Logits(tokens_BT: torch.Tensor) : torch.Tensor = Decoder.logits config vocabulary.Rows store.Weights tokens_BT
 

@@ -158,16 +158,21 @@ type Compose private () =
     static member Captioned(vocabulary: Vocabulary, length: int, caption: int[], codes: int[]) : int64[] =
         Sequence.compose vocabulary Captioned length caption codes
 
+    /// The captioned form that has lost its caption, padded to `length`.
+    static member WithoutCaption(vocabulary: Vocabulary, length: int, codes: int[]) : int64[] =
+        Sequence.compose vocabulary CaptionDropped length [||] codes
+
+    /// Whether the caption at a position of a run is dropped, where a share of them is: a function of seed and position alone.
+    static member DropsCaption(seed: int64, share: float, position: int64) : bool =
+        share > 0.0 && Random.uniform (Random.ofSeed seed |> Random.named "caption drop") position < share
+
     /// The image-only form.
     static member ImageOnly(vocabulary: Vocabulary, length: int, codes: int[]) : int64[] =
         Sequence.compose vocabulary ImageOnly length [||] codes
 
     /// The form that a configuration names, with captions dropped by its share: a pure function of the position.
     static member Of(config: TrainConfig, position: int64, caption: int[], codes: int[]) : int64[] =
-        let drop =
-            config.CaptionDrop > 0.0
-            && config.Form = Captioned
-            && Random.uniform (Random.ofSeed config.Seed |> Random.named "caption drop") position < config.CaptionDrop
+        let drop = config.Form = Captioned && Compose.DropsCaption(config.Seed, config.CaptionDrop, position)
 
         Sequence.compose config.Vocabulary (if drop then CaptionDropped else config.Form) config.Length caption codes
 

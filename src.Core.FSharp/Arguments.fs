@@ -42,6 +42,7 @@ type internal StudyArguments =
     | [<Unique; Value("auto", Closed = true)>] Resume of string
     | [<Unique>] Dry_Run
     | [<Unique; Value("N")>] Seed of int64
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Parallel of int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -53,6 +54,7 @@ type internal StudyArguments =
             | Resume _ -> "go on where a run in that directory stopped, or begin it"
             | Dry_Run -> "only work out parameters, FLOPs, memory and time"
             | Seed _ -> "seed of everything random"
+            | Parallel _ -> "arms that run side by side (default: one for each GPU, one on the CPU)"
             | Json -> Words.json
 
 type internal PrepareArguments =

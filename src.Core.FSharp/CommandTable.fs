@@ -181,6 +181,7 @@ let table: Entry list =
                 Resume = given.Contains <@ StudyArguments.Resume @>
                 DryRun = given.Contains <@ StudyArguments.Dry_Run @>
                 Seed = given.TryGetResult <@ StudyArguments.Seed @> |> Option.toNullable
+                Parallel = given.TryGetResult <@ StudyArguments.Parallel @> |> Option.toNullable
                 Json = given.Contains <@ StudyArguments.Json @>
             })
 

@@ -30,6 +30,8 @@ type StudyCommand =
         /// Only works out what the run would take.
         DryRun: bool
         Seed: Nullable<int64>
+        /// Arms that run side by side; null: one for each GPU, or one on the CPU.
+        Parallel: Nullable<int>
         Json: bool
     }
 

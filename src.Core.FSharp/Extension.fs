@@ -13,6 +13,8 @@ type NewRows =
     | MeanAndCovariance
     /// These rows [new, D] for the embedding table (from alignment, say); the head starts as OpenLmNormal
     | Given of torch.Tensor
+    /// Copies of old rows in both tables, by their numbers; a negative number leaves a row as OpenLmNormal has it
+    | CopiesOf of int[]
 
 /// Rows [count, D] of N(mean, covariance) of old rows [n, D]: mean + z √W Vᵀ with z standard normal and V W Vᵀ the covariance
 /// (n − 1), whatever its rank. Draws count · D normal values.
@@ -74,6 +76,16 @@ let fill
                     if name = "tok_embeddings.weight" then
                         Shape.require "the given rows" [ added; slot.Spec.Shape[1] ] given
                         rows.copy_ given |> ignore
+                | CopiesOf numbers ->
+                    if int64 numbers.Length <> added then
+                        raise (ShapeException $"{added} new rows were given {numbers.Length} rows to copy.")
+
+                    numbers
+                    |> Array.iteri (fun row number ->
+                        if number >= 0 then
+                            use target = rows.narrow (0, int64 row, 1L)
+                            use old = old.narrow (0, int64 number, 1L)
+                            target.copy_ old |> ignore)
         else
             Shape.require name slot.Spec.Shape old
             destination.copy_ old |> ignore

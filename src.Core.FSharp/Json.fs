@@ -197,6 +197,16 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
             else
                 None)
 
+    /// A list of numbers within [low, high].
+    member _.Floats(name: string, low: float, high: float) : float list =
+        read name None [] $"a list of numbers from {low} to {high}" (fun value ->
+            if value.ValueKind = JsonValueKind.Array then
+                let items = [ for item in value.EnumerateArray() -> number item ]
+                let within = items |> List.choose id |> List.filter (fun x -> x >= low && x <= high)
+                if within.Length = items.Length then Some within else None
+            else
+                None)
+
     /// Two numbers, each within [low, high].
     member _.Pair(name: string, low: float, high: float, ?fallback: float * float) : float * float =
         read name fallback (low, low) $"two numbers from {low} to {high}" (fun value ->
@@ -226,6 +236,17 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
             replaced <- true
             // The errors of its keys would only repeat that the object is not there.
             standIn "null" (List<string>())
+
+    /// A list of objects, which may be absent: none.
+    member _.Objects(name: string) : JsonFields list =
+        match look name with
+        | None -> []
+        | Some value when value.ValueKind = JsonValueKind.Array ->
+            [ for i, item in Seq.indexed (value.EnumerateArray()) -> JsonFields($"{at name}[{i}]", item.Clone(), errors) ]
+        | Some value ->
+            errors.Add $"{at name}: must be a list of objects, not {value.GetRawText()}."
+            replaced <- true
+            []
 
     /// Marks keys as known without reading them.
     member _.Ignore(names: string seq) : unit =

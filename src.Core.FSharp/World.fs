@@ -29,6 +29,13 @@ let pair (seed: int64) (split: Split) (index: int64) : string * byte[] =
     let struct (caption, scene) = scene seed split index
     caption, WorldPicture.render scene
 
+/// Three captions of the scene that `scene` gives, with full stops between them: at most 74 words.
+let longCaption (seed: int64) (split: Split) (index: int64) : string =
+    let struct (own, scene) = scene seed split index
+    let stream = streamOf "pair" seed split index |> Random.named "more captions"
+    let more i = WorldCaption.caption (Random.numbered i stream) scene
+    String.concat " . " [ own; more 1L; more 2L ]
+
 /// A document of the text corpus, at most 80 words (see `WorldText.document`).
 let document (seed: int64) (split: Split) (index: int64) : string =
     streamOf "document" seed split index |> WorldText.document split

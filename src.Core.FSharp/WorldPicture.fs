@@ -11,7 +11,7 @@ let side: int = 64
 let private pitch = 20.0
 
 /// Height of the horizon of a meadow, in pixels from the top.
-let private horizon = 40
+let horizon: int = 40
 
 let private radius (size: Size) =
     match size with
@@ -19,7 +19,8 @@ let private radius (size: Size) =
     | Size.Large -> 9.5
     | Size.Huge -> 25.0
 
-let private ink (colour: Colour) : struct (int * int * int) =
+/// The bytes of a colour: red, green and blue.
+let ink (colour: Colour) : struct (int * int * int) =
     match colour with
     | Colour.Red -> struct (215, 35, 40)
     | Colour.Orange -> struct (245, 140, 25)
@@ -33,7 +34,7 @@ let private ink (colour: Colour) : struct (int * int * int) =
     | Colour.White -> struct (250, 250, 250)
 
 /// Colour of a background above and below the horizon.
-let private paper (background: Background) : struct (struct (int * int * int) * struct (int * int * int)) =
+let paper (background: Background) : struct (struct (int * int * int) * struct (int * int * int)) =
     let plain colour = struct (colour, colour)
 
     match background with
@@ -101,11 +102,23 @@ let private distance (figure: Outline) (r: float) (x: float) (y: float) : float 
     | Outline.Star -> star (1.1 * r) x y
     | Outline.Heart -> heart r x y
 
+/// The centre of an object in pixels from the top left.
+let private centre (thing: Thing) : struct (float * float) =
+    let struct (dx, dy) = thing.Offset
+    let half = float side / 2.0
+    struct (half + pitch * float (thing.Column - 1) + dx, half + pitch * float (thing.Row - 1) + dy)
+
+/// The object that is seen at a point (pixels from the top left), if any.
+let thingAt (scene: Scene) (x: float) (y: float) : Thing option =
+    scene.Things
+    |> Array.sortBy (fun thing -> radius thing.Size)
+    |> Array.tryFind (fun thing ->
+        let struct (centreX, centreY) = centre thing
+        distance thing.Figure (radius thing.Size) (x - centreX) (centreY - y) < 0.0)
+
 let private paint (pixels: byte[]) (thing: Thing) =
     let r = radius thing.Size
-    let struct (dx, dy) = thing.Offset
-    let centreX = float side / 2.0 + pitch * float (thing.Column - 1) + dx
-    let centreY = float side / 2.0 + pitch * float (thing.Row - 1) + dy
+    let struct (centreX, centreY) = centre thing
     let struct (red, green, blue) = ink thing.Colour
     let reach = 1.3 * r + 1.0
     let first centre = max 0 (int (floor (centre - reach)))

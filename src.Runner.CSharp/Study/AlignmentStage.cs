@@ -5,105 +5,143 @@ using TorchSharp;
 namespace Hybrid.Runner.Study;
 
 /// <summary>
-/// Aligns image-code embeddings with the frozen text embeddings of the pre-trained model, once on true and once on shuffled captions,
-/// and asks whether the words nearest to a code are words that go with it.
+/// Aligns image-code embeddings with the frozen text embeddings of the pre-trained model, on true captions, on shuffled ones, and on true
+/// ones with random text embeddings, and asks whether the words nearest to a code are words that go with it.
 /// </summary>
-public sealed class AlignmentStage(Plan plan, Corpus corpus, int codes)
+internal sealed class AlignmentStage(Plan plan, IMaterial material)
 {
     private const int NearestWords = 5;
     private const int LeastUses = 20;
+    private const int MostCodes = 1024;
+    private const int ShownCodes = 10;
     private const long Seed = 11;
+
+    private readonly CodedPictures pictures = material.Pictures(PictureCodes.Learned);
+
+    private enum Control
+    {
+        None,
+        ShuffledCaptions,
+        RandomTexts,
+    }
 
     public sealed record Outcome(AlignmentResult Result, torch.Tensor Images);
 
-    public Outcome Run(torch.Tensor texts, torch.Tensor initial, Stage progress, CancellationToken stop)
+    public Outcome Run(torch.Tensor initial, Stage progress, CancellationToken stop)
     {
         long began = Stopwatch.GetTimestamp();
-        Budget budget = plan.Alignment;
         // Rows that only pad the text table belong to no word.
-        using torch.Tensor words = texts.narrow(0, 0, WorldVocabulary.words.Length);
-        texts = words;
-        (AlignmentStep[] steps, int[][] nearest, torch.Tensor images) = Train(texts, initial, false, 0, progress, stop);
-        (AlignmentStep[] shuffled, int[][] shuffledNearest, torch.Tensor unused) =
-            Train(texts, initial, true, budget.Steps, progress, stop);
-        unused.Dispose();
+        using torch.Tensor texts = material.Pretrained["tok_embeddings.weight"].narrow(0, 0, material.Words).to(torch.float32);
+        using torch.Tensor random = RandomLike(texts);
+        Aligned own = Train(texts, initial, Control.None, progress, stop);
+        Aligned shuffled = Train(texts, initial, Control.ShuffledCaptions, progress, stop);
+        Aligned unmeaning = Train(random, initial, Control.RandomTexts, progress, stop);
+        shuffled.Images.Dispose();
+        unmeaning.Images.Dispose();
         (int Code, HashSet<int> Words)[] favoured = Favoured();
         var result = new AlignmentResult(
-            [.. steps.Select(s => s.Loss)], [.. steps.Select(s => s.Temperature)], [.. steps.Select(s => s.Accuracy)],
-            [.. shuffled.Select(s => s.Loss)], [.. shuffled.Select(s => s.Accuracy)],
-            [.. favoured.Select(f => Share(nearest[f.Code], f.Words))],
-            [.. favoured.Select(f => Share(shuffledNearest[f.Code], f.Words))],
-            [.. favoured.Take(10).Select(f => Shown(f.Code, nearest[f.Code], f.Words))],
+            own.Losses, [.. own.Steps.Select(s => s.Temperature)], own.Accuracies,
+            shuffled.Losses, shuffled.Accuracies, unmeaning.Losses, unmeaning.Accuracies,
+            [.. favoured.Select(f => Share(own.Nearest[f.Code], f.Words))],
+            [.. favoured.Select(f => Share(shuffled.Nearest[f.Code], f.Words))],
+            [.. favoured.Take(ShownCodes).Select(f => Shown(f.Code, own.Nearest[f.Code], f.Words))],
             Stopwatch.GetElapsedTime(began).TotalSeconds);
-        return new Outcome(result, images);
+        return new Outcome(result, own.Images);
     }
 
-    private (AlignmentStep[] Steps, int[][] Nearest, torch.Tensor Images) Train(
-        torch.Tensor texts, torch.Tensor initial, bool shuffled, int done, Stage progress, CancellationToken stop)
+    private sealed record Aligned(AlignmentStep[] Steps, int[][] Nearest, torch.Tensor Images)
+    {
+        public double[] Losses => [.. Steps.Select(s => s.Loss)];
+
+        public double[] Accuracies => [.. Steps.Select(s => s.Accuracy)];
+    }
+
+    private Aligned Train(torch.Tensor texts, torch.Tensor initial, Control control, Stage progress, CancellationToken stop)
     {
         Budget budget = plan.Alignment;
         using var aligner = new Aligner(texts, initial, 0.9, 0.98, 1e-6, budget.LearningRate);
         var steps = new AlignmentStep[budget.Steps];
+        Pair[] train = pictures.Train;
         for (int step = 0; step < budget.Steps; step++)
         {
             stop.ThrowIfCancellationRequested();
             var captions = new int[budget.Batch][];
-            var pictures = new int[budget.Batch][];
+            var codes = new int[budget.Batch][];
             for (int i = 0; i < budget.Batch; i++)
             {
                 long position = (long)step * budget.Batch + i;
-                pictures[i] = corpus.Train[Compose.Place(corpus.Train.Length, Seed, true, position)].Codes;
+                codes[i] = train[Compose.Place(train.Length, Seed, true, position)].Codes;
                 // The control's captions come from an order of their own.
-                captions[i] = corpus.Train[Compose.Place(corpus.Train.Length, shuffled ? Seed + 1 : Seed, true, position)].Caption;
+                captions[i] = train[Compose.Place(train.Length, control == Control.ShuffledCaptions ? Seed + 1 : Seed, true, position)].Caption;
             }
 
-            steps[step] = aligner.Step(captions, pictures);
-            progress.Report(done + step + 1, new Metrics { Loss = steps[step].Loss });
+            steps[step] = aligner.Step(captions, codes);
+            progress.Report((int)control * budget.Steps + step + 1, new Metrics { Loss = steps[step].Loss });
         }
 
-        return (steps, aligner.Nearest(NearestWords), aligner.Images);
+        return new Aligned(steps, aligner.Nearest(NearestWords), aligner.Images);
+    }
+
+    /// <summary>Rows of random directions, each as long as the row of the table that it stands in for.</summary>
+    private static torch.Tensor RandomLike(torch.Tensor texts)
+    {
+        using var scope = torch.NewDisposeScope();
+        Hybrid.Random.Stream stream = Hybrid.Random.named("random texts", Hybrid.Random.ofSeed(Seed));
+        float[] values = [.. Enumerable.Range(0, (int)texts.numel()).Select(i => (float)Hybrid.Random.normal(stream, i))];
+        torch.Tensor directions = torch.nn.functional.normalize(torch.tensor(values).reshape(texts.shape), 2.0, 1, 1e-12);
+        return directions.mul(texts.norm(1, keepdim: true, p: 2f)).MoveToOuterDisposeScope();
     }
 
     /// <summary>For each code used often enough, the words that occur with it at least half as often again as with pictures at large.</summary>
     private (int Code, HashSet<int> Words)[] Favoured()
     {
-        int rows = WorldVocabulary.words.Length;
-        var uses = new int[codes];
-        var together = new int[codes, rows];
-        var overall = new int[rows];
-        foreach (Pair pair in corpus.Train)
+        var uses = new int[pictures.Vocabulary.ImageCodes];
+        var overall = new Dictionary<int, int>();
+        (int[] Words, int[] Codes)[] pairs = [.. pictures.Train.Select(pair => (pair.Caption.Distinct().ToArray(), pair.Codes.Distinct().ToArray()))];
+        foreach ((int[] words, int[] codes) in pairs)
         {
-            int[] words = [.. pair.Caption.Distinct()];
             foreach (int word in words)
-                overall[word]++;
-            foreach (int code in pair.Codes.Distinct())
-            {
+                overall[word] = overall.GetValueOrDefault(word) + 1;
+            foreach (int code in codes)
                 uses[code]++;
-                foreach (int word in words)
-                    together[code, word]++;
+        }
+
+        // Codes of a large codebook are too many to count with all words: the most used ones speak for the others.
+        Dictionary<int, Dictionary<int, int>> together = Enumerable.Range(0, uses.Length)
+            .Where(code => uses[code] >= LeastUses).OrderByDescending(code => uses[code]).Take(MostCodes)
+            .ToDictionary(code => code, _ => new Dictionary<int, int>());
+        foreach ((int[] words, int[] codes) in pairs)
+        {
+            foreach (int code in codes)
+            {
+                if (together.TryGetValue(code, out Dictionary<int, int>? with))
+                {
+                    foreach (int word in words)
+                        with[word] = with.GetValueOrDefault(word) + 1;
+                }
             }
         }
 
-        double pairs = corpus.Train.Length;
-        bool Favours(int code, int word) =>
-            overall[word] >= LeastUses && together[code, word] / (double)uses[code] > 1.5 * overall[word] / pairs;
+        double count = pairs.Length;
+        bool Favours(int code, int word, int times) =>
+            overall[word] >= LeastUses && times / (double)uses[code] > 1.5 * overall[word] / count;
         return
         [
-            .. from code in Enumerable.Range(0, codes)
-               where uses[code] >= LeastUses
-               let words = Enumerable.Range(0, rows).Where(word => Favours(code, word)).ToHashSet()
+            .. from entry in together
+               let words = entry.Value.Where(word => Favours(entry.Key, word.Key, word.Value))
+                   .OrderByDescending(word => word.Value / (double)overall[word.Key]).Select(word => word.Key).ToHashSet()
                where words.Count > 0
-               orderby uses[code] descending
-               select (code, words),
+               orderby uses[entry.Key] descending, entry.Key
+               select (entry.Key, words),
         ];
     }
 
     private static double Share(int[] nearest, HashSet<int> words) => nearest.Count(words.Contains) / (double)nearest.Length;
 
-    private static string[] Shown(int code, int[] nearest, HashSet<int> words) =>
+    private string[] Shown(int code, int[] nearest, HashSet<int> words) =>
     [
         $"code {code}",
-        string.Join(", ", nearest.Select(id => WorldVocabulary.words[id])),
-        string.Join(", ", words.Take(6).Select(id => WorldVocabulary.words[id])),
+        string.Join(", ", nearest.Select(id => material.Say([id]))),
+        string.Join(", ", words.Take(6).Select(id => material.Say([id]))),
     ];
 }

@@ -1,129 +1,104 @@
 using System.Diagnostics;
 using Hybrid.Api;
+using Hybrid.Runner.Formats;
 using TorchSharp;
 
 namespace Hybrid.Runner.Study;
 
 /// <summary>Trains one arm of the study and evaluates it on the way.</summary>
-public sealed class ArmRunner(
-    Plan plan, Corpus corpus, WorldProbes probes, ModelConfig textModel, Vocabulary vocabulary,
-    IReadOnlyDictionary<string, torch.Tensor> pretrained, torch.Tensor? alignedRows, bool halfPrecision)
+internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor> alignedRows, bool halfPrecision)
 {
-    private const int CodesPerPicture = 64;
     private const int ReadEvery = 20;
+    private const int EvaluationBatch = 32;
+    private const int DrawnAtOnce = 256;
+    private const long DrawingSeed = 5;
 
-    /// <summary>The budget of an arm.</summary>
-    public Budget BudgetOf(Arm arm) => arm.ImageOnly ? plan.ImageOnly : plan.Twins;
+    /// <summary>How long an arm is trained.</summary>
+    public Budget BudgetOf(Arm arm) => Hybrid.Study.budgetOf(plan, arm.Plan);
 
     /// <summary>Runs an arm; <paramref name="finished"/> sees the trained model before it is released.</summary>
-    public ArmResult Run(Arm arm, Stage progress, Action<Model>? finished, CancellationToken stop)
+    public ArmResult Run(Arm arm, ArmPlace place, Stage progress, Action<Model>? finished, CancellationToken stop)
     {
         long began = Stopwatch.GetTimestamp();
         Budget budget = BudgetOf(arm);
-        using Model model = Start(arm);
-        using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 1, 1, 0), new Training { Team = TorchLibrary.TeamFor(budget.Batch) });
+        CodedPictures pictures = material.Pictures(arm.Plan.Codes);
+        var sequences = new ArmSequences(plan, arm, pictures, material);
+        using Model model = Start(arm, place.Device);
+        model.Reach(sequences.Length);
+        using var trainer = new Trainer(
+            model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(arm.Plan.TextWeight, arm.Plan.ImageWeight, 1, 0),
+            new Training { Team = place.Team(budget.Batch) });
         Schedule schedule = Hybrid.Study.schedule(budget);
         int[] evaluateAt = Hybrid.Study.evaluationSteps(budget, plan.Evaluations);
-        long[][] heldOut = [.. corpus.HeldOut.Select(pair => Compose(arm, pair))];
-        int length = heldOut[0].Length;
 
         var curve = new Curves(budget.Steps);
-        var evaluations = new List<Evaluation> { Evaluate(model, arm, 0, heldOut) };
+        var evaluations = new List<Evaluation> { Evaluate(model, arm, 0, sequences.HeldOut) };
         var pending = new Queue<(int Step, StepResult Result)>();
-        double training = 0;
+        double training = 0, tokens = 0;
         for (int step = 0; step < budget.Steps; step++)
         {
             stop.ThrowIfCancellationRequested();
             long started = Stopwatch.GetTimestamp();
-            Batch[] batches = trainer.Batches(Rows(arm, budget, step));
-            pending.Enqueue((step, trainer.Step(batches, Api.Compose.LearningRate(schedule, step))));
+            Batch[] batches = trainer.Batches(sequences.Step(budget.Batch, step));
+            StepResult result = trainer.Step(batches, Compose.LearningRate(schedule, step));
+            tokens += result.Counts.Sum();
+            pending.Enqueue((step, result));
             BatchFeed.Release(batches);
             if (pending.Count >= ReadEvery || step + 1 == budget.Steps)
                 curve.Read(pending);
             training += Stopwatch.GetElapsedTime(started).TotalSeconds;
-            progress.Report(step + 1, curve.Metrics((long)(step + 1) * budget.Batch * (length - 1)));
+            progress.Report(step + 1, curve.Metrics((long)tokens));
             if (evaluateAt.Contains(step + 1))
-                evaluations.Add(Evaluate(model, arm, step + 1, heldOut));
+                evaluations.Add(Evaluate(model, arm, step + 1, sequences.HeldOut));
         }
 
-        double[] bySequence = [.. model.Losses(heldOut, 32).Select(loss => loss.Image / loss.ImageCount)];
-        string[] completions = arm.Probed ? Completions(model) : [];
+        double[] bySequence = [.. model.Losses(sequences.HeldOut, EvaluationBatch).Select(loss => loss.Image / loss.ImageCount)];
+        string[] completions = arm.Plan.Probed && arm.First ? material.Complete(model) : [];
+        Drawings? drawings = arm.Plan.Sampled && plan.Samples > 0 ? Draw(model, arm, pictures, stop) : null;
         finished?.Invoke(model);
+        double flops = tokens * ModelConfigModule.flopsPerToken(model.Config, sequences.Length);
         return new ArmResult(
-            arm.Name, curve.Total, curve.Text, curve.Image, [.. evaluations], bySequence, model.MovingCount, model.ParameterCount,
-            (double)budget.Steps * budget.Batch * (length - 1) / training, Stopwatch.GetElapsedTime(began).TotalSeconds, completions);
+            arm.Plan.Name, arm.Seed, curve.Total, curve.Text, curve.Image, [.. evaluations], bySequence, model.MovingCount, model.ParameterCount,
+            sequences.Length, new Cost(tokens, flops, tokens / training, Stopwatch.GetElapsedTime(began).TotalSeconds), completions, drawings);
     }
 
-    /// <summary>The model before training: what probes are compared with.</summary>
+    /// <summary>What the pre-trained model knows before any training, its table grown already.</summary>
     public ProbeScores Before()
     {
-        using Model model = Start(new Arm("before", Hybrid.Start.FromPretrained, false, "all", 1, true));
-        return probes.Score(model);
+        using Model model = Start(Hybrid.StudyArms.runs(plan.Seed, [Hybrid.StudyArms.pretrained])[0], TorchLibrary.Device);
+        return material.Score(model);
     }
 
-    /// <summary>Greedy continuations of the shown prompts by a model.</summary>
-    public string[] Completions(Model model) =>
-    [
-        .. probes.Shown.Select(prompt => Words(
-            model.Complete(WorldProbes.Context(prompt), 12, WorldVocabulary.endId, new Drawing { Temperature = 0 }))),
-    ];
-
-    // A model that forgot its text may answer with image codes: a run of them is shown by its length.
-    private string Words(int[] ids)
+    /// <summary>What the pre-trained model says, its table not grown.</summary>
+    public string[] CompletionsBefore()
     {
-        var shown = new List<string>();
-        for (int i = 0; i < ids.Length; i++)
-        {
-            int run = ids[i..].TakeWhile(id => id >= vocabulary.FirstCode).Count();
-            if (run > 0)
-            {
-                shown.Add(run == 1 ? "⟨image code⟩" : $"⟨{run} image codes⟩");
-                i += run - 1;
-            }
-            else if (ids[i] < WorldVocabulary.words.Length)
-                shown.Add(WorldVocabulary.words[ids[i]]);
-            else
-                shown.Add(ids[i] >= vocabulary.TextRows ? Marks[ids[i] - vocabulary.TextRows] : "⟨unused row⟩");
-        }
-
-        return string.Join(' ', shown);
+        using Model model = Model.Load(
+            material.TextModel, VocabularyModule.plainText(material.TextModel.Rows), new Layout { Frozen = true, Device = TorchLibrary.Device },
+            name => material.Pretrained[name].alias());
+        return material.Complete(model);
     }
-
-    private static readonly string[] Marks = [.. VocabularyModule.marks];
 
     /// <summary>The start of an arm's weights.</summary>
-    public Model Start(Arm arm)
+    public Model Start(Arm arm, torch.Device device)
     {
-        var layout = new Layout { HalfPrecision = halfPrecision, Trainable = arm.Trainable };
-        if (arm.Start == Hybrid.Start.FromRandom)
+        var layout = new Layout { HalfPrecision = halfPrecision, Trainable = arm.Plan.Trainable, Device = device };
+        CodedPictures pictures = material.Pictures(arm.Plan.Codes);
+        Vocabulary vocabulary = pictures.Vocabulary;
+        torch.Tensor Source(string name) => material.Pretrained[name].alias();
+        return arm.Plan.Start switch
         {
-            ModelConfig grown = Extension.grow(vocabulary.Rows, textModel);
-            return Model.Random(grown, vocabulary, layout, arm.Seed);
-        }
-
-        torch.Tensor? given = arm.Start == Hybrid.Start.FromAligned ? alignedRows : null;
-        return Model.Extend(textModel, vocabulary, layout, name => pretrained[name].alias(), "normal", given, arm.Seed);
-    }
-
-    private long[] Compose(Arm arm, Pair pair) => arm.ImageOnly
-        ? Api.Compose.ImageOnly(vocabulary, CodesPerPicture + 4, pair.Codes)
-        : Api.Compose.Captioned(vocabulary, plan.Positions, pair.Caption, pair.Codes);
-
-    private long[][] Rows(Arm arm, Budget budget, int step)
-    {
-        var rows = new long[budget.Batch][];
-        for (int i = 0; i < rows.Length; i++)
-        {
-            long place = Api.Compose.Place(corpus.Train.Length, arm.Seed, true, (long)step * budget.Batch + i);
-            rows[i] = Compose(arm, corpus.Train[place]);
-        }
-
-        return rows;
+            Hybrid.Start.FromRandom => Model.Random(Extension.grow(vocabulary.Rows, material.TextModel), vocabulary, layout, arm.Seed),
+            Hybrid.Start.FromWords => Model.ExtendByCopies(
+                material.TextModel, vocabulary, layout, Source,
+                [.. Enumerable.Repeat(-1, vocabulary.FirstCode - vocabulary.TextRows), .. pictures.Words!], arm.Seed),
+            Hybrid.Start.FromAligned => Model.Extend(material.TextModel, vocabulary, layout, Source, "normal", alignedRows(), arm.Seed),
+            _ => Model.Extend(material.TextModel, vocabulary, layout, Source, "normal", null, arm.Seed),
+        };
     }
 
     private Evaluation Evaluate(Model model, Arm arm, int step, long[][] heldOut)
     {
-        SequenceLoss[] losses = model.Losses(heldOut, 32);
+        SequenceLoss[] losses = model.Losses(heldOut, EvaluationBatch);
         long text = losses.Sum(l => l.TextCount), image = losses.Sum(l => l.ImageCount), marks = losses.Sum(l => l.StructureCount);
         double textSum = losses.Sum(l => l.Text), imageSum = losses.Sum(l => l.Image), marksSum = losses.Sum(l => l.Structure);
         return new Evaluation(
@@ -132,8 +107,35 @@ public sealed class ArmRunner(
             text == 0 ? double.NaN : textSum / text,
             imageSum / image,
             marksSum / marks,
+            text == 0 ? double.NaN : losses.Sum(l => l.TextWithin) / text,
             losses.Sum(l => l.ImageWithin) / image,
-            arm.Probed ? probes.Score(model) : null);
+            arm.Plan.Probed ? material.Score(model) : null);
+    }
+
+    private Drawings Draw(Model model, Arm arm, CodedPictures pictures, CancellationToken stop)
+    {
+        Pair[] wanted = pictures.Drawn;
+        int shown = arm.First ? Math.Min(plan.Pictures, wanted.Length) : 0;
+        int[][] captions = [.. wanted.Select(pair => arm.Plan.Captions == CaptionKind.Long ? pair.LongCaption : pair.Caption)];
+        double[] strengths = arm.Plan.CaptionDrop > 0 ? plan.Guidance : [1.0];
+        PictureDistance? distance = pictures.Draw is null ? null : new PictureDistance(pictures.Draw, [.. wanted.Select(pair => pair.Codes)]);
+        var distances = new List<double>();
+        var codes = new List<int[][]>();
+        foreach (double strength in strengths)
+        {
+            int[][] drawn =
+            [
+                .. captions.Chunk(DrawnAtOnce).SelectMany((some, part) =>
+                {
+                    stop.ThrowIfCancellationRequested();
+                    return model.DrawImages(some, pictures.Codes, new Drawing { Seed = DrawingSeed + part, Guidance = strength });
+                }),
+            ];
+            distances.Add(distance?.To(drawn) ?? double.NaN);
+            codes.Add(drawn[..shown]);
+        }
+
+        return new Drawings(strengths, [.. distances], [.. codes], wanted.Length);
     }
 
     /// <summary>Loss curves, read from the device a few steps at a time.</summary>

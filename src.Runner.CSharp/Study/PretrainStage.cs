@@ -5,7 +5,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Study;
 
 /// <summary>Pre-trains the language model on World's text, which never repeats.</summary>
-public static class PretrainStage
+internal static class PretrainStage
 {
     private const int ReadEvery = 20;
 
@@ -16,10 +16,10 @@ public static class PretrainStage
         Budget budget = plan.Pretraining;
         Schedule schedule = Hybrid.Study.schedule(budget);
         Model model = Model.Random(
-            config, VocabularyModule.plainText(config.Rows), new Layout { HalfPrecision = halfPrecision }, plan.Seeds[0]);
+            config, VocabularyModule.plainText(config.Rows), new Layout { HalfPrecision = halfPrecision, Device = TorchLibrary.Device }, plan.Seed);
         using var trainer = new Trainer(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0), Trainer.Objective(1, 0, 0, 0), new Training { Team = TorchLibrary.TeamFor(budget.Batch) });
         using IEnumerator<long[]> rows =
-            Corpus.Rows(Split.Train, plan.TextPositions, StudyJob.DataSeed).GetEnumerator();
+            Corpus.Rows(Split.Train, plan.TextPositions, WorldMaterial.DataSeed).GetEnumerator();
         var curve = new double[budget.Steps];
         var pending = new List<StepResult>();
         for (int step = 0; step < budget.Steps; step++)
@@ -40,7 +40,8 @@ public static class PretrainStage
                 for (int i = 0; i < pending.Count; i++)
                 {
                     using StepResult read = pending[i];
-                    curve[step + 1 - pending.Count + i] = read.Parts.data<float>()[0] / read.Counts[0];
+                    using torch.Tensor parts = read.Parts.cpu();
+                    curve[step + 1 - pending.Count + i] = parts.data<float>()[0] / read.Counts[0];
                 }
 
                 pending.Clear();

@@ -1,11 +1,14 @@
+using System.Security.Cryptography;
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 
 namespace Hybrid.Runner.Study;
 
 /// <summary>
-/// The finished stages of a study, a JSON file each under <c>stages/</c>, written aside and renamed: a study that is resumed takes
-/// from here what is done. Stages are pure functions of the plan, so a stored one is what a new one would be.
+/// The finished stages of a study, a JSON file each under <c>stages/</c>, written aside and renamed, each with the hash of all that it
+/// depends on: a study that goes on takes from here what is done, and runs again what depends on something that is now another.
+/// Safe for use by several threads.
 /// </summary>
 public sealed class StageStore(string directory)
 {
@@ -17,33 +20,58 @@ public sealed class StageStore(string directory)
         RespectNullableAnnotations = true,
     };
 
-    /// <summary>The stored result of a stage, or what <paramref name="run"/> gives, stored.</summary>
-    public T Get<T>(string name, Func<T> run)
+    private sealed record Stored<T>(string Key, T Value);
+
+    /// <summary>A hash of some texts, in order.</summary>
+    public static string Hash(params IEnumerable<string> parts)
     {
-        string path = Path.Combine(directory, name + ".json");
-        if (File.Exists(path))
+        using var sha = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach (string part in parts)
         {
-            try
-            {
-                return JsonSerializer.Deserialize<T>(File.ReadAllText(path), Options)
-                    ?? throw new JsonException("the file holds null");
-            }
-            catch (JsonException e)
-            {
-                throw new InputException($"{path} is not a stage of a study ({e.Message}); delete it to run the stage again.");
-            }
+            byte[] bytes = Encoding.UTF8.GetBytes(part);
+            sha.AppendData(BitConverter.GetBytes(bytes.Length));
+            sha.AppendData(bytes);
         }
 
+        return Convert.ToHexStringLower(sha.GetHashAndReset());
+    }
+
+    /// <summary>The stored result of a stage with this key, or what <paramref name="run"/> gives, stored.</summary>
+    public T Get<T>(string name, string key, Func<T> run)
+    {
+        if (Read<T>(name) is { } stored && stored.Key == key)
+            return stored.Value;
         T result = run();
         Directory.CreateDirectory(directory);
-        string aside = path + ".partial";
+        string path = PathOf(name), aside = path + ".partial";
         using (FileStream stream = File.Create(aside))
         {
-            JsonSerializer.Serialize(stream, result, Options);
+            JsonSerializer.Serialize(stream, new Stored<T>(key, result), Options);
             stream.Flush(flushToDisk: true);
         }
 
         File.Move(aside, path, overwrite: true);
         return result;
+    }
+
+    /// <summary>Whether a stage with this key is there.</summary>
+    public bool Has<T>(string name, string key) => Read<T>(name)?.Key == key;
+
+    private string PathOf(string name) => Path.Combine(directory, name + ".json");
+
+    private Stored<T>? Read<T>(string name)
+    {
+        string path = PathOf(name);
+        if (!File.Exists(path))
+            return null;
+        try
+        {
+            return JsonSerializer.Deserialize<Stored<T>>(File.ReadAllText(path), Options)
+                ?? throw new JsonException("the file holds null");
+        }
+        catch (JsonException e)
+        {
+            throw new InputException($"{path} is not a stage of a study ({e.Message}); delete it to run the stage again.");
+        }
     }
 }

@@ -1,79 +1,120 @@
-using Hybrid.Api;
+using static Hybrid.Report;
 
 namespace Hybrid.Runner.Study;
 
 /// <summary>Everything a study found, as the report shows it.</summary>
-public sealed record StudyData(
-    Plan Plan, bool HalfPrecision, TokenizerResult Tokenizer, PretrainResult Pretraining, ProbeScores Before, string[] Prompts, string[] CompletionsBefore,
-    ArmResult[] Arms, AlignmentResult Alignment, Samples[] Samples, double Seconds)
+internal sealed record StudyData(
+    Plan Plan, IMaterial Material, bool HalfPrecision, ProbeScores Before, string[] CompletionsBefore, IReadOnlyList<ArmResult> Arms,
+    AlignmentResult Alignment, double Seconds)
 {
-    /// <summary>Results of the arms of one start, by seed.</summary>
-    public ArmResult[] Of(bool imageOnly, Start start, string trainable) =>
-    [
-        .. from arm in Hybrid.Study.twins(Plan).Concat(Hybrid.Study.imageOnly(Plan))
-           where arm.ImageOnly == imageOnly && arm.Start == start && arm.Trainable == trainable
-           let result = Arms.FirstOrDefault(result => result.Name == arm.Name)
-           where result is not null
-           select result,
-    ];
+    private Claim[]? claims;
 
-    public ArmResult[] Pretrained => Of(false, Start.FromPretrained, "all");
+    /// <summary>The runs of an arm, by seed.</summary>
+    public ArmResult[] Of(string arm) => [.. Arms.Where(result => result.Plan == arm)];
 
-    public ArmResult[] Random => Of(false, Start.FromRandom, "all");
+    public ArmResult[] Pretrained => Of("twin-pretrained");
 
-    public ArmResult[] Aligned => Of(false, Start.FromAligned, "all");
+    public ArmResult[] Random => Of("twin-random");
 
-    /// <summary>The verdict on every claim of the paper.</summary>
-    public Report.Claim[] Claims()
+    public ArmResult[] Aligned => Of("twin-aligned");
+
+    /// <summary>The tasks of the probes.</summary>
+    public IReadOnlyList<string> Tasks => [.. Before.Correct.Keys];
+
+    /// <summary>The frozen configurations whose arms were run.</summary>
+    public IReadOnlyList<string> Frozen => [.. StudyArms.frozen.Where(preset => Of(StudyArms.frozenName(preset)).Length > 0)];
+
+    /// <summary>The verdict on every claim: the paper's, those beyond it, and the plan's own.</summary>
+    public Claim[] Claims() => claims ??= [.. Judge()];
+
+    /// <summary>The claims that the paper makes.</summary>
+    public Claim[] PapersClaims() => [.. Claims().Where(IsPapers)];
+
+    /// <summary>The others.</summary>
+    public Claim[] OtherClaims() => [.. Claims().Where(claim => !IsPapers(claim))];
+
+    /// <summary>The question and its answer, in words.</summary>
+    public string Answer() => StudyClaims.answer(new StudyClaims.Found(
+        Material.Name, Math.Min(Pretrained.Length, Random.Length), Difference(ArmMeasure.Image), Verdict(ArmMeasure.Image), Difference(ArmMeasure.TextAtFirst),
+        Difference(ArmMeasure.Text), Claims()));
+
+    /// <summary>An arm's values of a measure, by seed; none where it was not measured.</summary>
+    public double[] Values(string arm, ArmMeasure measure)
     {
-        static double[] Last(ArmResult[] arms, Func<Evaluation, double> value) => [.. arms.Select(arm => value(arm.Evaluations[^1]))];
-        static double[] First(ArmResult[] arms, Func<Evaluation, double> value) => [.. arms.Select(arm => value(arm.Evaluations[1]))];
-        double[] firstPretrained = First(Pretrained, e => e.Text), firstRandom = First(Random, e => e.Text);
-        double firstGap = Statistics.mean(firstPretrained) - Statistics.mean(firstRandom);
-        // The aligned start is run for the first seeds only where a plan says so: pairs are by seed.
-        ArmResult[] paired = [.. Pretrained.Take(Aligned.Length)];
-        var claims = new List<Report.Claim>
+        ArmResult[] runs = Of(arm);
+        double[] Over(Func<ArmResult, double?> value)
         {
-            Hybrid.Study.twinsEnd(Last(Pretrained, e => e.Total), Last(Random, e => e.Total)),
-            Hybrid.Study.imagePart(Last(Pretrained, e => e.Image), Last(Random, e => e.Image)),
-            Hybrid.Study.textStart(Pretrained[0].Evaluations[1].Step, firstPretrained, firstRandom),
-            Hybrid.Study.textEnd(firstGap, Last(Pretrained, e => e.Text), Last(Random, e => e.Text)),
-        };
-        // The paper speaks of knowledge and in-context learning; stories are shown but decide nothing.
-        foreach (string task in new[] { WorldProbes.Knowledge, WorldProbes.InContext })
-            claims.Add(Hybrid.Study.forgotten(task, Before.Chance[task], Accuracy(Before, task), After(task)));
-        ArmResult[] full = Of(true, Start.FromPretrained, "all");
-        claims.Add(Hybrid.Study.imageOnlyTwins(
-            Last(full, e => e.Image), Last(Of(true, Start.FromRandom, "all"), e => e.Image)));
-        claims.Add(Hybrid.Study.frozenNeverReach([.. Frozen.Select(preset => (preset, Difference(full, preset)))]));
-        claims.Add(Hybrid.Study.plateau(Plan.Alignment.Batch, Alignment.Loss));
-        claims.Add(Hybrid.Study.nearestAreNoise(Alignment.Hits, Alignment.ShuffledHits, Stream("nearest")));
-        claims.Add(Hybrid.Study.alignedStart(Last(Aligned, e => e.Total), Last(paired, e => e.Total)));
-        return [.. claims];
-    }
+            double?[] values = [.. runs.Select(value)];
+            return values.Any(v => v is null || double.IsNaN(v.Value)) ? [] : [.. values.Select(v => v!.Value)];
+        }
 
-    /// <summary>The frozen configurations.</summary>
-    public static IReadOnlyList<string> Frozen { get; } = ["embedding-head", "+norms", "+first-half", "+ffn"];
+        static Evaluation Last(ArmResult run) => run.Evaluations[^1];
+        if (measure is ArmMeasure.Task task)
+            return Over(run => Last(run).Probes?.Correct.GetValueOrDefault(task.Item)?.Average());
+        if (measure.IsLoss)
+            return Over(run => Last(run).Total);
+        if (measure.IsText)
+            return Over(run => Last(run).Text);
+        if (measure.IsImage)
+            return Over(run => Last(run).Image);
+        if (measure.IsTextAtFirst)
+            return Over(run => run.Evaluations[1].Text);
+        if (measure.IsImageAtFirst)
+            return Over(run => run.Evaluations[1].Image);
+        if (measure.IsImageOnTheWay)
+            return Over(run => run.Evaluations.Skip(1).Average(e => e.Image));
+        if (measure.IsCorpus)
+            return Over(run => Last(run).Probes?.TextLoss);
+        return Over(run => run.Drawings is { } drawings && drawings.Distance[0] > 0 ? Math.Log(drawings.Distance[0]) : null);
+    }
 
     /// <summary>Accuracy on a task with its bootstrap interval over the items.</summary>
     public static Statistics.Interval Accuracy(ProbeScores scores, string task) =>
         Statistics.bootstrapMean(Stream(task), 2000, scores.Correct[task]);
 
-    /// <summary>Accuracy after training: each item's mean over the seeds, with the interval over the items.</summary>
-    public Statistics.Interval After(string task) =>
-        Statistics.bootstrapMean(Stream(task), 2000, MeanByItem([.. Pretrained.Select(arm => arm.Evaluations[^1].Probes!.Correct[task])]));
+    /// <summary>Accuracy of an arm after training: each item's mean over the seeds, with the interval over the items.</summary>
+    public Statistics.Interval After(string task, string arm = "twin-pretrained") =>
+        Statistics.bootstrapMean(Stream(task), 2000, MeanByItem([.. Of(arm).Select(run => run.Evaluations[^1].Probes!.Correct[task])]));
 
     /// <summary>Final held-out image loss, fully tuned minus frozen, with its interval over sequences (of the same seeds).</summary>
-    public Statistics.Interval Difference(ArmResult[] full, string preset)
+    public Statistics.Interval Difference(string preset)
     {
-        ArmResult[] runs = Of(true, Start.FromPretrained, preset);
+        ArmResult[] runs = Of(StudyArms.frozenName(preset)), full = Of("image-pretrained");
         double[] tuned = MeanByItem([.. full.Take(runs.Length).Select(arm => arm.FinalImageBySequence)]);
         double[] frozen = MeanByItem([.. runs.Select(arm => arm.FinalImageBySequence)]);
         return Statistics.bootstrapMean(Stream(preset), 2000, [.. tuned.Zip(frozen, (a, b) => a - b)]);
     }
 
-    private static double[] MeanByItem(double[][] runs) =>
-        [.. Enumerable.Range(0, runs[0].Length).Select(item => runs.Average(run => run[item]))];
+    /// <summary>Pre-trained minus random twin, over the seeds.</summary>
+    public Statistics.Interval Difference(ArmMeasure measure, string arm = "twin-pretrained", string against = "twin-random") =>
+        Statistics.studentMean([.. Values(arm, measure).Zip(Values(against, measure), (a, b) => a - b)]);
+
+    private Verdict Verdict(ArmMeasure measure) => ComparisonModule.judge(Rule.Same, ComparisonModule.margin(measure), Difference(measure));
+
+    private static bool IsPapers(Claim claim) => claim.Source.StartsWith("Fig.", StringComparison.Ordinal) || claim.Source.StartsWith("Table", StringComparison.Ordinal);
+
+    private IEnumerable<Claim> Judge()
+    {
+        Claim Compare(Comparison comparison) =>
+            ComparisonModule.claim(comparison, Values(comparison.Arm, comparison.Measure), Values(comparison.Against, comparison.Measure));
+        Claim[] compared = [.. Hybrid.Study.comparisons(Plan, [.. Material.Abilities]).Select(Compare)];
+        Claim[] From(string source) => [.. compared.Where(claim => claim.Source == source)];
+        IEnumerable<Claim> forgotten = Pretrained.Length == 0 ? [] : Material.Abilities.Select(task =>
+            StudyClaims.forgotten(task, Before.Chance[task], Accuracy(Before, task), After(task)));
+        Claim[] known =
+        [
+            .. From("Fig. 3"), .. From("Fig. 4"), .. forgotten, .. From("Fig. 6"),
+            StudyClaims.frozenNeverReach([.. Frozen.Select(preset => (preset, Difference(preset)))]),
+            StudyClaims.plateau(Plan.Alignment.Batch, Alignment.Loss),
+            StudyClaims.nearestAreNoise(Alignment.Hits, Alignment.ShuffledHits, Stream("nearest")),
+            .. From("Fig. 7"),
+        ];
+        return [.. known, .. compared.Where(claim => !IsPapers(claim))];
+    }
+
+    private static double[] MeanByItem(double[][] runs) => runs.Length == 0
+        ? []
+        : [.. Enumerable.Range(0, runs[0].Length).Select(item => runs.Average(run => run[item]))];
 
     private static Hybrid.Random.Stream Stream(string name) => Hybrid.Random.named(name, Hybrid.Random.ofSeed(2024));
 }

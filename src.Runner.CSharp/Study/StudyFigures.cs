@@ -3,19 +3,17 @@ using static Hybrid.Report;
 namespace Hybrid.Runner.Study;
 
 /// <summary>The paper's figures, as the study finds them.</summary>
-public static class StudyFigures
+internal static class StudyFigures
 {
-    private const double Smoothing = 0.95;
-    private const int Pretrained = 0, Random = 1, Aligned = 2, Shuffled = 3;
+    public const double Smoothing = 0.95;
+    public const int Pretrained = 0, Random = 1, Aligned = 2, Shuffled = 3, Unmeaning = 4;
 
     public static Figure Perplexity(StudyData data) => new(
         "fig3-perplexity", "Perplexity of the twins", "Fig. 3",
         "The pre-trained model and its random twin reach the same perplexity.",
         $"Training perplexity, EMA {Smoothing}, mean and range over {data.Pretrained.Length} seeds; points are held-out.",
         [
-            Panel("All tokens", "perplexity", data.Plan.Twins, data.Plan.Positions, log: true,
-                [.. Twin(data.Pretrained, "pre-trained", Pretrained, a => a.Total, e => e.Total, data),
-                 .. Twin(data.Random, "random", Random, a => a.Total, e => e.Total, data)]),
+            Panel("All tokens", "perplexity", log: true, [.. Twins(data, a => a.Total, e => e.Total)]),
         ]);
 
     public static Figure ByKind(StudyData data) => new(
@@ -23,29 +21,39 @@ public static class StudyFigures
         "The image loss is the same; the text loss is lower at first for the pre-trained model, and the gap is soon gone.",
         $"Training loss, EMA {Smoothing}, mean and range over {data.Pretrained.Length} seeds; points are held-out.",
         [
-            Panel("Image tokens", "nats a token", data.Plan.Twins, data.Plan.Positions, false,
-                [.. Twin(data.Pretrained, "pre-trained", Pretrained, a => a.Image, e => e.Image, data, false),
-                 .. Twin(data.Random, "random", Random, a => a.Image, e => e.Image, data, false)]),
-            Panel("Text tokens", "nats a token", data.Plan.Twins, data.Plan.Positions, false,
-                [.. Twin(data.Pretrained, "pre-trained", Pretrained, a => a.Text, e => e.Text, data, false),
-                 .. Twin(data.Random, "random", Random, a => a.Text, e => e.Text, data, false)]),
+            Panel("Image tokens", "nats a token", false, [.. Twins(data, a => a.Image, e => e.Image, false)]),
+            Panel("Text tokens", "nats a token", false, [.. Twins(data, a => a.Text, e => e.Text, false)]),
         ]);
+
+    public static Figure Raw(StudyData data)
+    {
+        static Curve Of(ArmResult arm, string name, int series, Func<ArmResult, double[]> values) =>
+            curve(name, series, Tokens(arm, Enumerable.Range(1, arm.Total.Length)), [.. values(arm).Select(Math.Exp)]);
+        CurvePanel Panel(string title, Func<ArmResult, double[]> values) => new(
+            title, axis("tokens seen"), logAxis("perplexity"),
+            [Of(data.Pretrained[0], "pre-trained", Pretrained, values), Of(data.Random[0], "random", Random, values)], []);
+        return new Figure(
+            "fig3-fig4-raw", "Perplexity at every step", "Fig. 3, 4",
+            "The paper's curves are smoothed; these are not.",
+            $"Training perplexity of each step, seed {data.Pretrained[0].Seed}, nothing smoothed.",
+            [Panel("All tokens", a => a.Total), Panel("Text tokens", a => a.Text), Panel("Image tokens", a => a.Image)]);
+    }
 
     public static Figure ImageOnly(StudyData data)
     {
-        ArmResult[] full = data.Of(true, Start.FromPretrained, "all"), random = data.Of(true, Start.FromRandom, "all");
+        ArmResult[] full = data.Of("image-pretrained"), random = data.Of("image-random");
         var curves = new List<Curve>
         {
-            HeldOut(full, "pre-trained, all", Pretrained, data), HeldOut(random, "random, all", Random, data),
+            HeldOut(full, "pre-trained, all", Pretrained, e => e.Image), HeldOut(random, "random, all", Random, e => e.Image),
         };
-        curves.AddRange(StudyData.Frozen.Select((preset, i) =>
-            dashed(HeldOut(data.Of(true, Start.FromPretrained, preset), preset, 2 + i, data))));
+        curves.AddRange(data.Frozen.Select((preset, i) =>
+            dashed(HeldOut(data.Of(StudyArms.frozenName(preset)), preset, 2 + i, e => e.Image))));
         Point[] points =
         [
-            .. StudyData.Frozen.Select((preset, i) =>
+            .. data.Frozen.Select((preset, i) =>
             {
-                Statistics.Interval gap = data.Difference(full, preset);
-                ArmResult arm = data.Of(true, Start.FromPretrained, preset)[0];
+                Statistics.Interval gap = data.Difference(preset);
+                ArmResult arm = data.Of(StudyArms.frozenName(preset))[0];
                 return new Point(
                     $"{preset} ({100.0 * arm.Moving / arm.Parameters:F0} %)", "frozen − fully tuned", -gap.Mean, -gap.High, -gap.Low, 2 + i);
             }),
@@ -69,11 +77,13 @@ public static class StudyFigures
         return new Figure(
             "fig7-alignment", "Aligning image codes with text", "Fig. 7",
             "The contrastive loss plateaus; the text tokens nearest to an image code are noise; the aligned start brings nothing.",
-            $"Loss from {number(3, r.Loss[0])} to {number(3, r.Loss[^1])} nats on true captions, to {number(3, r.ShuffledLoss[^1])} on shuffled ones; {data.Plan.Alignment.Batch} pairs a step, frozen text embeddings.",
+            $"Loss from {number(3, r.Loss[0])} to {number(3, r.Loss[^1])} nats on true captions, to {number(3, r.ShuffledLoss[^1])} on shuffled ones, to {number(3, r.RandomLoss[^1])} with random text embeddings; {data.Plan.Alignment.Batch} pairs a step, frozen text embeddings.",
             [
-                Of("Loss", "nats", curve("true captions", Pretrained, steps, r.Loss), dashed(curve("shuffled captions", Shuffled, steps, r.ShuffledLoss))),
+                Of("Loss", "nats", curve("true captions", Pretrained, steps, r.Loss), dashed(curve("shuffled captions", Shuffled, steps, r.ShuffledLoss)),
+                    dashed(curve("random text embeddings", Unmeaning, steps, r.RandomLoss))),
                 Of("Temperature", "scale of the cosines", curve("true captions", Pretrained, steps, r.Temperature)),
-                Of("Own caption nearest", "share of pictures", curve("true captions", Pretrained, steps, r.Accuracy), dashed(curve("shuffled captions", Shuffled, steps, r.ShuffledAccuracy))),
+                Of("Own caption nearest", "share of pictures", curve("true captions", Pretrained, steps, r.Accuracy),
+                    dashed(curve("shuffled captions", Shuffled, steps, r.ShuffledAccuracy)), dashed(curve("random text embeddings", Unmeaning, steps, r.RandomAccuracy))),
             ]);
     }
 
@@ -84,79 +94,74 @@ public static class StudyFigures
         [
             new CurvePanel("All tokens", axis("tokens seen"), axis("nats a token"),
                 [
-                    Points(data.Pretrained, "pre-trained", Pretrained, e => e.Total, data.Plan.Twins, data.Plan.Positions),
-                    Points(data.Aligned, "aligned", Aligned, e => e.Total, data.Plan.Twins, data.Plan.Positions),
-                    Points(data.Random, "random", Random, e => e.Total, data.Plan.Twins, data.Plan.Positions),
+                    HeldOut(data.Pretrained, "pre-trained", Pretrained, e => e.Total),
+                    HeldOut(data.Aligned, "aligned", Aligned, e => e.Total),
+                    HeldOut(data.Random, "random", Random, e => e.Total),
                 ], []),
         ]);
 
     public static Figure Forgetting(StudyData data)
     {
         Evaluation[][] runs = [.. data.Pretrained.Select(arm => arm.Evaluations)];
-        double[] x = [.. runs[0].Select(e => Hybrid.Study.tokensAt(data.Plan.Twins, data.Plan.Positions - 1, e.Step))];
+        double[] x = Tokens(data.Pretrained[0], runs[0].Select(e => e.Step));
         Curve[] curves =
         [
-            .. data.Before.Correct.Keys.Select((task, i) =>
+            .. data.Tasks.Select((task, i) =>
                 curve(task, i, x, [.. Enumerable.Range(0, x.Length).Select(k => runs.Average(run => run[k].Probes!.Correct[task].Average()))])),
         ];
-        Mark chance = level("chance", data.Before.Chance.Values.Average());
+        string Change(string task) => $"{task} from {data.Before.Correct[task].Average():P0} to {data.Pretrained.Average(arm => arm.Evaluations[^1].Probes!.Correct[task].Average()):P0}";
+        Mark[] chance = data.Before.Chance.Values.Where(value => value > 0).Distinct().Select(value => level("chance", value)).Take(1).ToArray();
         double[] text = [.. Enumerable.Range(0, x.Length).Select(k => runs.Average(run => run[k].Probes!.TextLoss))];
+        var panels = new List<IPanel> { new CurvePanel("Accuracy of the probes", axis("tokens seen"), axis("share right"), curves, chance) };
+        if (text.All(double.IsFinite))
+            panels.Add(new CurvePanel("Held-out text", axis("tokens seen"), axis("nats a token"), [curve("loss on text", 4, x, text)], []));
         return new Figure(
             "table1-forgetting", "What the pre-trained model forgets", "Table 1",
             "After 5B of 100B tokens knowledge and in-context learning are gone.",
-            $"Knowledge from {data.Before.Correct[WorldProbes.Knowledge].Average():P0} to {Last(data, WorldProbes.Knowledge):P0}, in-context learning from {data.Before.Correct[WorldProbes.InContext].Average():P0} to {Last(data, WorldProbes.InContext):P0}; chance is {data.Before.Chance.Values.Average():P0}. Mean over {runs.Length} seeds.",
-            [
-                new CurvePanel("Accuracy of the probes", axis("tokens seen"), axis("share right"), curves, [chance]),
-                new CurvePanel("Held-out text", axis("tokens seen"), axis("nats a word"), [curve("loss on text", 4, x, text)], []),
-            ]);
+            $"Right answers: {string.Join("; ", data.Material.Abilities.Select(Change))}. Mean over {runs.Length} seeds.",
+            panels);
     }
 
-    public static Figure Pretraining(StudyData data)
+    /// <summary>The held-out values of an arm's evaluations, mean over its seeds; the start, before any step, would flatten what follows.</summary>
+    public static Curve HeldOut(ArmResult[] arms, string name, int series, Func<Evaluation, double> value)
     {
-        double[] steps = [.. Enumerable.Range(1, data.Pretraining.Curve.Length).Select(i => (double)i)];
-        return new Figure(
-            "pretraining", "Pre-training on text", "", "",
-            $"Held-out loss at the end {data.Pretraining.HeldOutText:F3} nats a word.",
-            [
-                new CurvePanel("World's text", axis("step"), axis("nats a word"),
-                    [curve("training", Pretrained, steps, Statistics.ema(0.9, data.Pretraining.Curve))], []),
-            ]);
+        if (arms.Length == 0)
+            return curve(name, series, [], []);
+        Evaluation[] shown = [.. arms[0].Evaluations.Skip(1)];
+        return curve(
+            name, series, Tokens(arms[0], shown.Select(e => e.Step)),
+            [.. Enumerable.Range(1, shown.Length).Select(i => arms.Average(arm => value(arm.Evaluations[i])))]);
     }
 
-    private static string End(ArmResult[] arms, Func<Evaluation, double> value) => number(3, arms.Average(arm => value(arm.Evaluations[^1])));
+    /// <summary>Mean of the last evaluations.</summary>
+    public static string End(ArmResult[] arms, Func<Evaluation, double> value) =>
+        arms.Length == 0 ? "–" : number(3, arms.Average(arm => value(arm.Evaluations[^1])));
 
-    private static string First(ArmResult[] arms, Func<Evaluation, double> value) => number(3, arms.Average(arm => value(arm.Evaluations[1])));
+    /// <summary>Tokens that an arm has seen after some steps.</summary>
+    public static double[] Tokens(ArmResult arm, IEnumerable<int> steps) => [.. steps.Select(step => arm.Cost.Tokens * step / arm.Total.Length)];
 
-    private static double Last(StudyData data, string task) => data.Pretrained.Average(arm => arm.Evaluations[^1].Probes!.Correct[task].Average());
-
-    private static CurvePanel Panel(string title, string label, Budget budget, int positions, bool log, Curve[] curves) =>
+    private static CurvePanel Panel(string title, string label, bool log, Curve[] curves) =>
         new(title, axis("tokens seen"), log ? logAxis(label) : axis(label), curves, []);
+
+    private static IEnumerable<Curve> Twins(
+        StudyData data, Func<ArmResult, double[]> curveOf, Func<Evaluation, double> pointOf, bool perplexity = true) =>
+        [
+            .. Twin(data.Pretrained, "pre-trained", Pretrained, curveOf, pointOf, perplexity),
+            .. Twin(data.Random, "random", Random, curveOf, pointOf, perplexity),
+        ];
 
     /// <summary>An arm's smoothed training curve with its range over seeds, and its held-out points.</summary>
     private static IEnumerable<Curve> Twin(
-        ArmResult[] arms, string name, int series, Func<ArmResult, double[]> curveOf, Func<Evaluation, double> pointOf,
-        StudyData data, bool perplexity = true)
+        ArmResult[] arms, string name, int series, Func<ArmResult, double[]> curveOf, Func<Evaluation, double> pointOf, bool perplexity)
     {
+        if (arms.Length == 0)
+            yield break;
         Func<double, double> show = perplexity ? Math.Exp : x => x;
         double[][] smooth = [.. arms.Select(arm => Statistics.ema(Smoothing, curveOf(arm)).Select(show).ToArray())];
         int length = smooth[0].Length;
-        double[] x = [.. Enumerable.Range(1, length).Select(step => Hybrid.Study.tokensAt(data.Plan.Twins, data.Plan.Positions - 1, step))];
+        double[] x = Tokens(arms[0], Enumerable.Range(1, length));
         double[] Over(Func<IEnumerable<double>, double> f) => [.. Enumerable.Range(0, length).Select(i => f(smooth.Select(s => s[i])))];
         yield return withBand(Over(v => v.Min()), Over(v => v.Max()), curve(name, series, x, Over(v => v.Average())));
-        Curve points = Points(arms, name + ", held out", series, e => show(pointOf(e)), data.Plan.Twins, data.Plan.Positions);
-        yield return dashed(points);
-    }
-
-    private static Curve HeldOut(ArmResult[] arms, string name, int series, StudyData data) =>
-        Points(arms, name, series, e => e.Image, data.Plan.ImageOnly, 68);
-
-    private static Curve Points(ArmResult[] arms, string name, int series, Func<Evaluation, double> value, Budget budget, int positions)
-    {
-        // The start, before any step, would flatten everything after it.
-        Evaluation[] shown = [.. arms[0].Evaluations.Skip(1)];
-        return curve(
-            name, series,
-            [.. shown.Select(e => Hybrid.Study.tokensAt(budget, positions - 1, e.Step))],
-            [.. Enumerable.Range(1, shown.Length).Select(i => arms.Average(arm => value(arm.Evaluations[i])))]);
+        yield return dashed(HeldOut(arms, name + ", held out", series, e => show(pointOf(e))));
     }
 }

@@ -15,7 +15,8 @@ public sealed class StudyFiles(string directory)
     private string TokenizerPath => Path.Combine(Folder("image-tokenizer"), ImageTokenizers.FileName);
 
     /// <summary>Writes a model's directory.</summary>
-    public void SaveModel(string name, Model model)
+    /// <param name="beside">Puts its tokenizers into the directory; null: World's.</param>
+    public void SaveModel(string name, Model model, Action<string>? beside = null)
     {
         Directory.CreateDirectory(Path.Combine(directory, "models"));
         AtomicFile.WriteFolder(
@@ -27,11 +28,17 @@ public sealed class StudyFiles(string directory)
                 foreach ((string _, torch.Tensor tensor) in tensors)
                     tensor.Dispose();
                 File.WriteAllText(Path.Combine(folder, "config.json"), Descriptions.Write(model.Config, model.Vocabulary));
-                File.WriteAllText(Path.Combine(folder, "tokenizer.json"), WorldVocabulary.tokenizerJson);
-                if (model.Vocabulary.ImageCodes > 0)
-                    File.Copy(TokenizerPath, Path.Combine(folder, ImageTokenizers.FileName));
+                (beside ?? (place => PutWorldsTokenizers(place, model.Vocabulary.ImageCodes > 0)))(folder);
             },
             replace: true);
+    }
+
+    /// <summary>Puts World's tokenizer of text into a folder, and the one of pictures where it is wanted.</summary>
+    public void PutWorldsTokenizers(string folder, bool pictures)
+    {
+        File.WriteAllText(Path.Combine(folder, "tokenizer.json"), WorldVocabulary.tokenizerJson);
+        if (pictures)
+            File.Copy(TokenizerPath, Path.Combine(folder, ImageTokenizers.FileName));
     }
 
     /// <summary>The fp32 weights of a saved model.</summary>

@@ -4,36 +4,29 @@ using System.Text.Json.Nodes;
 using Hybrid.Api;
 using Hybrid.Runner.Reporting;
 using TorchSharp;
+using static Hybrid.Report;
 
 namespace Hybrid.Runner.Study;
 
-/// <summary>The main job: the whole experiment on World, with its report.</summary>
+/// <summary>The main job: the whole experiment with its report, on World or on material of one's own.</summary>
 public sealed class StudyJob
 {
-    /// <summary>World's seed: the data are the same for every seed of the twins.</summary>
-    public const long DataSeed = 1;
-
     private readonly Plan plan;
     private readonly string directory;
+    private readonly string folder;
     private readonly bool halfPrecision;
+    private readonly int atOnce;
     private readonly Progress progress;
     private readonly CancellationToken stop;
     private readonly StageStore stages;
     private readonly StudyFiles files;
-    private readonly Vocabulary vocabulary;
-    private readonly ModelConfig textModel;
 
-    private StudyJob(Plan plan, string directory, bool halfPrecision, Progress progress, CancellationToken stop)
+    private StudyJob(Plan plan, string directory, string folder, bool halfPrecision, int atOnce, Progress progress, CancellationToken stop)
     {
-        this.plan = plan;
-        this.directory = directory;
-        this.halfPrecision = halfPrecision;
-        this.progress = progress;
-        this.stop = stop;
+        (this.plan, this.directory, this.folder, this.halfPrecision, this.atOnce) = (plan, directory, folder, halfPrecision, atOnce);
+        (this.progress, this.stop) = (progress, stop);
         stages = new StageStore(Path.Combine(directory, "stages"));
         files = new StudyFiles(directory);
-        vocabulary = new Vocabulary(Corpus.TextRows, (int)SceneVqVae.defaults.Codes);
-        textModel = ModelConfigModule.openLm(plan.Width, plan.Layers, plan.Heads, Corpus.TextRows, Math.Max(plan.Positions, plan.TextPositions));
     }
 
     /// <summary>Carries the command out.</summary>
@@ -52,12 +45,13 @@ public sealed class StudyJob
             return;
         }
 
-        string directory = command.Out ?? DefaultDirectory(plan.Preset, command.Resume);
+        string directory = command.Out ?? DefaultDirectory(plan, command.Resume);
+        string folder = command.Config is null ? "" : Path.GetDirectoryName(Path.GetFullPath(command.Config)) ?? "";
         bool half = Prepare(directory, plan, command.Resume);
         using var progress = new Progress();
         try
         {
-            new StudyJob(plan, directory, half, progress, stop).Run(command.Json);
+            new StudyJob(plan, directory, folder, half, command.Parallel ?? ArmSchedule.Usual, progress, stop).Run(command.Json);
         }
         catch (OperationCanceledException)
         {
@@ -69,69 +63,52 @@ public sealed class StudyJob
     private void Run(bool json)
     {
         long began = Stopwatch.GetTimestamp();
-        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(Split.Train, DataSeed, 0, plan.TrainPairs);
-        using PictureTokenizer tokenizer = Tokenizer(scenes, out TokenizerResult tokenizerResult);
-        Corpus corpus;
-        using (Stage stage = progress.Stage("pictures to codes", plan.TrainPairs + plan.HeldOutPairs))
-            corpus = Corpus.Build(plan, scenes, tokenizer, DataSeed, done => stage.Report(done), stop);
-        var probes = new WorldProbes(plan, corpus.HeldOutTexts);
+        using IMaterial material = plan.Material is null
+            ? WorldMaterial.Make(plan, halfPrecision, stages, files, progress, stop)
+            : GivenMaterial.Read(plan, plan.Material.Value, folder, progress, stop);
+        string alignmentKey = StageStore.Hash("alignment 1", material.Key, $"{plan.Seed} {plan.TrainPairs}", plan.Alignment.ToString());
+        (AlignmentResult alignment, torch.Tensor alignedRows) = Align(material, alignmentKey);
+        using (alignedRows)
+        {
+            var runner = new ArmRunner(plan, material, () => alignedRows, halfPrecision);
+            ProbeScores before = stages.Get("before", StageStore.Hash("before 1", material.Key), runner.Before);
+            string[] completions = stages.Get(
+                "completions-before", StageStore.Hash(["completions 1", material.Key, .. material.Prompts]), runner.CompletionsBefore);
 
-        IReadOnlyDictionary<string, torch.Tensor> pretrained = Pretrained(corpus, probes, out PretrainResult pretraining);
-        (AlignmentResult alignment, torch.Tensor alignedRows) = Align(corpus, pretrained);
-        var runner = new ArmRunner(plan, corpus, probes, textModel, vocabulary, pretrained, alignedRows, halfPrecision);
-        ProbeScores before = stages.Get("before", runner.Before);
-        string[] completions = stages.Get("completions-before", () => CompletionsBefore(pretrained, runner));
-
-        Arm[] arms = [.. Hybrid.Study.twins(plan), .. Hybrid.Study.imageOnly(plan)];
-        var results = new List<ArmResult>();
-        foreach (Arm arm in arms)
-            results.Add(stages.Get("arm-" + arm.Name, () => Train(runner, arm, corpus)));
-
-        Samples[] samples = [.. arms.Where(Sampled).Select(arm => stages.Get<Samples>(
-            "samples-" + arm.Name, () => throw new InputException($"{directory} holds no samples of {arm.Name}; delete stages/arm-{arm.Name}.json to run it again.")))];
-        var data = new StudyData(
-            plan, halfPrecision, tokenizerResult, pretraining, before, probes.Shown, completions, [.. results], alignment, samples,
-            stages.Get("seconds", () => Stopwatch.GetElapsedTime(began).TotalSeconds));
-        Report(data, tokenizer, json);
+            Arm[] arms = Hybrid.Study.runs(plan);
+            string KeyOf(Arm arm) => ArmKey(arm, material.Key, alignmentKey);
+            ArmSchedule.Run(
+                [.. arms.Where(arm => !stages.Has<ArmResult>("arm-" + arm.Name, KeyOf(arm)))], atOnce,
+                (arm, place) => stages.Get("arm-" + arm.Name, KeyOf(arm), () => Train(runner, material, arm, place)), stop);
+            ArmResult[] results = [.. arms.Select(arm => stages.Get<ArmResult>(
+                "arm-" + arm.Name, KeyOf(arm), () => throw new InvalidOperationException($"{arm.Name} was not run.")))];
+            // A study that went on adds up what its parts took, not what passed between them.
+            double seconds = Math.Max(
+                Stopwatch.GetElapsedTime(began).TotalSeconds, (results.Sum(arm => arm.Cost.Seconds) / atOnce) + alignment.Seconds);
+            Report(new StudyData(plan, material, halfPrecision, before, completions, results, alignment, seconds), json);
+        }
     }
 
-    private PictureTokenizer Tokenizer((string Caption, byte[] Picture)[] scenes, out TokenizerResult result)
-    {
-        PictureTokenizer? trained = null;
-        result = stages.Get("tokenizer", () =>
-        {
-            trained = TokenizerStage.Train(plan, scenes, halfPrecision, progress, stop, out TokenizerResult made);
-            files.SaveTokenizer(trained);
-            return made;
-        });
-        return trained ?? files.LoadTokenizer();
-    }
+    /// <summary>A hash of all that an arm's result depends on.</summary>
+    private string ArmKey(Arm arm, string material, string alignment) => StageStore.Hash(
+        "arm 1", material, arm.Plan.Start == Start.FromAligned ? alignment : "",
+        StudyArmPlan.identity(arm.Plan), Hybrid.Study.budgetOf(plan, arm.Plan).ToString(),
+        $"{arm.Seed} {arm.First} {plan.Positions} {plan.LongPositions} {plan.TrainPairs} {plan.HeldOutPairs} {plan.Evaluations} {plan.Pictures} {plan.Samples} {halfPrecision}",
+        string.Join(' ', plan.Guidance), string.Join('\n', plan.Material is null ? [] : plan.Material.Value.Prompts));
 
-    private IReadOnlyDictionary<string, torch.Tensor> Pretrained(Corpus corpus, WorldProbes probes, out PretrainResult result)
+    private (AlignmentResult, torch.Tensor) Align(IMaterial material, string key)
     {
-        result = stages.Get("pretraining", () =>
+        AlignmentResult result = stages.Get("alignment", key, () =>
         {
-            using Stage stage = progress.Stage("pre-training on text", plan.Pretraining.Steps);
-            using Model model = PretrainStage.Train(plan, textModel, probes, halfPrecision, stage, stop, out PretrainResult made);
-            files.SaveModel("pretrained", model);
-            return made;
-        });
-        return files.LoadWeights("pretrained");
-    }
-
-    private (AlignmentResult, torch.Tensor) Align(Corpus corpus, IReadOnlyDictionary<string, torch.Tensor> pretrained)
-    {
-        AlignmentResult result = stages.Get("alignment", () =>
-        {
-            using Stage stage = progress.Stage("aligning image codes with text", 2L * plan.Alignment.Steps);
+            using Stage stage = progress.Stage("aligning image codes with text", 3L * plan.Alignment.Steps);
+            Vocabulary vocabulary = material.Pictures(PictureCodes.Learned).Vocabulary;
             using Model grown = Model.Random(
-                Extension.grow(vocabulary.Rows, textModel), vocabulary, new Layout(), plan.Seeds[0]);
+                Extension.grow(vocabulary.Rows, material.TextModel), vocabulary, new Layout { Frozen = true }, plan.Seed);
             using torch.Tensor table = grown.Values("tok_embeddings.weight");
             // The marks between text rows and codes keep their random start.
             using torch.Tensor added = table.narrow(0, vocabulary.TextRows, vocabulary.Rows - vocabulary.TextRows).clone();
-            using torch.Tensor images = added.narrow(0, 7, vocabulary.ImageCodes);
-            AlignmentStage.Outcome outcome = new AlignmentStage(plan, corpus, vocabulary.ImageCodes)
-                .Run(pretrained["tok_embeddings.weight"], images, stage, stop);
+            using torch.Tensor images = added.narrow(0, vocabulary.FirstCode - vocabulary.TextRows, vocabulary.ImageCodes);
+            AlignmentStage.Outcome outcome = new AlignmentStage(plan, material).Run(images, stage, stop);
             using (outcome.Images)
             {
                 images.copy_(outcome.Images);
@@ -143,70 +120,56 @@ public sealed class StudyJob
         return (result, files.LoadTensors("aligned")["rows"]);
     }
 
-    private string[] CompletionsBefore(IReadOnlyDictionary<string, torch.Tensor> pretrained, ArmRunner runner)
-    {
-        using Model model = Model.Load(
-            textModel, VocabularyModule.plainText(Corpus.TextRows), new Layout(), name => pretrained[name].alias());
-        return runner.Completions(model);
-    }
-
-    private bool Sampled(Arm arm) => !arm.ImageOnly && arm.Seed == plan.Seeds[0];
-
-    private ArmResult Train(ArmRunner runner, Arm arm, Corpus corpus)
+    private ArmResult Train(ArmRunner runner, IMaterial material, Arm arm, ArmPlace place)
     {
         using Stage stage = progress.Stage(arm.Name.Replace('-', ' '), runner.BudgetOf(arm).Steps);
-        return runner.Run(arm, stage, Sampled(arm) ? Finished : null, stop);
-
-        void Finished(Model model)
-        {
-            int[][] captions = [.. corpus.HeldOut.Take(plan.Pictures).Select(pair => pair.Caption)];
-            int[][] codes = model.DrawImages(captions, 64, new Drawing { Seed = 5 });
-            string name = arm.Start switch { Start.FromPretrained => "pre-trained", Start.FromRandom => "random", _ => "aligned" };
-            stages.Get("samples-" + arm.Name, () => new Samples(name, [.. captions.Select(WorldVocabulary.decode)], codes));
-            files.SaveModel(arm.Name, model);
-        }
+        Action<Model> save = model => files.SaveModel(arm.Name, model, folder => material.PutTokenizers(folder, arm.Plan.Codes));
+        return runner.Run(arm, place, stage, arm.First && arm.Plan.Sampled ? save : null, stop);
     }
 
-    private void Report(StudyData data, PictureTokenizer tokenizer, bool json)
+    private void Report(StudyData data, bool json)
     {
         string page = Path.Combine(directory, "report.html");
-        WrittenReport written = HtmlReport.Write(StudyReport.Build(data, tokenizer, Machine()), page, Path.Combine(directory, "figures"));
-        Hybrid.Report.Claim[] claims = data.Claims();
+        WrittenReport written = HtmlReport.Write(StudyReport.Build(data, Machine()), page, Path.Combine(directory, "figures"));
+        Claim[] claims = data.Claims();
         if (json)
         {
             Json.Write(new
             {
                 Preset = plan.Preset,
+                Material = data.Material.Name,
                 Directory = Path.GetFullPath(directory),
                 Report = Path.GetFullPath(page),
                 written.Figures,
                 data.Seconds,
                 HalfPrecision = halfPrecision,
-                Tokenizer = new { data.Tokenizer.Psnr, data.Tokenizer.ShareUsed },
-                Arms = data.Arms.ToDictionary(arm => arm.Name, arm => new
+                Answer = data.Answer(),
+                Arms = data.Arms.ToDictionary(arm => $"{arm.Plan}-seed{arm.Seed}", arm => new
                 {
                     Final = new { arm.Evaluations[^1].Total, arm.Evaluations[^1].Text, arm.Evaluations[^1].Image },
                     arm.Moving,
-                    arm.TokensPerSecond,
+                    arm.Cost.TokensPerSecond,
                 }),
-                Claims = claims.Select(claim => new { claim.Source, claim.Statement, Verdict = Hybrid.Report.verdict(claim.Verdict), claim.Evidence }),
+                Claims = claims.Select(claim => new { claim.Source, claim.Statement, Verdict = verdict(claim.Verdict), claim.Evidence }),
             });
             return;
         }
 
-        foreach (Hybrid.Report.Claim claim in claims)
+        foreach (Claim claim in claims)
         {
-            System.Console.WriteLine($"{claim.Source,-8} {Hybrid.Report.verdict(claim.Verdict),-14} {claim.Statement}");
+            System.Console.WriteLine($"{claim.Source,-8} {verdict(claim.Verdict),-14} {claim.Statement}");
             System.Console.WriteLine($"         {claim.Evidence}");
         }
 
+        System.Console.WriteLine();
+        System.Console.WriteLine(data.Answer());
         System.Console.WriteLine($"Report: {Path.GetFullPath(page)}");
     }
 
     /// <summary>The next unused directory under <c>runs/</c>, or the last one to go on with.</summary>
-    private static string DefaultDirectory(string preset, bool resume)
+    private static string DefaultDirectory(Plan plan, bool resume)
     {
-        string Named(int number) => Path.Combine("runs", number == 1 ? $"study-{preset}" : $"study-{preset}-{number}");
+        string Named(int number) => Path.Combine("runs", number == 1 ? $"study-{plan.Preset}" : $"study-{plan.Preset}-{number}");
         int used = 0;
         while (Directory.Exists(Named(used + 1)))
             used++;
@@ -223,19 +186,26 @@ public sealed class StudyJob
             JsonNode run = Existing(file);
             if (!resume)
                 throw new InputException($"{directory} holds a study already. Give --resume auto to go on with it, or another --out.");
+            bool stored = run["halfPrecision"]!.GetValue<bool>();
+            // Another plan goes on with the stages that are the same in both.
             if (run["plan"]?.ToJsonString() != planText)
-                throw new InputException($"{directory} holds a study of another plan; give another --out.");
-            return run["halfPrecision"]!.GetValue<bool>();
+                Write(stored);
+            return stored;
         }
 
         if (Directory.Exists(directory) && Directory.EnumerateFileSystemEntries(directory).Any())
             throw new InputException($"{directory} is not empty and holds no study; give another --out.");
         bool half = Precisions.HalfIsFaster();
         Directory.CreateDirectory(directory);
-        var made = new JsonObject { ["job"] = "study", ["halfPrecision"] = half, ["plan"] = JsonNode.Parse(planText) };
-        File.WriteAllText(file + ".partial", made.ToJsonString(new() { WriteIndented = true }));
-        File.Move(file + ".partial", file);
+        Write(half);
         return half;
+
+        void Write(bool precision)
+        {
+            var made = new JsonObject { ["job"] = "study", ["halfPrecision"] = precision, ["plan"] = JsonNode.Parse(planText) };
+            File.WriteAllText(file + ".partial", made.ToJsonString(new() { WriteIndented = true }));
+            File.Move(file + ".partial", file, overwrite: true);
+        }
     }
 
     private static JsonNode Existing(string file)
@@ -289,7 +259,7 @@ public sealed class StudyJob
             Parameters = Decoder.parameterCount(model),
             FlopsPerToken = ModelConfigModule.flopsPerToken(model, plan.Positions),
             TokensPerTwin = tokens,
-            Runs = Hybrid.Study.twins(plan).Length + Hybrid.Study.imageOnly(plan).Length,
+            Runs = Hybrid.Study.runs(plan).Length,
         };
         if (json)
             Json.Write(result);

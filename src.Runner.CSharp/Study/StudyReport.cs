@@ -1,46 +1,79 @@
-using Hybrid.Api;
 using static Hybrid.Report;
 
 namespace Hybrid.Runner.Study;
 
-/// <summary>The report of a study: claims first, then each figure and table with the paper's finding beside it.</summary>
-public static class StudyReport
+/// <summary>The report of a study: the answer and the claims first, then each figure and table with the paper's finding beside it.</summary>
+internal static class StudyReport
 {
-    public static Page Build(StudyData data, PictureTokenizer tokenizer, string machine)
+    public static Page Build(StudyData data, string machine)
     {
-        Claim[] claims = data.Claims();
+        Claim[] beyond = data.OtherClaims();
+        IEnumerable<IBlock?> blocks =
+        [
+            new Text("The answer", data.Answer()),
+            KeyNumbers(data),
+            new Claims("The paper's claims", data.PapersClaims()),
+            beyond.Length > 0 ? new Claims("Beyond the paper", beyond) : null,
+            .. Twins(data),
+            StudyFigures.Alignment(data),
+            Nearest(data),
+            data.Aligned.Length > 0 ? StudyFigures.AlignedStart(data) : null,
+            .. Forgotten(data),
+            BeyondFigures.TextRatio(data),
+            BeyondFigures.Words(data),
+            BeyondFigures.Guidance(data),
+            StudyPictures.ByArm(data),
+            StudyPictures.ByGuidance(data),
+            .. data.Material.Origins(),
+            Costs(data),
+            Protocol(data, machine),
+            new Code(StudyPlan.toJson(data.Plan).ToJsonString(new() { WriteIndented = true })),
+        ];
         return new Page(
             "Does language pre-training help image tokens?",
-            $"The study of Zhang et al., “Pre-trained Language Models Do Not Help Auto-regressive Text-to-Image Generation”, on generated scenes: preset {data.Plan.Preset}, {data.Seconds / 60:F1} minutes on {machine}. The verdicts speak of this scale and these data.",
-            [
-                KeyNumbers(data, claims),
-                new Claims("The paper's claims", claims),
-                StudyFigures.Perplexity(data),
-                StudyFigures.ByKind(data),
-                StudyFigures.ImageOnly(data),
-                StudyFigures.Alignment(data),
-                Nearest(data),
-                StudyFigures.AlignedStart(data),
-                StudyFigures.Forgetting(data),
-                Forgetting(data),
-                Completions(data),
-                Pictures(data, tokenizer),
-                Reconstructions(data, tokenizer),
-                StudyFigures.Pretraining(data),
-                Protocol(data, machine),
-            ]);
+            $"The study of Zhang et al., “Pre-trained Language Models Do Not Help Auto-regressive Text-to-Image Generation”, on {data.Material.Name}: preset {data.Plan.Preset}, {data.Seconds / 60:F1} minutes on {machine}. The verdicts speak of this scale and these data.",
+            [.. blocks.OfType<IBlock>()]);
     }
 
-    private static KeyNumbers KeyNumbers(StudyData data, Claim[] claims)
+    private static IEnumerable<IBlock> Twins(StudyData data)
     {
+        if (data.Pretrained.Length > 0 && data.Random.Length > 0)
+        {
+            yield return StudyFigures.Perplexity(data);
+            yield return StudyFigures.ByKind(data);
+            yield return StudyFigures.Raw(data);
+        }
+
+        if (data.Of("image-pretrained").Length > 0)
+            yield return StudyFigures.ImageOnly(data);
+    }
+
+    private static IEnumerable<IBlock> Forgotten(StudyData data)
+    {
+        if (data.Pretrained.Length == 0 || data.Pretrained[0].Evaluations[0].Probes is null)
+            yield break;
+        if (data.Tasks.Count > 0)
+        {
+            yield return StudyFigures.Forgetting(data);
+            yield return Forgetting(data);
+        }
+
+        if (data.CompletionsBefore.Length > 0)
+            yield return Completions(data);
+    }
+
+    private static KeyNumbers KeyNumbers(StudyData data)
+    {
+        Claim[] claims = data.PapersClaims();
         int Count(Verdict verdict) => claims.Count(claim => claim.Verdict == verdict);
-        double Final(ArmResult[] arms) => arms.Average(arm => arm.Evaluations[^1].Total);
+        string Perplexity(ArmResult[] arms) => arms.Length == 0 ? "–" : $"{Math.Exp(arms.Average(arm => arm.Evaluations[^1].Total)):F2}";
+        string Distance(string arm) => data.Values(arm, ArmMeasure.Pictures) is { Length: > 0 } values ? number(3, values.Select(Math.Exp).Average()) : "–";
         return new KeyNumbers(
             [
-                new KeyNumber("Claims that hold", $"{Count(Verdict.Holds)} of {claims.Length}", $"{Count(Verdict.DoesNotHold)} do not, {Count(Verdict.Undecided)} undecided"),
-                new KeyNumber("Perplexity, pre-trained", $"{Math.Exp(Final(data.Pretrained)):F2}", "held-out, all tokens"),
-                new KeyNumber("Perplexity, random", $"{Math.Exp(Final(data.Random)):F2}", "held-out, all tokens"),
-                new KeyNumber("Reconstruction", $"{data.Tokenizer.Psnr:F1} dB", $"{data.Tokenizer.ShareUsed:P0} of {data.Tokenizer.Codes} codes used"),
+                new KeyNumber("The paper's claims that hold", $"{Count(Verdict.Holds)} of {claims.Length}", $"{Count(Verdict.DoesNotHold)} do not, {Count(Verdict.Undecided)} undecided"),
+                new KeyNumber("Perplexity, pre-trained", Perplexity(data.Pretrained), "held-out, all tokens"),
+                new KeyNumber("Perplexity, random", Perplexity(data.Random), "held-out, all tokens"),
+                new KeyNumber("Distance of pictures", $"{Distance("twin-pretrained")} / {Distance("twin-random")}", "pre-trained / random, Fréchet distance of thumbnails"),
             ]);
     }
 
@@ -54,77 +87,64 @@ public static class StudyReport
     {
         string Show(Statistics.Interval i) => interval(i.Mean, i.Low, i.High);
         int middle = data.Pretrained[0].Evaluations.Length / 2;
+        string TextAt(Func<ArmResult, ProbeScores> scores) => number(4, data.Pretrained.Average(arm => scores(arm).TextLoss));
+        double P(string task) => Api.Intervals.McNemar(Pairs(data, task, 1, 0), Pairs(data, task, 0, 1));
         List<IReadOnlyList<string>> rows =
         [
-            .. data.Before.Correct.Keys.Select(task => (IReadOnlyList<string>)
+            .. data.Tasks.Select(task => (IReadOnlyList<string>)
             [
                 task, $"{data.Before.Chance[task]:F3}", Show(StudyData.Accuracy(data.Before, task)),
-                $"{data.Pretrained.Average(arm => arm.Evaluations[middle].Probes!.Correct[task].Average()):F3}", Show(data.After(task)),
+                $"{data.Pretrained.Average(arm => arm.Evaluations[middle].Probes!.Correct[task].Average()):F3}", Show(data.After(task)), number(2, P(task)),
             ]),
             [
-                "held-out text, nats a word", "–", $"{data.Before.TextLoss:F3}",
-                $"{data.Pretrained.Average(arm => arm.Evaluations[middle].Probes!.TextLoss):F3}",
-                $"{data.Pretrained.Average(arm => arm.Evaluations[^1].Probes!.TextLoss):F3}",
+                "held-out text, nats a token", "–", number(4, data.Before.TextLoss), TextAt(arm => arm.Evaluations[middle].Probes!),
+                TextAt(arm => arm.Evaluations[^1].Probes!), "–",
             ],
         ];
         Table made = table(
-            "Knowledge and in-context learning before and after",
-            ["task", "chance", "before", $"after {data.Pretrained[0].Evaluations[middle].Step} steps", "after"],
+            "What the model knew, before and after",
+            ["task", "chance", "before", $"after {data.Pretrained[0].Evaluations[middle].Step} steps", "after", "p"],
             rows);
         return new Table(
             made.Title, "Table 1", "After 5B of 100B tokens knowledge and in-context learning are gone.",
-            $"Accuracy with 95 % bootstrap intervals over items; after: mean over {data.Pretrained.Length} seeds.", made.Header, made.Rows);
+            $"Accuracy with 95 % bootstrap intervals over items; after: mean over {data.Pretrained.Length} seeds; p: McNemar's exact test of the first seed against before.", made.Header, made.Rows);
     }
+
+    /// <summary>Items of a task that were answered so before and so by the first seed at the end.</summary>
+    private static int Pairs(StudyData data, string task, double before, double after) =>
+        data.Before.Correct[task].Zip(data.Pretrained[0].Evaluations[^1].Probes!.Correct[task]).Count(pair => pair.First == before && pair.Second == after);
 
     private static Table Completions(StudyData data) =>
         table(
             "Greedy completions before and after",
             ["prompt", "before", "after (first seed)"],
             [
-                .. data.Prompts.Select((prompt, i) =>
+                .. data.Material.Prompts.Select((prompt, i) =>
                     (IReadOnlyList<string>)[prompt, data.CompletionsBefore[i], data.Pretrained[0].Completions[i]]),
             ]);
 
-    private static PictureGrid Pictures(StudyData data, PictureTokenizer tokenizer)
-    {
-        var pictures = new List<Picture>();
-        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, 0, data.Plan.Pictures);
-        byte[][][] drawn = [.. data.Samples.Select(sample => tokenizer.Decode(sample.Codes, 8, 8))];
-        for (int i = 0; i < scenes.Length; i++)
-        {
-            pictures.Add(picture(scenes[i].Caption, Corpus.Side, Corpus.Side, scenes[i].Picture));
-            for (int arm = 0; arm < drawn.Length; arm++)
-                pictures.Add(picture(data.Samples[arm].Arm, Corpus.Side, Corpus.Side, drawn[arm][i]));
-        }
-
-        return new PictureGrid(
-            "Pictures for held-out captions", "Left: the scene that the caption was written for. Then what each twin draws for the same caption.",
-            1 + drawn.Length, pictures);
-    }
-
-    private static PictureGrid Reconstructions(StudyData data, PictureTokenizer tokenizer)
-    {
-        (string Caption, byte[] Picture)[] scenes = Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, 1000, 6);
-        byte[][] originals = [.. scenes.Select(scene => scene.Picture)];
-        byte[][] decoded = tokenizer.Decode(tokenizer.Encode(originals, Corpus.Side, Corpus.Side), 8, 8);
-        IEnumerable<Picture> pictures = originals.SelectMany((original, i) => new[]
-        {
-            picture("scene", Corpus.Side, Corpus.Side, original), picture("through 64 codes", Corpus.Side, Corpus.Side, decoded[i]),
-        });
-        return new PictureGrid(
-            "What the image tokenizer keeps",
-            $"Held-out scenes before and after 8 × 8 codes: {data.Tokenizer.Psnr:F1} dB, {data.Tokenizer.ShareUsed:P0} of the {data.Tokenizer.Codes} codes used, {data.Tokenizer.EntropyBits:F1} bits a code.",
-            6, [.. pictures]);
-    }
+    private static Table Costs(StudyData data) =>
+        table(
+            "What it took",
+            ["arm", "seeds", "steps", "tokens", "moving parameters", "FLOP", "tokens/s", "seconds"],
+            [
+                .. data.Arms.GroupBy(arm => arm.Plan).Select(arm => (IReadOnlyList<string>)
+                [
+                    arm.Key, $"{arm.Count()}", $"{arm.First().Total.Length:N0}", $"{arm.Sum(run => run.Cost.Tokens):N0}",
+                    $"{arm.First().Moving:N0} of {arm.First().Parameters:N0}", number(3, arm.Sum(run => run.Cost.Flops)),
+                    $"{arm.Average(run => run.Cost.TokensPerSecond):N0}", $"{arm.Sum(run => run.Cost.Seconds):N0}",
+                ]),
+            ]);
 
     private static Text Protocol(StudyData data, string machine)
     {
         Plan plan = data.Plan;
+        ModelConfig model = data.Material.TextModel;
         string Say(string name, Budget b) => $"{name}: {b.Steps} steps of {b.Batch}, peak rate {b.LearningRate}, warm-up {b.WarmupSteps}.";
         return new Text(
             "How this was made",
-            $"A decoder of {plan.Layers} layers and width {plan.Width} ({data.Pretrained[0].Parameters:N0} parameters with the image rows) was pre-trained on World's text, extended by {data.Tokenizer.Codes} image codes and trained on captioned scenes beside a twin that starts from random weights with the same seeds and data order. "
-            + Say("Pre-training", plan.Pretraining) + " " + Say("Twins", plan.Twins) + " " + Say("Image only", plan.ImageOnly) + " " + Say("Alignment", plan.Alignment)
-            + $" AdamW (0.9, 0.95), weight decay 0.1 on matrices, clip 1, cosine to a tenth. {plan.TrainPairs:N0} training pairs, {plan.HeldOutPairs} held-out pairs. Intervals: 95 %, Student's t over seeds, bootstrap over items and sequences. Differences below {Hybrid.Study.margin:F4} nats (2 % of perplexity) count as none. Precision: {(data.HalfPrecision ? "bf16 with fp32 master weights" : "fp32")}. Machine: {machine}.");
+            $"A decoder of {model.Layers} layers and width {model.Width}, pre-trained on text, was extended by {data.Material.Pictures(PictureCodes.Learned).Vocabulary.ImageCodes} image codes and trained on captioned pictures beside a twin that starts from random weights with the same seeds, data order and positions. "
+            + (plan.Material is null ? Say("Pre-training", plan.Pretraining) + " " : "") + Say("Twins", plan.Twins) + " " + Say("Image only", plan.ImageOnly) + " " + Say("Alignment", plan.Alignment)
+            + $" AdamW (0.9, 0.95), weight decay 0.1 on matrices, clip 1, cosine to a tenth. {data.Material.Pictures(PictureCodes.Learned).Train.Length:N0} training pairs, {data.Material.Pictures(PictureCodes.Learned).HeldOut.Length} held-out pairs. Intervals: 95 %, Student's t over seeds, bootstrap over items and sequences. Differences below {ComparisonModule.lossMargin:F4} nats (2 % of perplexity) count as none. Precision: {(data.HalfPrecision ? "bf16 with fp32 master weights" : "fp32")}. Machine: {machine}. Hash of the material: {data.Material.Key}. The whole plan follows.");
     }
 }

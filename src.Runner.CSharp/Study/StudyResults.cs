@@ -8,20 +8,30 @@ public sealed record PretrainResult(double[] Curve, double HeldOutText, double S
 
 /// <summary>Held-out losses (mean nats a token) after some steps, and what the probes say where the arm is probed.</summary>
 public sealed record Evaluation(
-    int Step, double Total, double Text, double Image, double Structure, double ImageWithin, ProbeScores? Probes);
+    int Step, double Total, double Text, double Image, double Structure, double TextWithin, double ImageWithin, ProbeScores? Probes);
 
-/// <summary>Right (1) or wrong (0) for each item of a task; the level of guessing; loss on held-out text (nats a word).</summary>
+/// <summary>Right (1) or wrong (0) for each item of a task; the level of guessing; loss on held-out text (nats a token), NaN without any.</summary>
 public sealed record ProbeScores(Dictionary<string, double[]> Correct, Dictionary<string, double> Chance, double TextLoss);
 
-/// <summary>One arm: training losses by step (mean nats of each kind; NaN where a step has none), evaluations, final image losses by sequence.</summary>
-public sealed record ArmResult(
-    string Name, double[] Total, double[] Text, double[] Image, Evaluation[] Evaluations, double[] FinalImageBySequence,
-    long Moving, long Parameters, double TokensPerSecond, double Seconds, string[] Completions);
+/// <summary>
+/// Pictures that an arm drew: strengths of guidance, the Fréchet distance of each strength's pictures to real ones (NaN: none could be
+/// made), the codes of the first captions by strength, and how many pictures each distance is over.
+/// </summary>
+public sealed record Drawings(double[] Guidance, double[] Distance, int[][][] Codes, int Pictures);
 
-/// <summary>Alignment on true and on shuffled captions.</summary>
+/// <summary>What an arm took.</summary>
+public sealed record Cost(double Tokens, double Flops, double TokensPerSecond, double Seconds);
+
+/// <summary>
+/// One arm's run: training losses by step (mean nats of each kind; NaN where a step has none), evaluations, final image losses by
+/// sequence, and what else was asked for.
+/// </summary>
+public sealed record ArmResult(
+    string Plan, long Seed, double[] Total, double[] Text, double[] Image, Evaluation[] Evaluations, double[] FinalImageBySequence,
+    long Moving, long Parameters, int Positions, Cost Cost, string[] Completions, Drawings? Drawings);
+
+/// <summary>Alignment on true captions, on shuffled ones, and with random text embeddings.</summary>
 public sealed record AlignmentResult(
     double[] Loss, double[] Temperature, double[] Accuracy, double[] ShuffledLoss, double[] ShuffledAccuracy,
+    double[] RandomLoss, double[] RandomAccuracy,
     double[] Hits, double[] ShuffledHits, string[][] Nearest, double Seconds);
-
-/// <summary>Codes drawn for held-out captions by an arm.</summary>
-public sealed record Samples(string Arm, string[] Captions, int[][] Codes);

@@ -5,7 +5,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Study;
 
 /// <summary>Trains World's image tokenizer on the training scenes, and measures it on held-out ones.</summary>
-public static class TokenizerStage
+internal static class TokenizerStage
 {
     // Scenes from here on were never looked at when the tokenizer's sizes were chosen.
     private const long FirstHeldOut = 512;
@@ -13,7 +13,7 @@ public static class TokenizerStage
     private const int ReadEvery = 20;
 
     public static PictureTokenizer Train(
-        Plan plan, (string Caption, byte[] Picture)[] scenes, bool halfPrecision, Progress progress, CancellationToken stop,
+        Plan plan, WorldPair[] scenes, bool halfPrecision, Progress progress, CancellationToken stop,
         out TokenizerResult result)
     {
         long began = Stopwatch.GetTimestamp();
@@ -21,7 +21,7 @@ public static class TokenizerStage
         var curve = new double[budget.Steps];
         PictureTokenizer tokenizer;
         using (Stage stage = progress.Stage("image tokenizer", budget.Steps))
-        using (var trainer = new PictureTokenizerTrainer(budget, plan.SmallTokenizer, halfPrecision, StudyJob.DataSeed))
+        using (var trainer = new PictureTokenizerTrainer(budget, plan.SmallTokenizer, halfPrecision, WorldMaterial.DataSeed))
         {
             var pending = new List<torch.Tensor>();
             for (int step = 0; step < budget.Steps; step++)
@@ -29,7 +29,7 @@ public static class TokenizerStage
                 stop.ThrowIfCancellationRequested();
                 var pictures = new byte[budget.Batch][];
                 for (int i = 0; i < pictures.Length; i++)
-                    pictures[i] = scenes[Compose.Place(scenes.Length, StudyJob.DataSeed, true, (long)step * budget.Batch + i)].Picture;
+                    pictures[i] = scenes[Compose.Place(scenes.Length, WorldMaterial.DataSeed, true, (long)step * budget.Batch + i)].Picture;
                 pending.Add(trainer.Step(step, pictures));
                 if (pending.Count == ReadEvery || step + 1 == budget.Steps)
                 {
@@ -47,7 +47,7 @@ public static class TokenizerStage
             tokenizer = trainer.Finish();
         }
 
-        byte[][] heldOut = [.. Corpus.Scenes(Split.HeldOut, StudyJob.DataSeed, FirstHeldOut, HeldOut).Select(scene => scene.Picture)];
+        byte[][] heldOut = [.. Corpus.Scenes(Split.HeldOut, WorldMaterial.DataSeed, FirstHeldOut, HeldOut).Select(scene => scene.Picture)];
         int[][] codes = tokenizer.Encode(heldOut, Corpus.Side, Corpus.Side);
         int grid = Corpus.Side / tokenizer.Stride;
         double[] psnr = PictureTokenizer.Psnr(heldOut, tokenizer.Decode(codes, grid, grid), Corpus.Side, Corpus.Side);

@@ -3,7 +3,7 @@ using Hybrid.Api;
 namespace Hybrid.Runner.Study;
 
 /// <summary>What a model knows of World's text: multiple choice by the likelihood of the answer, and the loss on held-out text.</summary>
-public sealed class WorldProbes
+internal sealed class WorldProbes
 {
     public const string Knowledge = "knowledge";
     public const string InContext = "in-context learning";
@@ -26,7 +26,7 @@ public sealed class WorldProbes
     }
 
     /// <summary>Prompts whose greedy continuation the report shows.</summary>
-    public string[] Shown => [.. tasks.Values.Select(probes => probes[0].Prompt)];
+    public IReadOnlyList<string> Shown => [.. tasks.Values.Select(probes => probes[0].Prompt)];
 
     public ProbeScores Score(Model model) => new(
         tasks.ToDictionary(task => task.Key, task => Correct(model, task.Value)),

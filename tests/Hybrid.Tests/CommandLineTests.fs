@@ -31,7 +31,17 @@ let private gives<'command when 'command: not null> (line: string list) (check: 
 /// What a script or a manual may rely on. A change here is a change of the program's face.
 let private frozen =
     [
-        "study", [ "--preset smoke|tiny|paper"; "--config F"; "--out DIR"; "--resume auto"; "--dry-run"; "--seed N"; "--json" ]
+        "study",
+        [
+            "--preset smoke|tiny|paper"
+            "--config F"
+            "--out DIR"
+            "--resume auto"
+            "--dry-run"
+            "--seed N"
+            "--parallel N"
+            "--json"
+        ]
         "prepare",
         [
             "--input PATH..."
@@ -169,6 +179,7 @@ let private parsing =
                     && not c.Resume
                     && not c.DryRun
                     && not c.Seed.HasValue
+                    && not c.Parallel.HasValue
                     && not c.Json))
 
             testCase "study takes every option" (fun () ->
@@ -186,6 +197,8 @@ let private parsing =
                         "--dry-run"
                         "--seed"
                         "-7"
+                        "--parallel"
+                        "2"
                         "--json"
                     ]
                     (fun c ->
@@ -197,6 +210,7 @@ let private parsing =
                                 Resume = true
                                 DryRun = true
                                 Seed = Nullable -7L
+                                Parallel = Nullable 2
                                 Json = true
                             }))
 

@@ -158,6 +158,27 @@ let tests =
                 Expect.equal (Array.concat (rowsOf target "tok_embeddings.weight" 9)) (values given) "embedding"
                 Expect.equal (rowsOf target "output.weight" 9) (rowsOf plain "output.weight" 9) "head")
 
+            property1 "copied rows are the old ones' bits in both tables, the others open_lm's" (1, 20) (fun seed added ->
+                let chooser = Chooser seed
+                let config = { config chooser 9 with Tied = false }
+                use old = store Fp32 config seed
+                let numbers = Array.init added (fun _ -> chooser.Int(-1, 8))
+                let _, target = extend seed (CopiesOf numbers) Fp32 config old (9 + added)
+                use target = target
+                let _, plain = extend seed OpenLmNormal Fp32 config old (9 + added)
+                use plain = plain
+
+                for name in [ "tok_embeddings.weight"; "output.weight" ] do
+                    let before, fresh, found = rowsOf old name 0, rowsOf plain name 9, rowsOf target name 9
+
+                    numbers
+                    |> Array.iteri (fun row number ->
+                        Expect.equal found[row] (if number < 0 then fresh[row] else before[number]) $"{name}, row {row}")
+
+                Expect.throwsT<ShapeException>
+                    (fun () -> extend seed (CopiesOf(Array.append numbers [| 0 |])) Fp32 config old (9 + added) |> ignore)
+                    "one row too many")
+
             costly "new rows have the old ones' mean and covariance when told so" (fun seed ->
                 let chooser = Chooser seed
                 // Fewer old rows than columns in one case: the covariance is singular there.

@@ -70,6 +70,8 @@ let private all =
             StatisticsTests.tests
             FidelityTests.tests
             StepTests.tests
+            StudyPlanTests.tests
+            StudyVerdictTests.tests
             StudyTests.tests
             TeamTests.tests
             TensorFilesTests.tests

@@ -1,4 +1,4 @@
-/// The study: its plan as data, the rules of its verdicts, the paper's estimate, and a very small study from end to end.
+/// The study from end to end in its smallest size: its files, going on, other plans, material of one's own; and the paper's estimate.
 module Hybrid.Tests.StudyTests
 
 open System
@@ -7,304 +7,16 @@ open System.Text.Json.Nodes
 open System.Threading
 open Expecto
 open Hybrid
-open Hybrid.Report
-open Hybrid.Statistics
+open Hybrid.Runner.Formats
+open Hybrid.Runner.Study
 open Hybrid.Tests.Generate
 open Hybrid.Tests.Running
-
-let private plan (chooser: Chooser) : Plan =
-    let budget () : Budget =
-        {
-            Steps = chooser.Int(1, 1000)
-            Batch = chooser.Int(1, 64)
-            LearningRate = chooser.Float(0.0, 1.0)
-            WarmupSteps = chooser.Int(0, 100)
-        }
-
-    let seeds = chooser.Int(1, 6)
-    let heads = chooser.Int(1, 8)
-
-    let made: Plan =
-        {
-            Preset = chooser.Of [ "smoke"; "tiny" ]
-            Seeds = Array.init seeds (fun i -> int64 i + 1L)
-            AlignedSeeds = chooser.Int(1, seeds)
-            ImageOnlySeeds = Array.init (chooser.Int(1, 6)) (fun i -> int64 i + 1L)
-            Tokenizer = budget ()
-            SmallTokenizer = chooser.Bool()
-            Width = 2 * heads * chooser.Int(2, 16)
-            Layers = chooser.Int(1, 8)
-            Heads = heads
-            Positions = chooser.Int(94, 256)
-            TextPositions = chooser.Int(16, 256)
-            Pretraining = budget ()
-            Twins = budget ()
-            ImageOnly = budget ()
-            Alignment = budget ()
-            TrainPairs = chooser.Int(64, 9999)
-            HeldOutPairs = chooser.Int(8, 99)
-            HeldOutTexts = chooser.Int(8, 99)
-            Evaluations = chooser.Int(1, 20)
-            ProbeItems = chooser.Int(8, 99)
-            Pictures = chooser.Int(1, 64)
-        }
-
-    Study.withSeed (int64 (chooser.Int(-1000, 1000))) made
-
-let private plans =
-    testList
-        "plans"
-        [
-            property "a plan that is written out and read back is the same" (fun seed ->
-                let plan = plan (Chooser seed)
-                Expect.equal (accepted "a plan" (StudyPlan.parse ((StudyPlan.toJson plan).ToJsonString()))) plan "the plan")
-
-            testCase "a preset alone is that preset, and the keys beside it change it" (fun () ->
-                for preset in StudyPlan.presets do
-                    Expect.equal
-                        (accepted "preset" (StudyPlan.parse $$"""{"preset": "{{preset.Preset}}"}"""))
-                        preset
-                        preset.Preset
-
-                let changed = accepted "changes" (StudyPlan.parse """{"preset": "smoke", "twins": {"steps": 7}, "seed": 5}""")
-
-                Expect.equal
-                    changed
-                    { Study.withSeed 5L Study.smoke with Twins = { Study.smoke.Twins with Steps = 7 } }
-                    "one length and the seeds")
-
-            testCase "every error is named at once" (fun () ->
-                StudyPlan.parse
-                    """{"preset": "paper", "seeds": 0, "width": "wide", "heads": 0, "positions": 10, "twins": {"steps": 0, "pace": 1},
-                        "alignment": {"learningRate": -1}, "smallTokenizer": 1, "pictures": 65, "colour": "red"}"""
-                |> errorsAt
-                    "a plan of mistakes"
-                    [
-                        "preset"
-                        "seeds"
-                        "width"
-                        "heads"
-                        "positions"
-                        "twins.steps"
-                        "twins.pace"
-                        "alignment.learningRate"
-                        "smallTokenizer"
-                        "pictures"
-                        "colour"
-                    ]
-
-                StudyPlan.parse
-                    """{"seeds": 2, "alignedSeeds": 3, "width": 30, "heads": 4, "trainPairs": 100, "alignment": {"batch": 101}}"""
-                |> errorsAt "sizes that do not go together" [ "alignedSeeds"; "heads"; "alignment.batch" ])
-
-            testCase "a document that is no plan is refused" (fun () ->
-                for text in [ ""; "[]"; "null"; "3"; "{"; "{\"preset\": null}"; "\000\000" ] do
-                    Expect.isError (StudyPlan.parse text) $"«{text}»")
-        ]
-
-let private arms =
-    testList
-        "arms"
-        [
-            property "names are unique, seeds are the plan's, and a frozen arm starts from the pre-trained model" (fun seed ->
-                let drawn = plan (Chooser seed)
-
-                for plan in drawn :: StudyPlan.presets do
-                    let twins, alone = Study.twins plan, Study.imageOnly plan
-                    let arms = Array.append twins alone
-                    let names = arms |> Array.map _.Name
-                    Expect.equal (Array.distinct names) names "names"
-
-                    Expect.all
-                        names
-                        (fun name -> name |> Seq.forall (fun c -> Char.IsAsciiLetterOrDigit c || c = '-'))
-                        "fit for files"
-
-                    Expect.isTrue
-                        (twins |> Array.forall (fun arm -> not arm.ImageOnly && arm.Trainable = "all"))
-                        "twins are fully tuned"
-
-                    Expect.all alone _.ImageOnly "image-only"
-
-                    let count start = twins |> Array.filter (fun arm -> arm.Start = start) |> Array.map _.Seed
-                    Expect.equal (count Start.FromPretrained) plan.Seeds "pre-trained"
-                    Expect.equal (count Start.FromRandom) plan.Seeds "random"
-                    Expect.equal (count Start.FromAligned) plan.Seeds[.. plan.AlignedSeeds - 1] "aligned"
-
-                    let frozen = alone |> Array.filter (fun arm -> arm.Trainable <> "all")
-                    Expect.all frozen (fun arm -> arm.Start = Start.FromPretrained && arm.Seed = plan.ImageOnlySeeds[0]) "frozen"
-                    Expect.hasLength frozen 4 "the four frozen configurations"
-                    let known = Trainable.presets |> List.map fst
-                    Expect.all arms (fun arm -> List.contains arm.Trainable known) "what may move is a preset"
-                    Expect.all arms (fun arm -> arm.Probed = (not arm.ImageOnly && arm.Start = Start.FromPretrained)) "probed")
-
-            property2
-                "evaluations ascend, are denser at the start and end with the last step"
-                (1, 500)
-                (1, 20)
-                (fun _ steps count ->
-                    let budget = { Study.smoke.Twins with Steps = steps }
-                    let at = Study.evaluationSteps budget count
-                    Expect.equal (Array.last at) steps "the last step"
-                    Expect.isGreaterThanOrEqual at[0] 1 "the first"
-                    Expect.isTrue (Array.pairwise at |> Array.forall (fun (a, b) -> a < b)) "ascending"
-                    Expect.isLessThanOrEqual at.Length count "no more than asked for"
-
-                    if steps > count * count then
-                        let gaps = Array.pairwise (Array.append [| 0 |] at) |> Array.map (fun (a, b) -> b - a)
-
-                        Expect.isTrue
-                            (Array.pairwise gaps |> Array.forall (fun (a, b) -> a <= b + 1))
-                            "gaps grow, but for rounding")
-        ]
-
-let private interval mean low high : Interval = { Mean = mean; Low = low; High = high }
-let private single mean = interval mean nan nan
-let private centred mean half = interval mean (mean - half) (mean + half)
-
-/// Claims that two sets of runs end at the same value.
-let private samenesses: (string * (float[] -> float[] -> Claim)) list =
-    [
-        "twinsEnd", Study.twinsEnd
-        "imagePart", Study.imagePart
-        "textEnd", Study.textEnd 0.3
-        "imageOnlyTwins", Study.imageOnlyTwins
-        "alignedStart", Study.alignedStart
-    ]
-
-let private bootstrap seed = Random.ofSeed seed |> Random.named "verdicts"
-
-let private verdicts =
-    testList
-        "verdicts"
-        [
-            property "same: within the margin, outside it, across it, or one run" (fun seed ->
-                let c = Chooser seed
-                let margin = c.Float(0.01, 1.0)
-                let sign = c.Of [ 1.0; -1.0 ]
-                let inside = margin * c.Float(-0.4, 0.4)
-                Expect.equal (Study.same margin (centred inside (0.5 * margin))) Verdict.Holds "within"
-                Expect.equal (Study.same margin (centred (sign * 2.0 * margin) (0.9 * margin))) Verdict.DoesNotHold "outside"
-                Expect.equal (Study.same margin (centred (sign * margin) (0.1 * margin))) Verdict.Undecided "across the edge"
-                Expect.equal (Study.same margin (centred 0.0 (3.0 * margin))) Verdict.Undecided "too wide"
-                Expect.equal (Study.same margin (single inside)) Verdict.Undecided "one run")
-
-            property "below: the whole interval on one side of zero" (fun seed ->
-                let c = Chooser seed
-                let size = c.Float(0.001, 5.0)
-                Expect.equal (Study.below (centred -size (0.9 * size))) Verdict.Holds "below"
-                Expect.equal (Study.below (centred size (0.9 * size))) Verdict.DoesNotHold "above"
-                Expect.equal (Study.below (centred (c.Of [ size; -size ]) (1.1 * size))) Verdict.Undecided "across"
-                Expect.equal (Study.below (single -size)) Verdict.Undecided "one run")
-
-            property1 "all: one that fails decides, then one that is open" (1, 8) (fun seed count ->
-                let c = Chooser seed
-                let given = List.init count (fun _ -> c.Of [ Verdict.Holds; Verdict.DoesNotHold; Verdict.Undecided ])
-
-                let expected =
-                    if List.exists ((=) Verdict.DoesNotHold) given then Verdict.DoesNotHold
-                    elif List.forall ((=) Verdict.Holds) given then Verdict.Holds
-                    else Verdict.Undecided
-
-                Expect.equal (Study.all given) expected "together"
-                Expect.equal (Study.all (List.rev given)) expected "in any order")
-
-            for name, claim in samenesses do
-                property1 $"{name}: no effect, a planted effect, and one run" (3, 8) (fun seed runs ->
-                    let c = Chooser seed
-                    let first = Array.init runs (fun _ -> c.Float(1.0, 5.0))
-                    let noise = c.Normals runs |> Array.map (fun x -> 1e-4 * x)
-                    let shifted by = Array.map2 (fun a n -> a + by + n) first noise
-                    Expect.equal (claim first (shifted 0.0)).Verdict Verdict.Holds "no effect"
-                    let effect = c.Of [ 1.0; -1.0 ] * c.Float(0.1, 2.0)
-                    Expect.equal (claim first (shifted effect)).Verdict Verdict.DoesNotHold "an effect"
-                    Expect.equal (claim (Array.take 1 first) (Array.take 1 (shifted 0.0))).Verdict Verdict.Undecided "one run"
-                    let wild = first |> Array.mapi (fun i a -> a + (if i % 2 = 0 then 3.0 else -3.0))
-                    Expect.equal (claim first wild).Verdict Verdict.Undecided "noise larger than the margin")
-
-            property1 "textStart: lower, higher, and one run" (3, 8) (fun seed runs ->
-                let c = Chooser seed
-                let random = Array.init runs (fun _ -> c.Float(1.0, 5.0))
-                let noise = c.Normals runs |> Array.map (fun x -> 1e-3 * x)
-                let gap = c.Float(0.1, 2.0)
-                let pretrained by = Array.map2 (fun r n -> r + by + n) random noise
-                Expect.equal (Study.textStart 3 (pretrained -gap) random).Verdict Verdict.Holds "lower"
-                Expect.equal (Study.textStart 3 (pretrained gap) random).Verdict Verdict.DoesNotHold "higher"
-
-                Expect.equal
-                    (Study.textStart 3 (Array.take 1 (pretrained -gap)) (Array.take 1 random)).Verdict
-                    Verdict.Undecided
-                    "one run")
-
-            property "forgotten: less or more than a quarter of what was above chance" (fun seed ->
-                let c = Chooser seed
-                let chance = c.Float(0.1, 0.5)
-                let gained = c.Float(0.2, 0.5)
-                let before = centred (chance + gained) (0.1 * gained)
-                let verdict after = (Study.forgotten "knowledge" chance before after).Verdict
-                Expect.equal (verdict (centred chance (0.2 * gained))) Verdict.Holds "lost"
-                Expect.equal (verdict (centred (chance + 0.9 * gained) (0.2 * gained))) Verdict.DoesNotHold "kept"
-                Expect.equal (verdict (centred (chance + 0.25 * gained) (0.1 * gained))) Verdict.Undecided "between"
-                Expect.equal (verdict (single chance)) Verdict.Undecided "one item"
-
-                for never in [ centred chance (0.1 * gained); single (chance + gained) ] do
-                    Expect.equal
-                        (Study.forgotten "knowledge" chance never (centred chance 0.01)).Verdict
-                        Verdict.Undecided
-                        "what was not known cannot be lost")
-
-            property1 "frozenNeverReach: every configuration decides" (1, 6) (fun seed count ->
-                let c = Chooser seed
-                let worse = Array.init count (fun i -> struct ($"frozen {i}", centred (c.Float(-2.0, -0.2)) 0.1))
-                let verdict given = (Study.frozenNeverReach given).Verdict
-                let place = c.Int(0, count - 1)
-                let with' interval = worse |> Array.updateAt place (struct ("other", interval))
-                Expect.equal (verdict worse) Verdict.Holds "all worse"
-                Expect.equal (verdict (with' (centred 0.5 0.1))) Verdict.DoesNotHold "one better"
-                Expect.equal (verdict (with' (centred 0.0 0.1))) Verdict.Undecided "one as good"
-                Expect.equal (verdict (with' (single -1.0))) Verdict.Undecided "one without an interval"
-
-                for struct (name, _) in worse do
-                    Expect.stringContains (Study.frozenNeverReach worse).Evidence name "the evidence names it")
-
-            property1 "plateau: a fall that ends early and high, and others" (30, 400) (fun seed steps ->
-                let c = Chooser seed
-                let pairs = c.Int(32, 1024)
-                let chance = Math.Log(float pairs)
-                let start, level = chance * c.Float(1.1, 1.5), chance * c.Float(0.6, 0.9)
-                let at i = float i / float (steps - 1)
-                let verdict shape = (Study.plateau pairs (Array.init steps shape)).Verdict
-                let settled low i = low + (start - low) * exp (-12.0 * at i)
-                Expect.equal (verdict (settled level)) Verdict.Holds "early and high"
-                Expect.equal (verdict (settled (0.2 * chance))) Verdict.DoesNotHold "low: the pairs are told apart"
-                Expect.equal (verdict (fun i -> start + (level - start) * at i)) Verdict.DoesNotHold "still falling"
-                Expect.equal (verdict (fun _ -> level)) Verdict.Undecided "never fell"
-                Expect.equal (verdict (fun i -> level + 0.3 * at i)) Verdict.Undecided "rose"
-
-                for few in [ 1; 2; 29 ] do
-                    Expect.equal (Study.plateau pairs (Array.init few (settled level))).Verdict Verdict.Undecided $"{few} steps")
-
-            property1 "nearestAreNoise: words that go with a code, and words that do not" (30, 100) (fun seed count ->
-                let c = Chooser seed
-                let shuffled = Array.init count (fun _ -> c.Float(0.1, 0.3))
-                let noise = c.Normals count |> Array.map (fun x -> 0.01 * x)
-
-                let verdict by =
-                    (Study.nearestAreNoise (Array.map2 (fun s n -> s + by + n) shuffled noise) shuffled (bootstrap seed)).Verdict
-
-                Expect.equal (verdict 0.0) Verdict.Holds "noise"
-                Expect.equal (verdict (c.Float(0.1, 0.6))) Verdict.DoesNotHold "meaning"
-                let wild = shuffled |> Array.mapi (fun i s -> s + (if i % 2 = 0 then 0.9 else -0.9))
-                Expect.equal (Study.nearestAreNoise wild shuffled (bootstrap seed)).Verdict Verdict.Undecided "too few to tell"
-                Expect.equal (Study.nearestAreNoise [| 0.5 |] [| 0.1 |] (bootstrap seed)).Verdict Verdict.Undecided "one code"
-                Expect.equal (Study.nearestAreNoise [||] [||] (bootstrap seed)).Verdict Verdict.Undecided "no code")
-        ]
 
 let private paper =
     testCase "the paper's own configuration: parameters, operations, steps" (fun () ->
         Expect.equal (Decoder.parameterCount Study.paperModel) 1_507_033_088L "parameters"
         near 0.0 1e-3 "operations a token" 8.899e9 (ModelConfig.flopsPerToken Study.paperModel 1152)
-        let estimate = Hybrid.Runner.Study.PaperEstimate.Make()
+        let estimate = PaperEstimate.Make()
         Expect.equal estimate.Steps 100_000L "steps"
         Expect.equal estimate.Parameters 1_507_033_088L "the estimate's parameters"
         near 0.0 1e-12 "operations in all" (estimate.FlopsPerToken * 100e9) estimate.TotalFlops
@@ -314,10 +26,10 @@ let private paper =
 
 /// Every stage of a study in a few seconds.
 let private smallest =
-    """{ "preset": "smoke", "seeds": 2, "alignedSeeds": 1, "imageOnlySeeds": 1, "width": 16, "layers": 1, "heads": 1,
+    """{ "preset": "smoke", "seeds": 2, "alignedSeeds": 1, "imageOnlySeeds": 1, "ratioSeeds": 1, "wordSeeds": 1, "width": 16, "layers": 1, "heads": 1,
          "tokenizer": { "steps": 4, "batch": 4 }, "pretraining": { "steps": 4, "batch": 4 }, "twins": { "steps": 3, "batch": 4 },
          "imageOnly": { "steps": 2, "batch": 4 }, "alignment": { "steps": 4, "batch": 32 }, "trainPairs": 64, "heldOutPairs": 8,
-         "heldOutTexts": 8, "evaluations": 2, "probeItems": 8, "pictures": 2 }"""
+         "heldOutTexts": 8, "evaluations": 2, "probeItems": 8, "pictures": 2, "samples": 4 }"""
 
 let private command config out resume : StudyCommand =
     {
@@ -327,6 +39,7 @@ let private command config out resume : StudyCommand =
         Resume = resume
         DryRun = false
         Seed = Nullable()
+        Parallel = Nullable()
         Json = true
     }
 
@@ -338,21 +51,27 @@ let private study (command: StudyCommand) : string =
     try
         Console.SetOut results
         Console.SetError TextWriter.Null
-        Hybrid.Runner.Study.StudyJob.Run(command, CancellationToken.None)
+        StudyJob.Run(command, CancellationToken.None)
         results.ToString()
     finally
         Console.SetOut out
         Console.SetError error
 
-/// What the arms found: all that a stage file holds but how long it took.
+/// What a stage file holds but for how long it took.
+let private stage (path: string) : string =
+    match JsonNode.Parse(File.ReadAllText path) with
+    | :? JsonObject as stored ->
+        match stored["Value"] with
+        | :? JsonObject as arm ->
+            Expect.isTrue (arm.Remove "Cost") "a stage says what it took"
+            arm.ToJsonString()
+        | _ -> failtest $"{path} holds no value"
+    | _ -> failtest $"{path} is not an object"
+
+/// What the arms found.
 let private found (directory: string) : Map<string, string> =
     Directory.GetFiles(Path.Combine(directory, "stages"), "arm-*.json")
-    |> Array.map (fun path ->
-        match JsonNode.Parse(File.ReadAllText path) with
-        | :? JsonObject as arm ->
-            Expect.isTrue (arm.Remove "Seconds" && arm.Remove "TokensPerSecond") "a stage says how long it took"
-            string (Path.GetFileNameWithoutExtension path), arm.ToJsonString()
-        | _ -> failtest $"{path} is not an object")
+    |> Array.map (fun path -> string (Path.GetFileNameWithoutExtension path), stage path)
     |> Map
 
 let private wholeStudy =
@@ -362,28 +81,29 @@ let private wholeStudy =
         let out = folder.At "run"
         let at (name: string) = Path.Combine(out, name)
         let plan = accepted "the plan" (StudyPlan.parse smallest)
-        let arms = Array.append (Study.twins plan) (Study.imageOnly plan)
+        let arms = Study.runs plan
         let result = parsed (study (command config out false))
         let first = found out
         Expect.equal (Set first.Keys) (set [ for arm in arms -> "arm-" + arm.Name ]) "a stage of each arm"
 
         let page = File.ReadAllText(at "report.html")
-        let ones = [| 1.0 |]
+        let tasks = [ "knowledge"; "in-context learning" ]
 
-        let claims =
+        let statements =
             [
-                for _, claim in samenesses do
-                    claim ones ones
-                Study.textStart 1 ones ones
-                for ability in [ "knowledge"; "in-context learning" ] do
-                    Study.forgotten ability 0.25 (single 0.5) (single 0.5)
-                Study.frozenNeverReach [||]
-                Study.plateau 32 ones
-                Study.nearestAreNoise ones ones (bootstrap 1L)
+                for comparison in Study.comparisons plan tasks do
+                    comparison.Statement
+                for task in tasks do
+                    $"After training on captioned pictures the model has lost its {task}."
+                "No frozen configuration reaches the loss of the fully tuned model."
+                "The contrastive loss of aligning image codes with text plateaus."
+                "The text tokens nearest to an image code have nothing to do with it."
             ]
 
-        for claim in claims do
-            Expect.stringContains page claim.Statement "the report has every claim"
+        for statement in statements do
+            Expect.stringContains page (string (Net.WebUtility.HtmlEncode statement)) "the report has every claim"
+
+        Expect.stringContains page "Does language pre-training help image tokens on World?" "and the answer"
 
         let said =
             [
@@ -391,7 +111,7 @@ let private wholeStudy =
                     string ((claim.GetProperty "statement").GetString())
             ]
 
-        Expect.equal (List.sort said) (claims |> List.map _.Statement |> List.sort) "and so has the result"
+        Expect.equal (List.sort said) (List.sort statements) "and so has the result"
 
         let figures = [ for figure in (result.GetProperty "figures").EnumerateArray() -> string (figure.GetString()) ]
         Expect.isNonEmpty figures "figures"
@@ -407,8 +127,6 @@ let private wholeStudy =
 
         // Again into the same directory: only where that is asked for.
         fails [ "holds a study already"; "--resume auto" ] (fun () -> study (command config out false) |> ignore)
-        let other = folder.Write("other.json", smallest.Replace("\"heldOutPairs\": 8", "\"heldOutPairs\": 9"))
-        fails [ "another plan"; "--out" ] (fun () -> study (command other out true) |> ignore)
 
         // Arms that are gone are run again and find the same.
         for name in [ "twin-random-seed1"; "twin-pretrained-seed2"; "image-plus-ffn-seed1" ] do
@@ -419,6 +137,43 @@ let private wholeStudy =
         Expect.equal (found out) first "the same losses"
         Expect.equal ((again.GetProperty "claims").ToString()) ((result.GetProperty "claims").ToString()) "the same verdicts"
         Expect.isTrue (File.Exists(at "report.html")) "the report is written again"
+
+        // Another plan goes on with what is the same in both: one more arm is run, those that are longer now again, no other.
+        let written () =
+            Directory.GetFiles(at "stages")
+            |> Array.map (fun path -> string (Path.GetFileName path), File.GetLastWriteTimeUtc path)
+            |> Map
+
+        let before = written ()
+
+        let other =
+            smallest.Replace("\"imageOnly\": { \"steps\": 2", "\"imageOnly\": { \"steps\": 1").TrimEnd().TrimEnd('}')
+            + """, "arms": [{ "name": "light", "replay": 0.25, "seeds": 1 }],
+                   "comparisons": [{ "statement": "Light is like the twin.", "arm": "light", "against": "twin-pretrained", "measure": "corpus", "rule": "same" }] }"""
+
+        let other = parsed (study (command (folder.Write("other.json", other)) out true))
+        let after = written ()
+
+        let changed =
+            set
+                [
+                    for KeyValue(name, time) in after do
+                        if Map.tryFind name before <> Some time then
+                            name
+                ]
+
+        let alone =
+            set
+                [
+                    for arm in arms do
+                        if arm.Plan.Captions = CaptionKind.None then
+                            $"arm-{arm.Name}.json"
+                ]
+
+        Expect.equal changed (alone.Add "arm-light-seed1.json") "what was run"
+        Expect.stringContains ((other.GetProperty "claims").ToString()) "Light is like the twin." "its own claim"
+        let back = parsed (study (command config out true))
+        Expect.equal ((back.GetProperty "claims").ToString()) ((result.GetProperty "claims").ToString()) "and back again"
 
         // Damaged files are named, with what to do.
         let damaged (file: string) (text: string) (wanted: string list) =
@@ -432,9 +187,12 @@ let private wholeStudy =
 
         let without (name: string) =
             match JsonNode.Parse text with
-            | :? JsonObject as arm ->
-                arm[name] <- null
-                arm.ToJsonString()
+            | :? JsonObject as stored ->
+                match stored["Value"] with
+                | :? JsonObject as arm -> arm[name] <- null
+                | _ -> failtest "a stage holds an object"
+
+                stored.ToJsonString()
             | _ -> failtest "a stage is an object"
 
         for broken in
@@ -447,7 +205,7 @@ let private wholeStudy =
                 "\000\000\000"
                 text.Replace("\"Evaluations\"", "\"Evaluated\"")
                 without "Evaluations"
-                without "Name"
+                without "Plan"
             ] do
             damaged stage broken [ stage; "delete it to run the stage again" ]
 
@@ -474,4 +232,102 @@ let private wholeStudy =
         fails [ "is not empty"; "--out" ] (fun () -> study (command config (folder.At ".") false) |> ignore))
     |> testSequenced
 
-let tests = testList "Study" [ plans; arms; verdicts; paper; wholeStudy ]
+/// Shards of World's pairs, two captions to a picture, and what a plan names beside them.
+let private material (folder: Folder) (world: string) : string =
+    let info = ShardInfo(WorldVocabulary.words.Length, 512, 8, 8, 64, "none", String('a', 64), String('b', 64))
+
+    let shards = folder.At "shards"
+    let manifest = ShardManifest.Create shards
+    let c = Chooser 5
+
+    use writer = new ShardWriter(manifest, info, 1000)
+
+    for i in 0L .. 59L do
+        let codes = Array.init 64 (fun _ -> c.Int(0, 511))
+
+        for caption in [ fst (World.pair 1L Split.Train i); fst (World.pair 1L Split.Train (i + 100L)) ] do
+            writer.Add(ReadOnlySpan(WorldVocabulary.encode caption), ReadOnlySpan codes)
+
+    writer.Finish()
+    let texts = [ for i in 0L .. 199L -> World.document 1L Split.Train i ]
+    folder.Write("corpus.txt", String.Join("\n", texts)) |> ignore
+
+    folder.Write(
+        "animals.jsonl",
+        String.Join(
+            "\n",
+            [ for i in 0..9 -> $$"""{"query": "the dog", "choices": ["is red .", "is blue ."], "gold": {{i % 2}}}""" ]
+        )
+    )
+    |> ignore
+
+    let model = Path.Combine(world, "models", "pretrained")
+    let tokenizer = Path.Combine(world, "models", "image-tokenizer")
+
+    folder.Write(
+        "own.json",
+        $$"""{ "preset": "smoke", "seeds": 2, "alignedSeeds": 1, "imageOnlySeeds": 1, "ratioSeeds": 1, "wordSeeds": 1,
+               "twins": { "steps": 3, "batch": 4 }, "imageOnly": { "steps": 2, "batch": 4 }, "alignment": { "steps": 30, "batch": 32 },
+               "trainPairs": 64, "heldOutPairs": 8, "heldOutTexts": 8, "textPositions": 32, "evaluations": 2, "probeItems": 8, "pictures": 2, "samples": 4,
+               "material": { "name": "Pairs", "model": "{{model}}", "tokens": "shards", "imageTokenizer": "{{tokenizer}}",
+                             "texts": ["corpus.txt"], "tasks": ["animals.jsonl"], "prompts": ["the capital of"] } }"""
+    )
+
+let private ownMaterial =
+    testCase "material of one's own, two arms side by side" (fun () ->
+        use folder = new Folder()
+        let world = folder.At "world"
+
+        let none =
+            """"seeds": 1, "alignedSeeds": 0, "imageOnlySeeds": 0, "frozenSeeds": 0, "ratioSeeds": 0, "wordSeeds": 0"""
+
+        let first =
+            smallest.Replace(
+                "\"seeds\": 2, \"alignedSeeds\": 1, \"imageOnlySeeds\": 1, \"ratioSeeds\": 1, \"wordSeeds\": 1",
+                none
+            )
+
+        study (command (folder.Write("world.json", first)) world false) |> ignore
+        let config = material folder world
+        let alone = folder.At "alone"
+        let result = parsed (study (command config alone false))
+        let names = [ for arm in (result.GetProperty "arms").EnumerateObject() -> arm.Name ]
+        Expect.contains names "replay-pretrained-seed1" "text of the corpus is replayed"
+        Expect.isFalse (names |> List.exists _.StartsWith("words")) "codes that stand for words are World's"
+        let page = File.ReadAllText(Path.Combine(alone, "report.html"))
+
+        for wanted in [ "Pairs: 52 captioned pictures"; "the capital of"; "lost its animals" ] do
+            Expect.stringContains page wanted "the report speaks of it"
+
+        // The same arms, two at a time: the same losses.
+        let together = folder.At "together"
+        study { command config together false with Parallel = Nullable 2 } |> ignore
+        Expect.equal (Set (found together).Keys) (Set (found alone).Keys) "the same arms"
+
+        for KeyValue(name, text) in found alone do
+            let loss (text: string) =
+                match JsonNode.Parse text with
+                | null -> failtest "no arm"
+                | arm ->
+                    [
+                        for value in (arm["FinalImageBySequence"] |> Option.ofObj |> Option.get).AsArray() ->
+                            string value |> float
+                    ]
+
+            List.iter2 (near 1e-3 1e-3 name) (loss text) (loss (Map.find name (found together)))
+
+        // What does not fit is said before anything is trained.
+        let refused (change: string -> string) (wanted: string list) =
+            let changed = folder.Write("changed.json", change (File.ReadAllText config))
+            fails wanted (fun () -> study (command changed (folder.At "refused") true) |> ignore)
+
+        refused _.Replace("\"shards\"", "\"nowhere\"") [ "nowhere" ]
+        refused _.Replace("corpus.txt", "missing.txt") [ "missing.txt" ]
+        refused _.Replace("animals.jsonl", "missing.jsonl") [ "missing.jsonl" ]
+        refused _.Replace("\"heldOutPairs\": 8", "\"heldOutPairs\": 60") [ "shards"; "heldOutPairs" ]
+        refused _.Replace("\"seeds\": 2", "\"seeds\": 2, \"positions\": 70") [ "positions" ]
+        refused _.Replace("\"texts\": [\"corpus.txt\"], ", "") [ "material.texts"; "replays" ]
+        refused _.Replace("models/pretrained", "models/twin-pretrained-seed1") [ "image codes already" ])
+    |> testSequenced
+
+let tests = testList "Study" [ paper; wholeStudy; ownMaterial ]

@@ -3,6 +3,7 @@ module Hybrid.Tests.WorldSceneTests
 open System
 open Expecto
 open Hybrid
+open Hybrid.Tests.Generate
 
 let private scenes seed split count = Array.init count (fun i -> World.scene seed split (int64 i))
 
@@ -174,4 +175,55 @@ let private pictures =
                 Expect.equal drawn[3 * (64 * 32 + 32)] 215uy "the small one is seen"
         ]
 
-let tests = testList "World scenes" [ captions; pictures ]
+let private words =
+    testList
+        "codes that stand for words"
+        [
+            property "a scene is 64 codes of the codebook, and its colours and figures are those of the caption" (fun seed ->
+                let struct (caption, scene) = World.scene 3L Split.Train (int64 seed &&& 0xFFFFL)
+                let codes = WorldWords.encode scene
+                Expect.hasLength codes WorldWords.codes "codes"
+                let said = codes |> Array.map (fun code -> WorldWords.words[code]) |> Set
+                let grounds = set [ "background"; "gray"; "sand"; "night"; "grass"; "white"; "black"; "blue" ]
+                let named = caption.Split ' ' |> Set
+
+                for word in said - grounds do
+                    let known = named.Contains word || named.Contains(word + "s") || named.Contains(word + "es")
+                    Expect.isTrue known $"'{word}' in «{caption}»"
+
+                Expect.hasLength (WorldWords.decode codes) (64 * 64 * 3) "and can be drawn")
+
+            property "most cells of the picture have the colour that their code names" (fun seed ->
+                let struct (_, scene) = World.scene 3L Split.HeldOut (int64 seed &&& 0xFFFFL)
+                let real, drawn = WorldPicture.render scene, WorldWords.decode (WorldWords.encode scene)
+
+                // The sky of a meadow is of a lighter blue than blue things.
+                let compared = if scene.Background = Background.Meadow then [ 5..7 ] else [ 0..7 ]
+
+                let alike =
+                    [
+                        for row in compared do
+                            for column in 0..3 do
+                                let at = 3 * (64 * (8 * row + 4) + 16 * column + 8)
+                                [ 0..2 ] |> List.forall (fun c -> abs (int real[at + c] - int drawn[at + c]) < 60)
+                    ]
+
+                let share = float (alike |> List.filter id |> List.length) / float alike.Length
+                Expect.isGreaterThan share 0.7 "share of cells")
+
+            testCase "every code has a word with an id, and no two the same" (fun () ->
+                Expect.equal (Array.distinct WorldWords.words) WorldWords.words "words"
+                Expect.all WorldWords.ids (fun id -> id > 0) "ids"
+                Expect.throwsT<InputException> (fun () -> WorldWords.decode [| 1 |] |> ignore) "too few codes"
+                Expect.throwsT<InputException> (fun () -> WorldWords.decode (Array.create 64 99) |> ignore) "no such code")
+
+            property "the long caption is three captions of the scene, all of them true" (fun seed ->
+                let index = int64 seed &&& 0xFFFFL
+                let struct (own, scene) = World.scene 3L Split.Train index
+                let parts = (World.longCaption 3L Split.Train index).Split " . "
+                Expect.equal parts[0] own "its own first"
+                Expect.hasLength parts 3 "three"
+                Expect.all parts (fun caption -> WorldCaption.isTrue caption scene) "true")
+        ]
+
+let tests = testList "World scenes" [ captions; pictures; words ]
