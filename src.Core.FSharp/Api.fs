@@ -256,8 +256,11 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     /// Logits [B, T, V] of tokens [B, T].
     member _.Logits(tokens_BT: torch.Tensor) : torch.Tensor = Decoder.logits config vocabulary.Rows store.Weights tokens_BT
 
-    /// Losses of each sequence (of one length), in batches of `batch`.
-    member _.Losses(sequences: IReadOnlyList<int64[]>, batch: int) : SequenceLoss[] =
+    /// `Losses`, where `visit` sees each batch: its sequences, its tensors, its scores, and −log p of each target among the ids of its
+    /// own kind, [N]. They are released when it returns.
+    member internal _.LossesBy
+        (visit: int64[][] -> Batch -> Scored -> torch.Tensor -> unit, sequences: IReadOnlyList<int64[]>, batch: int)
+        : SequenceLoss[] =
         [|
             for chunk in Seq.chunkBySize batch sequences do
                 use _ = torch.inference_mode ()
@@ -272,8 +275,9 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
                 let host (t: torch.Tensor) = t.cpu().to_type(torch.float64).contiguous().data<float>().ToArray()
 
                 let sums = host (Loss.bySequence rows scored)
-
-                let within = { scored with CrossEntropy = Loss.withinModality scored } |> Loss.bySequence rows |> host
+                let withinEach = Loss.withinModality scored
+                let within = { scored with CrossEntropy = withinEach } |> Loss.bySequence rows |> host
+                visit chunk rows scored withinEach
 
                 for i in 0 .. chunk.Length - 1 do
                     let counts = Sequence.counts vocabulary chunk[i]
@@ -289,6 +293,10 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
                         ImageWithin = within[3 * i + 1]
                     }
         |]
+
+    /// Losses of each sequence (of one length), in batches of `batch`.
+    member model.Losses(sequences: IReadOnlyList<int64[]>, batch: int) : SequenceLoss[] =
+        model.LossesBy((fun _ _ _ _ -> ()), sequences, batch)
 
     member private _.Means(drawing: Drawing) =
         Sampler.means config store.Weights (if drawing.Memory > 0L then drawing.Memory else Sampler.usualMemory)

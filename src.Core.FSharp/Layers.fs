@@ -111,6 +111,48 @@ module Layers =
     /// Up to this many scores of a layer are kept for the backward pass; more are computed again.
     let internal scoresKept = 1L <<< 24
 
+    /// The joined queries, keys and values under `prefix` with their norms, where the model has any.
+    let private normed (config: ModelConfig) (weights: Weights) (prefix: string) (joined: torch.Tensor) : torch.Tensor =
+        if config.QkNorm then
+            let queries, keys = int64 (ModelConfig.queryWidth config), int64 (ModelConfig.keyWidth config)
+            let q, k = joined.narrow (-1, 0L, queries), joined.narrow (-1, queries, keys)
+            let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
+            torch.cat ([| norm "q_norm" q; norm "k_norm" k; joined.narrow (-1, queries + keys, keys) |], -1L)
+        else
+            joined
+
+    /// Queries [B, H, T, C] and keys [B, H_kv, T, C], rotated, and values [B, H_kv, T, C] of joined ones [B, T, (H + 2 H_kv) C].
+    let private takeApart (config: ModelConfig) (rotation: Rotation option) (joined: torch.Tensor) =
+        let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
+        let b, t = joined.shape[0], joined.shape[1]
+        let qk_BTHC = joined.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
+
+        let turned =
+            match rotation with
+            | Some rotation -> rotate config rotation qk_BTHC
+            | None -> qk_BTHC
+
+        let q = turned.narrow(2, 0L, heads).transpose(1, 2)
+        let k = turned.narrow(2, heads, kv).transpose(1, 2)
+        let v = joined.narrow(-1, (heads + kv) * c, kv * c).view(b, t, kv, c).transpose(1, 2)
+        q, k, v
+
+    /// Queries, rotated keys and values of x_BTD under `prefix`, keys and values repeated for the queries that share them: three
+    /// tensors [B, H, T, C].
+    let queriesKeysValues
+        (config: ModelConfig)
+        (weights: Weights)
+        (prefix: string)
+        (rotation: Rotation option)
+        (x_BTD: torch.Tensor)
+        : torch.Tensor * torch.Tensor * torch.Tensor =
+        let q, k, v =
+            projection config.QkvBias weights (prefix + ".in_proj") x_BTD
+            |> normed config weights prefix
+            |> takeApart config rotation
+
+        q, spread (int64 config.Heads) k, spread (int64 config.Heads) v
+
     /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`, or [N, (H + 2 H_kv) C] of packed rows;
     /// up to `scoresKept` scores are kept for the backward pass.
     let private mix
@@ -125,15 +167,7 @@ module Layers =
         : torch.Tensor * Cache option =
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
         let out = projection config.OutBias weights (prefix + ".out_proj")
-
-        let qkv =
-            if config.QkNorm then
-                let q = joined.narrow (-1, 0L, heads * c)
-                let k = joined.narrow (-1, heads * c, kv * c)
-                let norm name = norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
-                torch.cat ([| norm "q_norm" q; norm "k_norm" k; joined.narrow (-1, (heads + kv) * c, kv * c) |], -1L)
-            else
-                joined
+        let qkv = normed config weights prefix joined
 
         if cache.IsNone && qkv.device_type = DeviceType.CPU then
             let plan: FusedAttention.AttentionPlan =
@@ -154,16 +188,7 @@ module Layers =
         else
             let qkv = rows |> Option.fold (fun x rows -> Fused.unpack rows x) qkv
             let b, t = qkv.shape[0], qkv.shape[1]
-            let qk_BTHC = qkv.view(b, t, heads + 2L * kv, c).narrow(2, 0L, heads + kv)
-
-            let turned =
-                match rotation with
-                | Some rotation -> rotate config rotation qk_BTHC
-                | None -> qk_BTHC
-
-            let q = turned.narrow(2, 0L, heads).transpose(1, 2)
-            let k = turned.narrow(2, heads, kv).transpose(1, 2)
-            let v = qkv.narrow(-1, (heads + kv) * c, kv * c).view(b, t, kv, c).transpose(1, 2)
+            let q, k, v = takeApart config rotation qkv
 
             let keys, values, cache =
                 match cache with

@@ -88,6 +88,11 @@ let private all =
             VqGanTests.tests
             WorldSceneTests.tests
             WorldTests.tests
+            LossByPlaceTests.tests
+            CodeUseTests.tests
+            GradientCosineTests.tests
+            WeightDistanceTests.tests
+            AttentionMassTests.tests
         ]
 
 [<EntryPoint>]
