@@ -51,17 +51,14 @@ let condense (count: int) (curve: Curve) : Curve * int =
 
         { curve with X = mean curve.X; Y = mean curve.Y }, size
 
-/// The curve with at most `count` points, chosen so that it looks the same: Steinarsson's largest triangle in three buckets
-/// ("Downsampling time series for visual representation", 2013). A curve with gaps,
-/// or one that is short already, stays whole.
-let thin (count: int) (curve: Curve) : Curve =
-    let n = curve.X.Length
-
-    if n <= count || count < 3 || not (Array.forall Double.IsFinite curve.X && Array.forall Double.IsFinite curve.Y) then
-        curve
+/// Which `count` points of the stretch [start, start + n) of a curve without gaps to keep so that it looks the same: Steinarsson's
+/// largest triangle in three buckets ("Downsampling time series for visual representation", 2013).
+let private largestTriangles (count: int) (curve: Curve) (offset: int) (n: int) : int[] =
+    if n <= count || count < 3 then
+        Array.init (min n (max 1 count)) (fun i -> offset + int (int64 i * int64 n / int64 (min n (max 1 count))))
     else
         // Bucket b of the points between the ends begins here.
-        let start bucket = 1 + int (int64 bucket * int64 (n - 2) / int64 (count - 2))
+        let start bucket = offset + 1 + int (int64 bucket * int64 (n - 2) / int64 (count - 2))
 
         let mean first last (values: float[]) =
             let mutable sum = 0.0
@@ -72,11 +69,12 @@ let thin (count: int) (curve: Curve) : Curve =
             sum / float (last - first)
 
         let kept = Array.zeroCreate<int> count
-        kept[count - 1] <- n - 1
+        kept[0] <- offset
+        kept[count - 1] <- offset + n - 1
 
         for bucket = 0 to count - 3 do
             let before = kept[bucket]
-            let first, next = start (bucket + 1), (if bucket = count - 3 then n else start (bucket + 2))
+            let first, next = start (bucket + 1), (if bucket = count - 3 then offset + n else start (bucket + 2))
             let meanX, meanY = mean first next curve.X, mean first next curve.Y
             let mutable largest = -1.0
 
@@ -90,6 +88,44 @@ let thin (count: int) (curve: Curve) : Curve =
                 if area > largest then
                     largest <- area
                     kept[bucket + 1] <- i
+
+        kept
+
+/// The curve with about `count` points, chosen so that it looks the same; a gap stays one, as far as there are fewer gaps than points.
+let thin (count: int) (curve: Curve) : Curve =
+    let n = curve.X.Length
+    let finite i = Double.IsFinite curve.X[i] && Double.IsFinite curve.Y[i]
+
+    if n <= count || count < 3 then
+        curve
+    else
+        // Stretches without a gap, each with the points that are its share.
+        let stretches =
+            [|
+                let mutable start = 0
+
+                for i = 0 to n do
+                    if i = n || not (finite i) then
+                        if i > start then
+                            start, i - start
+
+                        start <- i + 1
+            |]
+
+        let total = max 1 (Array.sumBy snd stretches)
+
+        let kept =
+            if stretches.Length > count / 2 then
+                Array.init count (fun i -> int (int64 i * int64 n / int64 count))
+            else
+                [|
+                    for start, length in stretches do
+                        // The point before a stretch that is not the first is its gap.
+                        if start > 0 then
+                            start - 1
+
+                        yield! largestTriangles (max 1 (int (int64 count * int64 length / int64 total))) curve start length
+                |]
 
         let pick (values: float[]) = if values.Length = 0 then values else kept |> Array.map (fun i -> values[i])
 

@@ -170,7 +170,7 @@ public sealed class StudyJob
     private void Report(StudyData data, PictureTokenizer tokenizer, bool json)
     {
         string page = Path.Combine(directory, "report.html");
-        WrittenReport written = HtmlReport.Write(StudyReport.Build(data, tokenizer, Machine()), page, Path.Combine(directory, "figures"));
+        WrittenReport written = ReportFiles.Write(StudyReport.Build(data, tokenizer, Machine()), page);
         Hybrid.Report.Claim[] claims = data.Claims();
         if (json)
         {
