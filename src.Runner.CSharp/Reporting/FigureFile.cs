@@ -29,7 +29,7 @@ internal static partial class FigureFile
     {
         var (width, height) = Size(panel, narrow, lone);
         return $"<svg class=\"{(narrow ? "narrow" : "wide")}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{Escape(describe(panel))}\">"
-            + Body(panel, id, width, height) + "</svg>";
+            + Body(new PanelDrawing(panel, width, height) { Points = width / 2 }, id) + "</svg>";
     }
 
     /// <summary>The whole figure with title and legend as an SVG file that follows the reader's light or dark setting.</summary>
@@ -49,7 +49,7 @@ internal static partial class FigureFile
         AppendTexts(svg, labels);
         foreach (var (panel, x, y, panelWidth, panelHeight, index) in panels)
         {
-            svg.Append(CultureInfo.InvariantCulture, $"<g transform=\"translate({x} {y})\">{Body(panel, $"p{index}", panelWidth, panelHeight)}</g>\n");
+            svg.Append(CultureInfo.InvariantCulture, $"<g transform=\"translate({x} {y})\">{Body(new PanelDrawing(panel, panelWidth, panelHeight), $"p{index}")}</g>\n");
         }
 
         return svg.Append("</svg>\n").ToString();
@@ -190,10 +190,10 @@ internal static partial class FigureFile
         return (width, top, labels, swatches, panels);
     }
 
-    private static string Body(IPanel panel, string id, int width, int height)
+    private static string Body(PanelDrawing panel, string id)
     {
-        var (plot, labels, cells) = new PanelDrawing(panel, width, height).Draw(Theme.Variables);
-        string drawn = plot.GetSvgXml(width, height);
+        var (plot, labels, cells) = panel.Draw(Theme.Variables);
+        string drawn = plot.GetSvgXml(panel.Width, panel.Height);
         plot.Dispose();
         int start = drawn.IndexOf('>', drawn.IndexOf("<svg", StringComparison.Ordinal)) + 1;
         drawn = drawn[start..drawn.LastIndexOf("</svg>", StringComparison.Ordinal)];

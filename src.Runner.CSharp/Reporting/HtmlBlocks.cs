@@ -5,7 +5,7 @@ using static Hybrid.Report;
 namespace Hybrid.Runner.Reporting;
 
 /// <summary>A line of a page's contents.</summary>
-/// <param name="Minor">Whether it belongs to the part before it.</param>
+/// <param name="Minor">Whether it belongs to a part before it.</param>
 internal sealed record ContentsEntry(string Anchor, string Title, bool Minor);
 
 /// <summary>Writes the blocks of a page as HTML and notes its contents.</summary>
@@ -92,7 +92,7 @@ internal sealed class HtmlBlocks(StringBuilder html, int points)
         string anchor = anchors.Of(name ?? title);
         if (depth == 0 && title.Length > 0)
         {
-            contents.Add(new(anchor, title, minor));
+            contents.Add(new(anchor, title, minor && contents.Any(entry => !entry.Minor)));
         }
 
         return anchor;

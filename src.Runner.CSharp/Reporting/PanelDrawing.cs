@@ -36,6 +36,9 @@ internal sealed partial class PanelDrawing
 
     public int Height { get; }
 
+    /// <summary>Points of a curve that are drawn, about.</summary>
+    public int Points { get; init; } = 400;
+
     /// <summary>A width that a text of this size takes in common sans-serif fonts.</summary>
     public static double Estimate(string text, double size) => text.Length * size * 0.56;
 
@@ -50,8 +53,8 @@ internal sealed partial class PanelDrawing
 
     private PanelParts Draw(CurvePanel curves, Theme theme)
     {
-        Curve[] thinned = [.. curves.Curves.Select(curve => ReportCurves.thin(400, ReportCurves.shown(curve)))];
-        Curve[] faint = [.. curves.Curves.SelectMany(curve => Microsoft.FSharp.Core.OptionModule.ToArray(ReportCurves.behind(curve))).Select(curve => ReportCurves.thin(400, curve))];
+        Curve[] thinned = [.. curves.Curves.Select(curve => ReportCurves.thin(Points, ReportCurves.shown(curve)))];
+        Curve[] faint = [.. curves.Curves.SelectMany(curve => Microsoft.FSharp.Core.OptionModule.ToArray(ReportCurves.behind(curve))).Select(curve => ReportCurves.thin(Points, curve))];
         Scale x = Scale.Over(
             thinned.Concat(faint).SelectMany(c => c.X).Concat(curves.Marks.Where(m => m.Vertical).Select(m => m.Value)),
             curves.X.Log, Width / 85, tight: true);
@@ -243,7 +246,8 @@ internal sealed partial class PanelDrawing
 
         if (title.Length > 0)
         {
-            labels.Add(new(padding.Left, 17, title, "start", 13.5, "ink", Bold: true));
+            // A long title begins further to the left.
+            labels.Add(new(Math.Clamp(Width - Estimate(title, 14.5) - 4, 0, padding.Left), 17, title, "start", 13.5, "ink", Bold: true));
         }
 
         return labels;

@@ -127,7 +127,8 @@ function drawFrame(svg, panel, x, y, box, texts) {
     const middle = (box.top + box.bottom) / 2;
     text(14, middle, texts.y, "middle", "ink", { "font-size": LABEL, transform: `rotate(-90 14 ${middle})` });
   }
-  if (panel.title) text(box.left, 17, panel.title, "start", "ink", { "font-size": 13.5, "font-weight": 600 });
+  // A long title begins further to the left.
+  if (panel.title) text(Math.min(box.left, Math.max(0, box.right + 12 - estimate(panel.title, 14.5))), 17, panel.title, "start", "ink", { "font-size": 13.5, "font-weight": 600 });
 }
 
 /** A text in a rim of the paper's colour, readable on curves. */
