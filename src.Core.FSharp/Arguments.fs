@@ -360,6 +360,24 @@ type internal InspectArguments =
             | Path _ -> "a model, a run, a shard, a tar, or a configuration"
             | Json -> Words.json
 
+type internal ReportArguments =
+    | [<Mandatory; MainCommand; Value("RUN", Several = true)>] Run of string
+    | [<Mandatory; Unique; Value("F")>] Out of string
+    | [<Unique>] Watch
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 65535.0)>] Port of int
+    | [<Unique; Value("B", Minimum = 0.0, Maximum = 0.99)>] Smoothing of float
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Run _ -> "directories of runs: of train, image train, align and study"
+            | Out _ -> "the page (.html), or a directory for it; Markdown, CSV and figures go beside it"
+            | Watch -> "serve the page on this machine while the runs go on, also runs that have not begun"
+            | Port _ -> "watch: the port of 127.0.0.1 (default: any that is free)"
+            | Smoothing _ -> "weight of the moving average that curves begin with (default: 0.95)"
+            | Json -> Words.json
+
 type internal DoctorArguments =
     | [<Unique>] Json
 

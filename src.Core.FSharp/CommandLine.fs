@@ -170,7 +170,10 @@ let private between (value: ValueAttribute) =
 let private faultOf (flag: Flag) (field: Type) (word: string) : string option =
     let value = flag.Value |> Option.defaultWith (fun () -> ValueAttribute flag.Name)
 
-    let name = if flag.Positional then "The first word must be" else flag.Name + " needs"
+    let name =
+        if not flag.Positional then flag.Name + " needs"
+        elif value.Several then "A word must be"
+        else "The first word must be"
 
     let inRange (number: float) = number >= value.Minimum && number <= value.Maximum && number > value.Above
 
@@ -205,7 +208,7 @@ let private faultOf (flag: Flag) (field: Type) (word: string) : string option =
             fault "token ids such as \"1 2 3\""
     elif value.Bytes then
         if (parseBytes word).IsSome then None else fault "a size such as 5GB or 500MB"
-    elif word = "" && List.contains value.Placeholder [ "PATH"; "F"; "DIR"; "KEY VALUE"; "auto|must|PATH" ] then
+    elif word = "" && List.contains value.Placeholder [ "PATH"; "F"; "DIR"; "RUN"; "KEY VALUE"; "auto|must|PATH" ] then
         Some $"{name} {value.Placeholder}, but was given nothing."
     else
         None
@@ -275,7 +278,10 @@ let private scan (flags: Flag list) (words: string list) : Scan =
                     read (List.foldBack fault faults (given flag values scan)) rest
         | word :: rest ->
             match flags |> List.tryFind (fun flag -> flag.Positional) with
-            | Some flag when not (scan.Given |> List.exists (fun (other, _) -> other.Positional)) ->
+            | Some flag when
+                flag.Value |> Option.exists (fun value -> value.Several)
+                || not (scan.Given |> List.exists (fun (other, _) -> other.Positional))
+                ->
                 let faults = faultOf flag typeof<string> word |> Option.toList
                 read (List.foldBack fault faults (given flag [ word ] scan)) rest
             | _ -> read (fault $"'{word}' belongs to no option. A text with spaces goes in quotes." scan) rest

@@ -433,6 +433,20 @@ let table: Entry list =
                     Json = given.Contains <@ InspectArguments.Json @>
                 })
 
+        entry<ReportArguments>
+            "report"
+            "curves of several runs on one page, also while they go on"
+            "hybrid report runs/a runs/b --out report.html"
+            (fun given ->
+                {
+                    ReportCommand.Runs = given.GetResults <@ ReportArguments.Run @> |> readOnly
+                    Out = given.GetResult <@ ReportArguments.Out @>
+                    Watch = given.Contains <@ ReportArguments.Watch @>
+                    Port = given.TryGetResult <@ ReportArguments.Port @> |> Option.toNullable
+                    Smoothing = given.GetResult(<@ ReportArguments.Smoothing @>, defaultValue = 0.95)
+                    Json = given.Contains <@ ReportArguments.Json @>
+                })
+
         entry<DoctorArguments> "doctor" "what this machine offers and what is missing" "hybrid doctor" (fun given ->
             { DoctorCommand.Json = given.Contains <@ DoctorArguments.Json @> })
     ]

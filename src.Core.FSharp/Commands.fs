@@ -334,6 +334,24 @@ type InspectCommand =
     interface ICommand with
         member command.Json = command.Json
 
+/// Curves of several runs on one page.
+type ReportCommand =
+    {
+        Runs: IReadOnlyList<string>
+        /// The page, or the directory of it.
+        Out: string
+        /// Serves the page while the runs go on.
+        Watch: bool
+        /// Null: any that is free.
+        Port: Nullable<int>
+        /// Weight of the moving average that the curves begin with.
+        Smoothing: float
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
 /// What this machine offers and what is missing.
 type DoctorCommand =
     {

@@ -26,6 +26,10 @@ type Curve =
         Dashed: bool
         /// Which colour of the palette: the same series has the same colour in every figure.
         Series: int
+        /// Weight of the exponential moving average that a reader sees first, the values faint behind it; NaN: shown as it is.
+        Smoothing: float
+        /// The values are logarithms, shown as their exponentials after smoothing: losses as perplexities.
+        Exponential: bool
     }
 
 /// A straight line across a panel, to compare with.
@@ -40,7 +44,7 @@ type Mark =
 /// A value with its interval. Points with one label share a row; points with one name share a colour.
 type Point = { Label: string; Name: string; Value: float; Lower: float; Upper: float; Series: int }
 
-/// One coordinate system of a figure: CurvePanel or PointPanel.
+/// One coordinate system of a figure: CurvePanel, PointPanel or HeatPanel.
 type IPanel =
     abstract Title: string
 
@@ -64,6 +68,26 @@ type PointPanel =
         Value: Axis
         Points: IReadOnlyList<Point>
         Marks: IReadOnlyList<Mark>
+    }
+
+    interface IPanel with
+        member panel.Title = panel.Title
+
+/// A matrix in colours, the first row on top.
+type HeatPanel =
+    {
+        Title: string
+        /// What the columns are, and what the rows.
+        ColumnLabel: string
+        RowLabel: string
+        Columns: IReadOnlyList<string>
+        Rows: IReadOnlyList<string>
+        /// What a value is.
+        ValueLabel: string
+        /// Row by row, as many as rows times columns; NaN is no value.
+        Values: float[]
+        /// Two colours that part at this value, as cosines do at 0; NaN: one scale from the least to the largest.
+        Centre: float
     }
 
     interface IPanel with
@@ -170,6 +194,27 @@ type KeyNumbers =
 
     interface IBlock
 
+/// A text that leads somewhere: an address relative to the page, segments escaped.
+type Link = { Label: string; Target: string }
+
+/// Links in a list under a heading (which may be empty).
+type Links =
+    {
+        Heading: string
+        Links: IReadOnlyList<Link>
+    }
+
+    interface IBlock
+
+/// Blocks that are folded away under a summary until they are asked for.
+type Folded =
+    {
+        Summary: string
+        Blocks: IReadOnlyList<IBlock>
+    }
+
+    interface IBlock
+
 /// A whole report.
 type Page = { Title: string; Subtitle: string; Blocks: IReadOnlyList<IBlock> }
 
@@ -189,7 +234,17 @@ let logAxis (label: string) : Axis = { Label = label; Log = true }
 let curve (name: string) (series: int) (x: float[]) (y: float[]) : Curve =
     require (x.Length = y.Length) $"The curve '{name}' has {x.Length} x and {y.Length} y."
 
-    { Name = name; X = x; Y = y; Lower = [||]; Upper = [||]; Dashed = false; Series = series }
+    {
+        Name = name
+        X = x
+        Y = y
+        Lower = [||]
+        Upper = [||]
+        Dashed = false
+        Series = series
+        Smoothing = nan
+        Exponential = false
+    }
 
 /// The curve with a band from lower to upper. Errors: ArgumentException unless both are as long as the curve.
 let withBand (lower: float[]) (upper: float[]) (curve: Curve) : Curve =
@@ -202,60 +257,57 @@ let withBand (lower: float[]) (upper: float[]) (curve: Curve) : Curve =
 /// The curve as a dashed line.
 let dashed (curve: Curve) : Curve = { curve with Dashed = true }
 
-/// The curve with at most `count` points, chosen so that it looks the same: Steinarsson's largest triangle in three buckets
-/// ("Downsampling time series for visual representation", 2013). A curve with gaps,
-/// or one that is short already, stays whole.
-let thin (count: int) (curve: Curve) : Curve =
-    let n = curve.X.Length
+/// The curve as values of single steps, to be seen smoothed by an exponential moving average of this weight and by others that a
+/// reader chooses. Errors: ArgumentException unless the weight is in [0, 1), or where the curve has a band.
+let smoothable (weight: float) (curve: Curve) : Curve =
+    require (weight >= 0.0 && weight < 1.0) $"The smoothing of '{curve.Name}' is {weight}; it must be in [0, 1)."
+    require (curve.Lower.Length = 0) $"The curve '{curve.Name}' has a band, which cannot be smoothed."
+    { curve with Smoothing = weight }
 
-    if n <= count || count < 3 || not (Array.forall Double.IsFinite curve.X && Array.forall Double.IsFinite curve.Y) then
-        curve
-    else
-        // Bucket b of the points between the ends begins here.
-        let start bucket = 1 + int (int64 bucket * int64 (n - 2) / int64 (count - 2))
-
-        let mean first last (values: float[]) =
-            let mutable sum = 0.0
-
-            for i = first to last - 1 do
-                sum <- sum + values[i]
-
-            sum / float (last - first)
-
-        let kept = Array.zeroCreate<int> count
-        kept[count - 1] <- n - 1
-
-        for bucket = 0 to count - 3 do
-            let before = kept[bucket]
-            let first, next = start (bucket + 1), (if bucket = count - 3 then n else start (bucket + 2))
-            let meanX, meanY = mean first next curve.X, mean first next curve.Y
-            let mutable largest = -1.0
-
-            for i = start bucket to first - 1 do
-                let area =
-                    abs (
-                        (curve.X[before] - meanX) * (curve.Y[i] - curve.Y[before])
-                        - (curve.X[before] - curve.X[i]) * (meanY - curve.Y[before])
-                    )
-
-                if area > largest then
-                    largest <- area
-                    kept[bucket + 1] <- i
-
-        let pick (values: float[]) = if values.Length = 0 then values else kept |> Array.map (fun i -> values[i])
-
-        { curve with
-            X = pick curve.X
-            Y = pick curve.Y
-            Lower = pick curve.Lower
-            Upper = pick curve.Upper
-        }
+/// The curve of logarithms, shown as their exponentials.
+let exponential (curve: Curve) : Curve = { curve with Exponential = true }
 
 /// A line across at a y.
 let level (label: string) (value: float) : Mark = { Label = label; Value = value; Vertical = false }
 
 /// A line upwards at an x.
 let moment (label: string) (value: float) : Mark = { Label = label; Value = value; Vertical = true }
+
+/// A matrix in colours, its values row by row. Errors: ArgumentException unless there are rows · columns values, at least one.
+let heat
+    (title: string)
+    (valueLabel: string)
+    (rowLabel: string)
+    (rows: IReadOnlyList<string>)
+    (columnLabel: string)
+    (columns: IReadOnlyList<string>)
+    (values: float[])
+    : HeatPanel =
+    require
+        (values.Length > 0 && values.Length = rows.Count * columns.Count)
+        $"The matrix '{title}' has {values.Length} values for {rows.Count} rows and {columns.Count} columns."
+
+    {
+        Title = title
+        ColumnLabel = columnLabel
+        RowLabel = rowLabel
+        Columns = columns
+        Rows = rows
+        ValueLabel = valueLabel
+        Values = values
+        Centre = nan
+    }
+
+/// The matrix in two colours that part at a value.
+let centred (value: float) (panel: HeatPanel) : HeatPanel = { panel with Centre = value }
+
+/// A link. Errors: ArgumentException unless the target is relative: no scheme, no host, no root.
+let link (label: string) (target: string) : Link =
+    require
+        (target <> "" && not (target.StartsWith '/' || target.Contains '\\' || target.Contains ':'))
+        $"The target '{target}' of the link '{label}' is not relative."
+
+    { Label = label; Target = target }
 
 /// A table. Errors: ArgumentException unless every row is as long as the header.
 let table (title: string) (header: IReadOnlyList<string>) (rows: IReadOnlyList<IReadOnlyList<string>>) : Table =
@@ -317,11 +369,12 @@ let verdict (verdict: Verdict) : string =
 /// A panel in words, for someone who does not see it.
 let describe (panel: IPanel) : string =
     let finite (values: float[]) = values |> Array.filter Double.IsFinite
+    let shown (curve: Curve) = if curve.Exponential then Array.map exp curve.Y else curve.Y
 
     match panel with
     | :? CurvePanel as panel ->
         let line (curve: Curve) =
-            match finite curve.Y with
+            match finite (shown curve) with
             | [||] -> $"{curve.Name}: no values"
             | values -> $"{curve.Name} from {number 3 values[0]} to {number 3 (Array.last values)}"
 
@@ -339,4 +392,10 @@ let describe (panel: IPanel) : string =
 
         let points = String.Join("; ", panel.Points |> Seq.map line)
         $"{panel.Value.Label}. {points}."
+    | :? HeatPanel as panel ->
+        let size = $"{panel.ValueLabel} by {panel.RowLabel} ({panel.Rows.Count}) and {panel.ColumnLabel} ({panel.Columns.Count})"
+
+        match finite panel.Values with
+        | [||] -> $"{size}: no values."
+        | values -> $"{size}, from {number 3 (Array.min values)} to {number 3 (Array.max values)}."
     | panel -> panel.Title

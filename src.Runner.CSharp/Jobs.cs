@@ -11,7 +11,7 @@ internal static class Jobs
             return DoctorJob.Run(doctor);
         }
 
-        if (command is not (TokenizeCommand or BenchPrepareCommand { ImageTokenizer: null }))
+        if (command is not (TokenizeCommand or ReportCommand or BenchPrepareCommand { ImageTokenizer: null }))
         {
             TorchLibrary.Load();
         }
@@ -62,6 +62,9 @@ internal static class Jobs
                 break;
             case BenchGenerateCommand drawing:
                 BenchJob.Run(drawing, stop);
+                break;
+            case ReportCommand report:
+                ReportJob.Run(report, stop);
                 break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);

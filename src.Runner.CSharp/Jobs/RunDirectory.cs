@@ -166,7 +166,8 @@ public sealed class RunDirectory : IDisposable
         }
     }
 
-    private static SortedDictionary<string, string> Flat(JsonNode? root)
+    /// <summary>The leaves of an object by their dotted names, as JSON.</summary>
+    internal static SortedDictionary<string, string> Flat(JsonNode? root)
     {
         SortedDictionary<string, string> flat = new(StringComparer.Ordinal);
         void Visit(string path, JsonNode? node)

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net;
 using System.Text;
 using System.Text.RegularExpressions;
+using ScottPlot;
 using SkiaSharp;
 using static Hybrid.Report;
 using IPanel = Hybrid.Report.IPanel;
@@ -28,7 +29,7 @@ internal static partial class FigureFile
     {
         var (width, height) = Size(panel, narrow, lone);
         return $"<svg class=\"{(narrow ? "narrow" : "wide")}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{Escape(describe(panel))}\">"
-            + Body(panel, id, width, height) + "</svg>";
+            + Body(new PanelDrawing(panel, width, height) { Points = width / 2 }, id) + "</svg>";
     }
 
     /// <summary>The whole figure with title and legend as an SVG file that follows the reader's light or dark setting.</summary>
@@ -48,7 +49,7 @@ internal static partial class FigureFile
         AppendTexts(svg, labels);
         foreach (var (panel, x, y, panelWidth, panelHeight, index) in panels)
         {
-            svg.Append(CultureInfo.InvariantCulture, $"<g transform=\"translate({x} {y})\">{Body(panel, $"p{index}", panelWidth, panelHeight)}</g>\n");
+            svg.Append(CultureInfo.InvariantCulture, $"<g transform=\"translate({x} {y})\">{Body(new PanelDrawing(panel, panelWidth, panelHeight), $"p{index}")}</g>\n");
         }
 
         return svg.Append("</svg>\n").ToString();
@@ -79,7 +80,8 @@ internal static partial class FigureFile
         DrawTexts(canvas, labels, theme, family);
         foreach (var (panel, x, y, panelWidth, panelHeight, _) in panels)
         {
-            var (plot, texts) = new PanelDrawing(panel, panelWidth, panelHeight).Draw(theme);
+            PanelParts drawing = new PanelDrawing(panel, panelWidth, panelHeight).Draw(theme);
+            Plot plot = drawing.Plot;
             // ScottPlot clears the whole canvas that it is given: each plot has one of its own.
             using SKSurface own = SKSurface.Create(new SKImageInfo((int)(panelWidth * zoom), (int)(panelHeight * zoom)));
             own.Canvas.Scale(zoom);
@@ -89,7 +91,8 @@ internal static partial class FigureFile
             canvas.DrawImage(drawn, new SKRect(x, y, x + panelWidth, y + panelHeight), new SKSamplingOptions(SKFilterMode.Nearest));
             canvas.Save();
             canvas.Translate(x, y);
-            DrawTexts(canvas, texts, theme, family);
+            DrawCells(canvas, drawing.Cells);
+            DrawTexts(canvas, drawing.Labels, theme, family);
             canvas.Restore();
         }
 
@@ -138,6 +141,12 @@ internal static partial class FigureFile
             height = 46 + 30 + 16 + Math.Max(2, rows) * (points.Points.Count > rows ? 44 : 36);
         }
 
+        if (panel is HeatPanel heat)
+        {
+            // A row needs the height of a line of text; many rows share a picture's height.
+            height = 46 + 46 + Math.Clamp(heat.Rows.Count * 24, 96, narrow ? 260 : 400);
+        }
+
         return (width, height);
     }
 
@@ -181,10 +190,10 @@ internal static partial class FigureFile
         return (width, top, labels, swatches, panels);
     }
 
-    private static string Body(IPanel panel, string id, int width, int height)
+    private static string Body(PanelDrawing panel, string id)
     {
-        var (plot, labels) = new PanelDrawing(panel, width, height).Draw(Theme.Variables);
-        string drawn = plot.GetSvgXml(width, height);
+        var (plot, labels, cells) = panel.Draw(Theme.Variables);
+        string drawn = plot.GetSvgXml(panel.Width, panel.Height);
         plot.Dispose();
         int start = drawn.IndexOf('>', drawn.IndexOf("<svg", StringComparison.Ordinal)) + 1;
         drawn = drawn[start..drawn.LastIndexOf("</svg>", StringComparison.Ordinal)];
@@ -197,6 +206,11 @@ internal static partial class FigureFile
         });
         drawn = Space().Replace(drawn, "");
         StringBuilder svg = new(Theme.ToVariables(drawn));
+        foreach (Cells part in cells)
+        {
+            svg.Append(CultureInfo.InvariantCulture, $"<image class=\"{(part.Data ? "cells" : "scale")}\" x=\"{part.X:0.#}\" y=\"{part.Y:0.#}\" width=\"{part.Width:0.#}\" height=\"{part.Height:0.#}\" preserveAspectRatio=\"none\" style=\"image-rendering:{(part.Data ? "pixelated" : "auto")}\" href=\"data:image/png;base64,{Convert.ToBase64String(part.Png)}\"/>\n");
+        }
+
         AppendTexts(svg, labels);
         return svg.ToString();
     }
@@ -207,9 +221,12 @@ internal static partial class FigureFile
         {
             string turn = label.Upwards ? string.Create(CultureInfo.InvariantCulture, $" transform=\"rotate(-90 {label.X:0.#} {label.Y:0.#})\"") : "";
             string weight = label.Bold ? " font-weight=\"600\"" : "";
-            svg.Append(CultureInfo.InvariantCulture, $"<text x=\"{label.X:0.#}\" y=\"{label.Y:0.#}\" text-anchor=\"{label.Anchor}\" font-size=\"{label.Size}\" font-family=\"{FontFamily}\"{weight} fill=\"var(--{label.Role})\"{Halo(label)}{turn}>{Escape(label.Text)}</text>\n");
+            svg.Append(CultureInfo.InvariantCulture, $"<text x=\"{label.X:0.#}\" y=\"{label.Y:0.#}\" text-anchor=\"{label.Anchor}\" font-size=\"{label.Size}\" font-family=\"{FontFamily}\"{weight} fill=\"{Fill(label.Role)}\"{Halo(label)}{turn}>{Escape(label.Text)}</text>\n");
         }
     }
+
+    /// <summary>White and black stand on colours that are the same on every paper.</summary>
+    private static string Fill(string role) => role switch { "white" => "#FFF", "black" => "#111", _ => $"var(--{role})" };
 
     /// <summary>A rim in the background's colour keeps a text readable on a curve.</summary>
     private static string Halo(Label label) => label.OnPlot ? " paint-order=\"stroke\" stroke=\"var(--paper)\" stroke-width=\"4\" stroke-linejoin=\"round\"" : "";
@@ -220,7 +237,7 @@ internal static partial class FigureFile
         {
             using SKTypeface face = SKTypeface.FromFamilyName(family, label.Bold ? SKFontStyle.Bold : SKFontStyle.Normal);
             using SKFont font = new(face, (float)label.Size) { Edging = SKFontEdging.Antialias, Subpixel = true };
-            using SKPaint paint = new() { Color = SKColor.Parse(label.Role == "muted" ? theme.Muted : theme.Ink), IsAntialias = true };
+            using SKPaint paint = new() { Color = SKColor.Parse(label.Role switch { "muted" => theme.Muted, "white" => "#FFFFFF", "black" => "#111111", _ => theme.Ink }), IsAntialias = true };
             SKTextAlign align = label.Anchor switch { "start" => SKTextAlign.Left, "end" => SKTextAlign.Right, _ => SKTextAlign.Center };
             canvas.Save();
             canvas.Translate((float)label.X, (float)label.Y);
@@ -237,6 +254,16 @@ internal static partial class FigureFile
 
             canvas.DrawText(label.Text, 0, 0, align, font, paint);
             canvas.Restore();
+        }
+    }
+
+    private static void DrawCells(SKCanvas canvas, IEnumerable<Cells> cells)
+    {
+        foreach (Cells part in cells)
+        {
+            using SKImage image = SKImage.FromEncodedData(part.Png);
+            SKRect place = new((float)part.X, (float)part.Y, (float)(part.X + part.Width), (float)(part.Y + part.Height));
+            canvas.DrawImage(image, place, new SKSamplingOptions(part.Data ? SKFilterMode.Nearest : SKFilterMode.Linear));
         }
     }
 

@@ -9,11 +9,18 @@ namespace Hybrid.Runner.Reporting;
 /// <summary>A piece of text in a drawing. Anchor: start, middle or end of the text at X; Y is its baseline.</summary>
 internal sealed record Label(double X, double Y, string Text, string Anchor, double Size, string Role, bool Upwards = false, bool Bold = false, bool OnPlot = false);
 
+/// <summary>A picture of cells in a drawing, a pixel for each, drawn without blurring.</summary>
+/// <param name="Data">Whether it holds the values, and not their scale.</param>
+internal sealed record Cells(double X, double Y, double Width, double Height, byte[] Png, bool Data);
+
+/// <summary>A drawing's parts: the plot without its texts in a theme's colours, the texts, and pictures of cells under them.</summary>
+internal sealed record PanelParts(Plot Plot, IReadOnlyList<Label> Labels, IReadOnlyList<Cells> Cells);
+
 /// <summary>
 /// A panel laid out for a size: ScottPlot draws grid, curves and points; the texts are kept apart, because a machine without
 /// fonts could not draw them: in SVG the browser's own font shows them, in PNG a font that is there.
 /// </summary>
-internal sealed class PanelDrawing
+internal sealed partial class PanelDrawing
 {
     private const double TickSize = 12;
     private const double LabelSize = 12.5;
@@ -29,30 +36,45 @@ internal sealed class PanelDrawing
 
     public int Height { get; }
 
+    /// <summary>Points of a curve that are drawn, about.</summary>
+    public int Points { get; init; } = 400;
+
     /// <summary>A width that a text of this size takes in common sans-serif fonts.</summary>
     public static double Estimate(string text, double size) => text.Length * size * 0.56;
 
-    /// <summary>The plot without its texts, in a theme's colours, and the texts.</summary>
-    public (Plot Plot, IReadOnlyList<Label> Labels) Draw(Theme theme) => panel switch
+    /// <summary>The panel in a theme's colours.</summary>
+    public PanelParts Draw(Theme theme) => panel switch
     {
+        HeatPanel heat => Draw(heat, theme),
         CurvePanel curves => Draw(curves, theme),
         PointPanel points => Draw(points, theme),
         _ => throw new ArgumentException($"A panel of type {panel.GetType().Name} cannot be drawn."),
     };
 
-    private (Plot, IReadOnlyList<Label>) Draw(CurvePanel curves, Theme theme)
+    private PanelParts Draw(CurvePanel curves, Theme theme)
     {
-        Curve[] thinned = [.. curves.Curves.Select(curve => thin(400, curve))];
+        Curve[] thinned = [.. curves.Curves.Select(curve => ReportCurves.thin(Points, ReportCurves.shown(curve)))];
+        Curve[] faint = [.. curves.Curves.SelectMany(curve => Microsoft.FSharp.Core.OptionModule.ToArray(ReportCurves.behind(curve))).Select(curve => ReportCurves.thin(Points, curve))];
         Scale x = Scale.Over(
-            thinned.SelectMany(c => c.X).Concat(curves.Marks.Where(m => m.Vertical).Select(m => m.Value)),
+            thinned.Concat(faint).SelectMany(c => c.X).Concat(curves.Marks.Where(m => m.Vertical).Select(m => m.Value)),
             curves.X.Log, Width / 85, tight: true);
         Scale y = Scale.Over(
-            thinned.SelectMany(c => c.Y.Concat(c.Lower).Concat(c.Upper)).Concat(curves.Marks.Where(m => !m.Vertical).Select(m => m.Value)),
+            thinned.Concat(faint.Select(Inner)).SelectMany(c => c.Y.Concat(c.Lower).Concat(c.Upper)).Concat(curves.Marks.Where(m => !m.Vertical).Select(m => m.Value)),
             curves.Y.Log, Height / 50, tight: false);
 
         double tickWidth = y.Ticks.Select(tick => Estimate(tick.Label, TickSize)).DefaultIfEmpty(0).Max();
         PixelPadding padding = new((float)(tickWidth + 34), 16, 46, curves.Title.Length > 0 ? 30 : 12);
         Plot plot = Empty(theme, x, y, padding, gridX: false);
+
+        foreach (Curve curve in faint)
+        {
+            foreach (Range run in Runs(curve, x, y).Where(run => run.End.Value - run.Start.Value > 1))
+            {
+                double[] xs = [.. curve.X[run].Select(x.At)], ys = [.. curve.Y[run].Select(y.At)];
+                var line = plot.Add.ScatterLine(xs, ys, Theme.Colour(theme.Series(curve.Series)).WithAlpha(0.25));
+                line.LineWidth = 1;
+            }
+        }
 
         foreach (Curve curve in thinned)
         {
@@ -100,10 +122,10 @@ internal sealed class PanelDrawing
             }
         }
 
-        return (plot, labels);
+        return new(plot, labels, []);
     }
 
-    private (Plot, IReadOnlyList<Label>) Draw(PointPanel points, Theme theme)
+    private PanelParts Draw(PointPanel points, Theme theme)
     {
         string[] rows = [.. points.Points.Select(point => point.Label).Distinct()];
         string[] names = [.. points.Points.Select(point => point.Name).Distinct()];
@@ -163,7 +185,7 @@ internal sealed class PanelDrawing
             labels.Add(new(at, padding.Top - 5, mark.Label, "middle", TickSize, "muted"));
         }
 
-        return (plot, labels);
+        return new(plot, labels, []);
     }
 
     /// <summary>Plots with a fixed layout and no text of their own.</summary>
@@ -224,7 +246,8 @@ internal sealed class PanelDrawing
 
         if (title.Length > 0)
         {
-            labels.Add(new(padding.Left, 17, title, "start", 13.5, "ink", Bold: true));
+            // A long title begins further to the left.
+            labels.Add(new(Math.Clamp(Width - Estimate(title, 14.5) - 4, 0, padding.Left), 17, title, "start", 13.5, "ink", Bold: true));
         }
 
         return labels;
@@ -235,6 +258,15 @@ internal sealed class PanelDrawing
 
     private double PixelY(Scale y, double value, PixelPadding padding) =>
         padding.Top + (y.High - y.At(value)) / (y.High - y.Low) * (Height - padding.Top - padding.Bottom);
+
+    /// <summary>The curve without its outermost values (1 %), which would make everything else flat where they are shown faintly only.</summary>
+    private static Curve Inner(Curve curve)
+    {
+        double[] sorted = [.. curve.Y.Where(double.IsFinite).Order()];
+        int cut = sorted.Length / 100;
+        double[] inner = sorted[cut..^cut];
+        return Hybrid.Report.curve(curve.Name, curve.Series, inner, inner);
+    }
 
     /// <summary>The stretches of a curve without a gap.</summary>
     private static IEnumerable<Range> Runs(Curve curve, Scale x, Scale y)

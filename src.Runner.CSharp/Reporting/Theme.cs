@@ -2,11 +2,14 @@ using ScottPlot;
 
 namespace Hybrid.Runner.Reporting;
 
-/// <summary>What is drawn in which colour. Series colours are those of Okabe and Ito, told apart with every kind of colour vision.</summary>
+/// <summary>
+/// What is drawn in which colour. The first series' colours are those of Okabe and Ito, told apart with every kind of colour vision; three more
+/// differ in lightness too.
+/// </summary>
 internal sealed class Theme
 {
-    private static readonly string[] seriesOnLight = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B6B6B"];
-    private static readonly string[] seriesOnDark = ["#56B4E9", "#E69F00", "#1FB58F", "#CC79A7", "#E8743B", "#F0E442", "#A9A9A9"];
+    private static readonly string[] seriesOnLight = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B6B6B", "#8C510A", "#762A83", "#B2182B"];
+    private static readonly string[] seriesOnDark = ["#56B4E9", "#E69F00", "#1FB58F", "#CC79A7", "#E8743B", "#F0E442", "#A9A9A9", "#C9A26B", "#B9A3E3", "#FF8A8A"];
 
     private readonly string[] series;
 

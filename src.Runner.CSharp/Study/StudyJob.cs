@@ -130,7 +130,7 @@ public sealed class StudyJob
     private void Report(StudyData data, bool json)
     {
         string page = Path.Combine(directory, "report.html");
-        WrittenReport written = HtmlReport.Write(StudyReport.Build(data, Machine()), page, Path.Combine(directory, "figures"));
+        WrittenReport written = ReportFiles.Write(StudyReport.Build(data, Machine()), page);
         Claim[] claims = data.Claims();
         if (json)
         {

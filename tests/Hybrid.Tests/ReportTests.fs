@@ -172,7 +172,7 @@ let private values =
                 let count = 3 + Random.below 300 stream 1L
                 let x = Array.init n float
                 let y = Array.init n (fun i -> Random.normal stream (int64 i + 2L))
-                let thinned = thin count (curve "a" 0 x y |> withBand y y)
+                let thinned = ReportCurves.thin count (curve "a" 0 x y |> withBand y y)
 
                 thinned.X.Length = min n count
                 && thinned.X[0] = 0.0
