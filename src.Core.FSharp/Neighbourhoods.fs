@@ -8,7 +8,7 @@ open System
 open TorchSharp
 
 /// Shares of samples that lie in the other set's balls. All in [0, 1] but density.
-type Neighbourhoods =
+type NeighbourShares =
     {
         /// Generated samples in the ball of some real one: are they like real ones (Kynkäänniemi et al. 2019)?
         Precision: float
@@ -59,7 +59,9 @@ module Neighbourhoods =
 
             match nearest with
             | Some kept ->
-                radii_N.narrow(0L, first, x.shape[0]).copy_(kept.select (1L, int64 neighbours)) |> ignore
+                let slack = (x * x).sum(1L).mul(Scalars.Of 1e-12)
+                let border = kept.select(1L, int64 neighbours).mul(Scalars.Of(1.0 + 1e-10))
+                radii_N.narrow(0L, first, x.shape[0]).copy_(border.plus slack) |> ignore
                 kept.Dispose()
             | None -> ()
 
@@ -70,7 +72,7 @@ module Neighbourhoods =
     /// The four shares of features [N, D] and [M, D] with balls to the k-th nearest other, in double precision, a block of pairs at a
     /// time. Balls hold their border. `report` is told rows as they are done, N + 2 M in all.
     /// Errors: InputException (`Features.require`, or a set of no more than k samples).
-    let measure (report: int64 -> unit) (neighbours: int) (real_ND: torch.Tensor) (generated_MD: torch.Tensor) : Neighbourhoods =
+    let measure (report: int64 -> unit) (neighbours: int) (real_ND: torch.Tensor) (generated_MD: torch.Tensor) : NeighbourShares =
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero neighbours
         Features.require "real" real_ND
         Features.require "generated" generated_MD

@@ -42,7 +42,7 @@ internal static class GenerateJob
                 Temperature = command.Temperature,
                 TopK = command.TopK ?? 0,
                 TopP = command.TopP ?? 1.0,
-                Guidance = command.Guidance,
+                Guidance = command.Guidance[0],
                 Seed = command.Seed,
                 Lookahead = command.Lookahead,
                 Memory = (command.MemoryBudget ?? 0) * 1_000_000L,
