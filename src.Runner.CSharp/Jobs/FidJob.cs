@@ -9,12 +9,13 @@ internal static class FidJob
     /// <summary>Carries the command out and writes the result to stdout. Errors: InputException.</summary>
     public static void Run(FidCommand command, CancellationToken stop)
     {
-        FidResult result = Measure(command, stop);
+        using Progress progress = new();
+        FidResult result = Measure(command, progress, stop);
         Console.Out.WriteLine(command.Json ? result.ToJson().ToJsonString(Json.Options) : result.Said);
     }
 
     /// <summary>Reads or extracts both sets and measures. Errors: InputException.</summary>
-    public static FidResult Measure(FidCommand command, CancellationToken stop)
+    public static FidResult Measure(FidCommand command, Progress progress, CancellationToken stop)
     {
         bool[] ready = [FeatureSet.IsFeatures(command.Real), FeatureSet.IsFeatures(command.Generated)];
         string[] pictures = [.. new[] { command.Real, command.Generated }.Where((_, i) => !ready[i])];
@@ -42,7 +43,6 @@ internal static class FidJob
             throw new InputException($"{folder} is not empty; choose another --save-features.");
         }
 
-        using Progress progress = new();
         using FeatureExtractor? extractor = pictures.Length == 0 ? null
             : FeatureExtractor.Open(command.Extractor!, command.Entry, resized: command.Resize != "none", TorchLibrary.Device);
         JsonObject? extraction = extractor is null ? null : Extraction(command, extractor);
