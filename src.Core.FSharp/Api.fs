@@ -115,6 +115,8 @@ type Drawing() =
     member val Lookahead = 1 with get, set
     /// Bytes of keys and values at a time; 0: `Sampler.usualMemory`
     member val Memory = 0L with get, set
+    /// The number of the first picture among all of a set that is drawn in several calls; draws follow from it
+    member val First = 0L with get, set
 
     member internal d.Sampling: Draw.Sampling =
         {
@@ -301,9 +303,14 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     member private _.Means(drawing: Drawing) =
         Sampler.means config store.Weights (if drawing.Memory > 0L then drawing.Memory else Sampler.usualMemory)
 
+    /// Checks that captions fit with `count` codes each. Errors: InputException.
+    member _.RequireCaptions(captions: IReadOnlyList<int[]>, count: int) : unit =
+        Sampler.requireCaptions config vocabulary count (Seq.toArray captions)
+
     /// Exactly `count` image codes for each caption; `report` is told how many codes were drawn so far, and what it raises ends the work.
     member model.DrawImages(captions: IReadOnlyList<int[]>, count: int, drawing: Drawing, report: Action<int64>) : Sampler.Drawn =
-        Sampler.imagesBy
+        Sampler.imagesFrom
+            drawing.First
             (model.Means drawing)
             report.Invoke
             config

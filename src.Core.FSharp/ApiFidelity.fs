@@ -28,9 +28,9 @@ type Fidelity private () =
 
     /// The unbiased kernel distance over all samples (KID where the features are Inception's), with its standard error. Errors: as
     /// `Frechet`.
-    static member Kid(real: torch.Tensor, generated: torch.Tensor) : KernelDistance =
+    static member Kid(real: torch.Tensor, generated: torch.Tensor) : KernelEstimate =
         KernelDistance.unbiased ignore real generated
 
     /// The same of arrays.
-    static member Kid(real: float32[,], generated: float32[,]) : KernelDistance =
+    static member Kid(real: float32[,], generated: float32[,]) : KernelEstimate =
         both (KernelDistance.unbiased ignore) real generated

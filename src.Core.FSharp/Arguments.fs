@@ -132,12 +132,13 @@ type internal EvaluateArguments =
 
 type internal GenerateArguments =
     | [<Mandatory; Unique; Value("DIR")>] Model of string
-    | [<Mandatory; Value("TEXT", Several = true)>] Prompt of string
+    | [<Value("TEXT", Several = true)>] Prompt of string
+    | [<Unique; Value("F")>] Prompts_File of string
     | [<Unique; Value("N", Minimum = 1.0)>] Count of int
     | [<Unique; Value("T", Minimum = 0.0)>] Temperature of float
     | [<Unique; Value("K", Minimum = 1.0)>] Top_K of int
     | [<Unique; Value("P", Above = 0.0, Maximum = 1.0)>] Top_P of float
-    | [<Unique; Value("C", Minimum = 0.0)>] Cfg of float
+    | [<Value("C", Minimum = 0.0, Several = true)>] Cfg of float
     | [<Unique; Value("S")>] Seed of int64
     | [<Unique; Value("W", Minimum = 1.0, Maximum = 1024.0)>] Lookahead of int
     | [<Unique; Value("fp32|bf16", Closed = true)>] Precision of string
@@ -150,11 +151,12 @@ type internal GenerateArguments =
             match case with
             | Model _ -> "a run or a checkpoint of a model with image codes"
             | Prompt _ -> "captions, each in quotes"
+            | Prompts_File _ -> "a text file with a caption on each line"
             | Count _ -> "pictures for each caption (default: 1)"
             | Temperature _ -> "0 takes the most probable code (default: 1)"
             | Top_K _ -> "sample from the K most probable codes only"
             | Top_P _ -> "sample from the fewest codes that hold probability P"
-            | Cfg _ -> "strength of classifier-free guidance (default: 1, none)"
+            | Cfg _ -> "strength of classifier-free guidance; several: the same pictures at each (default: 1, none)"
             | Seed _ -> "seed of the sampling (default: 0)"
             | Lookahead _ -> "codes that a pass reads ahead; the pictures stay the same (default: 1, none)"
             | Precision _ -> "bf16 is faster where the processor has it; a few codes differ (default: fp32)"
@@ -265,6 +267,60 @@ type internal ImageArguments =
             | Set _ -> "train: put VALUE in the place of the configuration's a.b.c; may be given again"
             | Resume _ -> "train: go on where a run in that directory stopped, or begin it"
             | Out _ -> "directory of the results, for train of the run"
+            | Json -> Words.json
+
+type internal FidArguments =
+    | [<Mandatory; Unique; Value("PATH")>] Real of string
+    | [<Mandatory; Unique; Value("PATH")>] Generated of string
+    | [<Unique; Value("F")>] Extractor of string
+    | [<Unique; Value("none|center", Closed = true)>] Crop of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 8192.0)>] Pre_Size of int
+    | [<Unique; Value("lanczos|bicubic|bilinear", Closed = true)>] Pre_Filter of string
+    | [<Unique; Value("clean|lanczos|bilinear|none", Closed = true)>] Resize of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 8192.0)>] Input_Size of int
+    | [<Unique; Value("inception|symmetric|unit|bytes", Closed = true)>] Scale of string
+    | [<Unique; Value("auto|forward|layers|features", Closed = true)>] Entry of string
+    | [<Value("fid|kid|neighbours", Several = true, Closed = true)>] Measures of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Subsets of int
+    | [<Unique; Value("N", Minimum = 2.0)>] Subset_Size of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Neighbours of int
+    | [<Unique>] Extrapolate
+    | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("N", Minimum = 2.0)>] Limit of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Batch of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Workers of int
+    | [<Unique; Value("DIR")>] Save_Features of string
+    | [<Unique>] Strict
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Real _ -> "pictures (folder, tar, a directory of generate) or features (.npy [N, d])"
+            | Generated _ -> "the same of the pictures to be judged"
+            | Extractor _ ->
+                "a TorchScript file that makes features of pictures. It is a program and is run: give one that you trust"
+            | Crop _ -> "center: the central square first (default: none)"
+            | Pre_Size _ -> "then N x N pixels of whole numbers, as if pictures were stored so"
+            | Pre_Filter _ -> "the filter of --pre-size, as Pillow's (default: lanczos)"
+            | Resize _ ->
+                "to the extractor's size. clean (default), lanczos: Pillow's filters, antialiased, fractions kept; bilinear: torch's, not antialiased; none: pictures as they are"
+            | Input_Size _ -> "the extractor takes N x N pixels (default: 299)"
+            | Scale _ ->
+                "what it takes of a value x from 0 to 255: inception (x-128)/128 (default), symmetric 2x/255-1, unit x/255, bytes x"
+            | Entry _ ->
+                "what is called: the module; its layers; the module with return_features. auto (default): the last two for Inception in NVIDIA's form, else the module"
+            | Measures _ -> "only these (default: all)"
+            | Subsets _ -> "subsets for KID's spread (default: 100)"
+            | Subset_Size _ -> "samples of each, at most (default: 1000)"
+            | Neighbours _ -> "balls of precision and recall reach to the K-th neighbour (default: 3)"
+            | Extrapolate -> "also FID at 40 to 100 % of the samples, and where the line ends"
+            | Seed _ -> "seed of subsets (default: 0)"
+            | Limit _ -> "the first N of each set only"
+            | Batch _ -> "pictures that go through the extractor together (default: 32)"
+            | Workers _ -> "threads that decode (default: one for each core)"
+            | Save_Features _ -> "keep the features, to be given instead of the pictures next time"
+            | Strict -> "end at a picture that cannot be read instead of leaving it out"
             | Json -> Words.json
 
 type internal ConvertArguments =

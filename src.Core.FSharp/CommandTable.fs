@@ -243,26 +243,32 @@ let table: Entry list =
             Together = [ "--text-rows"; "--image-codes" ]
         }
 
-        entry<GenerateArguments>
-            "generate"
-            "pictures from captions"
-            "hybrid generate --model runs/a --prompt \"a red circle above a blue square\" \\\n  --count 4 --out pictures"
-            (fun given ->
-                {
-                    GenerateCommand.Model = given.GetResult <@ GenerateArguments.Model @>
-                    Prompts = given.GetResults <@ GenerateArguments.Prompt @> |> List.map unprotect |> readOnly
-                    Count = given.GetResult(<@ GenerateArguments.Count @>, defaultValue = 1)
-                    Temperature = given.GetResult(<@ GenerateArguments.Temperature @>, defaultValue = 1.0)
-                    TopK = given.TryGetResult <@ GenerateArguments.Top_K @> |> Option.toNullable
-                    TopP = given.TryGetResult <@ GenerateArguments.Top_P @> |> Option.toNullable
-                    Guidance = given.GetResult(<@ GenerateArguments.Cfg @>, defaultValue = 1.0)
-                    Seed = given.GetResult(<@ GenerateArguments.Seed @>, defaultValue = 0L)
-                    Lookahead = given.GetResult(<@ GenerateArguments.Lookahead @>, defaultValue = 1)
-                    HalfPrecision = given.TryGetResult <@ GenerateArguments.Precision @> = Some "bf16"
-                    MemoryBudget = given.TryGetResult <@ GenerateArguments.Memory_Budget @> |> Option.toNullable
-                    Out = given.GetResult <@ GenerateArguments.Out @>
-                    Json = given.Contains <@ GenerateArguments.Json @>
-                })
+        { entry<GenerateArguments>
+              "generate"
+              "pictures from captions"
+              "hybrid generate --model runs/a --prompt \"a red circle above a blue square\" \\\n  --count 4 --out pictures"
+              (fun given ->
+                  {
+                      GenerateCommand.Model = given.GetResult <@ GenerateArguments.Model @>
+                      Prompts = given.GetResults <@ GenerateArguments.Prompt @> |> List.map unprotect |> readOnly
+                      PromptsFile = given.TryGetResult <@ GenerateArguments.Prompts_File @> |> Option.toObj
+                      Count = given.GetResult(<@ GenerateArguments.Count @>, defaultValue = 1)
+                      Temperature = given.GetResult(<@ GenerateArguments.Temperature @>, defaultValue = 1.0)
+                      TopK = given.TryGetResult <@ GenerateArguments.Top_K @> |> Option.toNullable
+                      TopP = given.TryGetResult <@ GenerateArguments.Top_P @> |> Option.toNullable
+                      Guidance =
+                          match given.GetResults <@ GenerateArguments.Cfg @> with
+                          | [] -> readOnly [ 1.0 ]
+                          | some -> some |> List.distinct |> readOnly
+                      Seed = given.GetResult(<@ GenerateArguments.Seed @>, defaultValue = 0L)
+                      Lookahead = given.GetResult(<@ GenerateArguments.Lookahead @>, defaultValue = 1)
+                      HalfPrecision = given.TryGetResult <@ GenerateArguments.Precision @> = Some "bf16"
+                      MemoryBudget = given.TryGetResult <@ GenerateArguments.Memory_Budget @> |> Option.toNullable
+                      Out = given.GetResult <@ GenerateArguments.Out @>
+                      Json = given.Contains <@ GenerateArguments.Json @>
+                  }) with
+            OneOf = [ "--prompt"; "--prompts-file" ]
+        }
 
         { entry<CompleteArguments>
               "complete"
@@ -343,6 +349,39 @@ let table: Entry list =
                     }
                 ]
         }
+
+        entry<FidArguments>
+            "fid"
+            "FID, KID, precision and recall of pictures or of their features"
+            "hybrid fid --real photos --generated pictures \\\n  --extractor inception-2015-12-05.pt --json"
+            (fun given ->
+                {
+                    FidCommand.Real = given.GetResult <@ FidArguments.Real @>
+                    Generated = given.GetResult <@ FidArguments.Generated @>
+                    Extractor = given.TryGetResult <@ FidArguments.Extractor @> |> Option.toObj
+                    CenterCrop = given.TryGetResult <@ FidArguments.Crop @> = Some "center"
+                    PreSize = given.TryGetResult <@ FidArguments.Pre_Size @> |> Option.toNullable
+                    PreFilter = given.GetResult(<@ FidArguments.Pre_Filter @>, defaultValue = "lanczos")
+                    Resize = given.GetResult(<@ FidArguments.Resize @>, defaultValue = "clean")
+                    InputSize = given.GetResult(<@ FidArguments.Input_Size @>, defaultValue = 299)
+                    Scale = given.GetResult(<@ FidArguments.Scale @>, defaultValue = "inception")
+                    Entry = given.GetResult(<@ FidArguments.Entry @>, defaultValue = "auto")
+                    Measures =
+                        match given.GetResults <@ FidArguments.Measures @> with
+                        | [] -> readOnly [ "fid"; "kid"; "neighbours" ]
+                        | some -> some |> List.distinct |> readOnly
+                    Subsets = given.GetResult(<@ FidArguments.Subsets @>, defaultValue = 100)
+                    SubsetSize = given.GetResult(<@ FidArguments.Subset_Size @>, defaultValue = 1000)
+                    Neighbours = given.GetResult(<@ FidArguments.Neighbours @>, defaultValue = 3)
+                    Extrapolate = given.Contains <@ FidArguments.Extrapolate @>
+                    Seed = given.GetResult(<@ FidArguments.Seed @>, defaultValue = 0L)
+                    Limit = given.TryGetResult <@ FidArguments.Limit @> |> Option.toNullable
+                    Batch = given.GetResult(<@ FidArguments.Batch @>, defaultValue = 32)
+                    Workers = given.TryGetResult <@ FidArguments.Workers @> |> Option.toNullable
+                    SaveFeatures = given.TryGetResult <@ FidArguments.Save_Features @> |> Option.toObj
+                    Strict = given.Contains <@ FidArguments.Strict @>
+                    Json = given.Contains <@ FidArguments.Json @>
+                })
 
         { entry<ConvertArguments>
               "convert"

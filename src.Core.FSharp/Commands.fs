@@ -104,15 +104,18 @@ type EvaluateCommand =
 type GenerateCommand =
     {
         Model: string
+        /// Captions; empty where a file has them.
         Prompts: IReadOnlyList<string>
+        /// A file with a caption on each line, or null.
+        PromptsFile: string | null
         /// Pictures for each caption.
         Count: int
         /// 0 takes the most probable code.
         Temperature: float
         TopK: Nullable<int>
         TopP: Nullable<float>
-        /// Strength of classifier-free guidance; 1 is none.
-        Guidance: float
+        /// Strengths of classifier-free guidance, at least one; 1 is none.
+        Guidance: IReadOnlyList<float>
         Seed: int64
         /// Codes of each picture that a pass reads ahead; 1 is none.
         Lookahead: int
@@ -184,6 +187,46 @@ type ImageCommand =
         Strict: bool
         Input: IReadOnlyList<string>
         Out: string
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// How far a set of generated pictures is from a set of real ones.
+type FidCommand =
+    {
+        Real: string
+        Generated: string
+        /// A TorchScript file, which is run; null where both sets are features.
+        Extractor: string | null
+        CenterCrop: bool
+        /// The side that pictures are brought to before anything else, in whole numbers.
+        PreSize: Nullable<int>
+        /// lanczos, bicubic or bilinear
+        PreFilter: string
+        /// clean, lanczos, bilinear or none
+        Resize: string
+        InputSize: int
+        /// inception, symmetric, unit or bytes
+        Scale: string
+        /// auto, forward, layers or features
+        Entry: string
+        /// Of fid, kid and neighbours.
+        Measures: IReadOnlyList<string>
+        Subsets: int
+        SubsetSize: int
+        Neighbours: int
+        Extrapolate: bool
+        Seed: int64
+        /// Null: all.
+        Limit: Nullable<int>
+        Batch: int
+        /// Null: one for each core.
+        Workers: Nullable<int>
+        /// Null: features are not kept.
+        SaveFeatures: string | null
+        Strict: bool
         Json: bool
     }
 

@@ -9,7 +9,7 @@ open System
 open TorchSharp
 
 /// A kernel distance over all samples.
-type KernelDistance =
+type KernelEstimate =
     {
         Distance: float
         /// The jackknife's standard error: each sample left out once, both sets.
@@ -17,7 +17,7 @@ type KernelDistance =
     }
 
 /// The mean of kernel distances over random subsets, as clean-fid and others report it.
-type SubsetKernelDistance =
+type KernelSubsets =
     {
         Mean: float
         /// The standard deviation between subsets (n − 1): what one subset scatters, not what the mean does.
@@ -71,7 +71,7 @@ module KernelDistance =
     /// The unbiased estimate over all pairs of samples: Σ_{i≠j} k(xᵢ, xⱼ)/(n(n − 1)) + Σ_{i≠j} k(yᵢ, yⱼ)/(m(m − 1)) − 2 Σ k(xᵢ, yⱼ)/(nm),
     /// in double precision, a block of pairs at a time. `report` is told rows as they are done, 2 N + M in all. The error needs three
     /// samples of each. Errors: InputException (`Features.require`).
-    let unbiased (report: int64 -> unit) (x_ND: torch.Tensor) (y_MD: torch.Tensor) : KernelDistance =
+    let unbiased (report: int64 -> unit) (x_ND: torch.Tensor) (y_MD: torch.Tensor) : KernelEstimate =
         Features.require "real" x_ND
         Features.require "generated" y_MD
         Features.requireAlike x_ND y_MD
@@ -106,13 +106,7 @@ module KernelDistance =
 
     /// The unbiased estimate over random subsets without repetition, of `size` samples of each set or as many as there are, each
     /// subset drawn anew. Errors: InputException (`Features.require`), ArgumentOutOfRangeException for no subsets.
-    let subsets
-        (stream: Random.Stream)
-        (count: int)
-        (size: int64)
-        (x_ND: torch.Tensor)
-        (y_MD: torch.Tensor)
-        : SubsetKernelDistance =
+    let subsets (stream: Random.Stream) (count: int) (size: int64) (x_ND: torch.Tensor) (y_MD: torch.Tensor) : KernelSubsets =
         Features.require "real" x_ND
         Features.require "generated" y_MD
         Features.requireAlike x_ND y_MD

@@ -56,7 +56,7 @@ type Drawn =
     }
 
 /// Draws for all prompts, in batches of like lengths that the memory holds, shared out over the workers. `report` is told, on this
-/// thread, how many tokens were drawn so far; what it raises ends the work.
+/// thread, how many tokens were drawn so far; what it raises ends the work. `number` is that of the first sequence: draws follow from it.
 let private drawAll
     (config: ModelConfig)
     (weights: Weights)
@@ -67,6 +67,7 @@ let private drawAll
     (stop: int option)
     (unconditional: int64[] option)
     (report: int64 -> unit)
+    (number: int64)
     (prompts: int64[][])
     : Drawn =
     let tokens = Array.create prompts.Length Array.empty<int>
@@ -123,26 +124,19 @@ let private drawAll
                 }
 
             let own = shares[part]
-            let found, taken = SamplerLoop.together task (Array.map int64 own) (own |> Array.map (fun i -> prompts[i]))
+
+            let found, taken =
+                SamplerLoop.together task (own |> Array.map (fun i -> number + int64 i)) (own |> Array.map (fun i -> prompts[i]))
+
             Array.iter2 (fun i row -> tokens[i] <- row) own found
 
             lock tokens (fun () -> passes.Value <- max passes.Value taken))
 
     { Tokens = tokens; Passes = passes.Value }
 
-/// Pictures for captions: exactly `count` codes each, drawn among the image codes only, with the means that are given; `report` is told
-/// how many codes were drawn so far, and what it raises ends the work. Errors: InputException for a caption that is longer than fits
-/// with the codes in the model's positions, or that holds an id outside the text rows.
-let imagesBy
-    (means: Means)
-    (report: int64 -> unit)
-    (config: ModelConfig)
-    (vocabulary: Vocabulary)
-    (weights: Weights)
-    (sampling: Sampling)
-    (count: int)
-    (captions: int[][])
-    : Drawn =
+/// Checks that captions fit into a model with `count` codes. Errors: InputException for a caption that is longer than fits with the
+/// codes in the model's positions, or that holds an id outside the text rows.
+let requireCaptions (config: ModelConfig) (vocabulary: Vocabulary) (count: int) (captions: int[][]) : unit =
     // The last code is drawn but not read.
     let longest = config.Positions - (Sequence.prompt vocabulary [||]).Length - (count - 1)
 
@@ -157,10 +151,39 @@ let imagesBy
             if id < 0 || id >= vocabulary.TextRows then
                 raise (InputException $"caption token {id} is outside the {vocabulary.TextRows} text rows.")
 
+/// Pictures for captions: exactly `count` codes each, drawn among the image codes only, with the means that are given; `report` is told
+/// how many codes were drawn so far, and what it raises ends the work. Errors: InputException for a caption that is longer than fits
+/// with the codes in the model's positions, or that holds an id outside the text rows. `number` is that of the first picture among all
+/// of a set that is drawn in several calls: each then comes out as it would in one.
+let imagesFrom
+    (number: int64)
+    (means: Means)
+    (report: int64 -> unit)
+    (config: ModelConfig)
+    (vocabulary: Vocabulary)
+    (weights: Weights)
+    (sampling: Sampling)
+    (count: int)
+    (captions: int[][])
+    : Drawn =
+    requireCaptions config vocabulary count captions
     let unconditional = if sampling.Guidance <> 1.0 then Some(Sequence.prompt vocabulary [||]) else None
     let struct (first, codes) = Vocabulary.columns vocabulary Kind.Image
     let prompts = captions |> Array.map (Sequence.prompt vocabulary)
-    drawAll config weights means sampling (int first, int codes) count None unconditional report prompts
+    drawAll config weights means sampling (int first, int codes) count None unconditional report number prompts
+
+/// `imagesFrom` for a whole set.
+let imagesBy
+    (means: Means)
+    (report: int64 -> unit)
+    (config: ModelConfig)
+    (vocabulary: Vocabulary)
+    (weights: Weights)
+    (sampling: Sampling)
+    (count: int)
+    (captions: int[][])
+    : Drawn =
+    imagesFrom 0L means report config vocabulary weights sampling count captions
 
 /// `imagesBy` with the usual means: codes alone.
 let images
@@ -205,7 +228,7 @@ let continueBy
             )
 
     let long = Array.map int64
-    drawAll config weights means sampling (0, rows) count stop (Option.map long guided) report (Array.map long prompts)
+    drawAll config weights means sampling (0, rows) count stop (Option.map long guided) report 0L (Array.map long prompts)
 
 /// `continueBy` for one sequence, with the usual means.
 let complete

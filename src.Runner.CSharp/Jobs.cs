@@ -48,6 +48,9 @@ internal static class Jobs
             case GenerateCommand generate:
                 GenerateJob.Run(generate, ImageTokenizers.DecoderBeside, stop);
                 break;
+            case FidCommand fid:
+                FidJob.Run(fid, stop);
+                break;
             case ConvertCommand convert:
                 ConvertJob.Run(convert, stop);
                 break;

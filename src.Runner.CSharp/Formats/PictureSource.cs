@@ -36,6 +36,9 @@ public sealed class PictureSource
             : [.. PairSource.Open(path).Select(pairs => new PictureSource(pairs.Path, drops => OfPairs(pairs, drops)))];
     }
 
+    /// <summary>The pictures of some files of a folder.</summary>
+    public static PictureSource OfPictures(string folder, IReadOnlyList<string> files) => new(folder, drops => OfFiles(files, drops));
+
     /// <summary>The pictures, still encoded, in the source's order. What cannot be read is counted and left out.</summary>
     public IEnumerable<(string Name, byte[] Bytes)> Read(DropCounts drops) => read(drops);
 

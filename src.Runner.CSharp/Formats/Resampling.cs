@@ -1,8 +1,8 @@
 namespace Hybrid.Runner.Formats;
 
 /// <summary>
-/// Antialiased bicubic resampling of 8-bit pictures as Pillow does it: the cubic convolution kernel with a = -0.5, its support
-/// widened by the factor of shrinking; rows first, then columns, 22-bit fixed-point weights, rounded to 8 bits after each.
+/// Antialiased resampling of 8-bit pictures as Pillow does it: a kernel, its support widened by the factor of shrinking; rows first,
+/// then columns, 22-bit fixed-point weights, rounded to 8 bits after each.
 /// </summary>
 public static class Resampling
 {
@@ -13,7 +13,12 @@ public static class Resampling
     /// Resizes interleaved RGB pixels [height, width, 3] to [newHeight, newWidth, 3]. With a <paramref name="reducingGap"/>, pictures are
     /// first shrunk by whole factors, so that they stay at least so many times as large as they shall be; faster and less exact.
     /// </summary>
-    public static byte[] Bicubic(ReadOnlySpan<byte> pixels, int width, int height, int newWidth, int newHeight, double? reducingGap = null)
+    public static byte[] Bicubic(ReadOnlySpan<byte> pixels, int width, int height, int newWidth, int newHeight, double? reducingGap = null) =>
+        Resize(pixels, width, height, newWidth, newHeight, ResamplingFilter.Bicubic, reducingGap);
+
+    /// <summary>The same with any filter.</summary>
+    public static byte[] Resize(
+        ReadOnlySpan<byte> pixels, int width, int height, int newWidth, int newHeight, ResamplingFilter filter, double? reducingGap = null)
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(pixels.Length, checked(width * height * Channels));
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(newWidth);
@@ -32,8 +37,8 @@ public static class Resampling
             }
         }
 
-        byte[] rows = newWidth == width && across == width ? pixels.ToArray() : Rows(pixels, height, new Window(width, across, newWidth));
-        return newHeight == height && down == height ? rows : Columns(rows, newWidth, new Window(height, down, newHeight));
+        byte[] rows = newWidth == width && across == width ? pixels.ToArray() : Rows(pixels, height, new Window(filter, width, across, newWidth));
+        return newHeight == height && down == height ? rows : Columns(rows, newWidth, new Window(filter, height, down, newHeight));
     }
 
     /// <summary>
@@ -133,15 +138,6 @@ public static class Resampling
 
     private static byte Clip(int sum) => (byte)Math.Clamp(sum >> Precision, 0, 255);
 
-    private static double Kernel(double x)
-    {
-        const double a = -0.5;
-        x = Math.Abs(x);
-        return x < 1.0 ? ((((a + 2.0) * x) - (a + 3.0)) * x * x) + 1.0
-            : x < 2.0 ? ((((x - 5.0) * x) + 8.0) * x - 4.0) * a
-            : 0.0;
-    }
-
     /// <summary>For each place along the new axis, the places along the old one that it is made of, and their weights.</summary>
     private sealed class Window
     {
@@ -151,38 +147,22 @@ public static class Resampling
         private readonly int most;
 
         /// <summary>Places along an axis of which only the first <paramref name="extent"/>, not always whole ones, hold the picture.</summary>
-        public Window(int sourceLength, double extent, int length)
+        public Window(ResamplingFilter filter, int sourceLength, double extent, int length)
         {
             SourceLength = sourceLength;
             Length = length;
-            double scale = extent / length;
-            double widening = Math.Max(scale, 1.0);
-            double support = 2.0 * widening;
-            most = ((int)Math.Ceiling(support) * 2) + 1;
+            most = filter.Most(extent, length);
             firsts = new int[length];
             counts = new int[length];
             weights = new int[checked(length * most)];
             double[] exact = new double[most];
             for (int i = 0; i < length; i++)
             {
-                double centre = (i + 0.5) * scale;
-                int first = Math.Max((int)(centre - support + 0.5), 0);
-                int count = Math.Min((int)(centre + support + 0.5), sourceLength) - first;
-                double sum = 0.0;
-                for (int k = 0; k < count; k++)
+                counts[i] = filter.Weights(sourceLength, extent, length, i, exact, out firsts[i]);
+                for (int k = 0; k < counts[i]; k++)
                 {
-                    exact[k] = Kernel((k + first - centre + 0.5) * (1.0 / widening));
-                    sum += exact[k];
+                    weights[(i * most) + k] = (int)((exact[k] < 0.0 ? -0.5 : 0.5) + (exact[k] * (1 << Precision)));
                 }
-
-                for (int k = 0; k < count; k++)
-                {
-                    double weight = sum == 0.0 ? exact[k] : exact[k] / sum;
-                    weights[(i * most) + k] = (int)((weight < 0.0 ? -0.5 : 0.5) + (weight * (1 << Precision)));
-                }
-
-                firsts[i] = first;
-                counts[i] = count;
             }
         }
 

@@ -67,11 +67,12 @@ let private frozen =
         [
             "--model DIR"
             "--prompt TEXT..."
+            "--prompts-file F"
             "--count N"
             "--temperature T"
             "--top-k K"
             "--top-p P"
-            "--cfg C"
+            "--cfg C..."
             "--seed S"
             "--lookahead W"
             "--precision fp32|bf16"
@@ -121,6 +122,31 @@ let private frozen =
             "--set KEY VALUE"
             "--resume auto"
             "--out DIR"
+            "--json"
+        ]
+        "fid",
+        [
+            "--real PATH"
+            "--generated PATH"
+            "--extractor F"
+            "--crop none|center"
+            "--pre-size N"
+            "--pre-filter lanczos|bicubic|bilinear"
+            "--resize clean|lanczos|bilinear|none"
+            "--input-size N"
+            "--scale inception|symmetric|unit|bytes"
+            "--entry auto|forward|layers|features"
+            "--measures fid|kid|neighbours..."
+            "--subsets N"
+            "--subset-size N"
+            "--neighbours K"
+            "--extrapolate"
+            "--seed S"
+            "--limit N"
+            "--batch N"
+            "--workers N"
+            "--save-features DIR"
+            "--strict"
             "--json"
         ]
         "convert",
@@ -285,11 +311,16 @@ let private parsing =
                         && c.Temperature = 0.0
                         && c.TopP = Nullable 1.0
                         && not c.TopK.HasValue
-                        && c.Guidance = 1.0
+                        && List.ofSeq c.Guidance = [ 1.0 ]
+                        && isNull c.PromptsFile
                         && c.Lookahead = 1
                         && not c.HalfPrecision
                         && not c.MemoryBudget.HasValue
                         && c.Seed = 0L)
+
+                gives<GenerateCommand>
+                    [ "generate"; "--model"; "m"; "--prompts-file"; "captions.txt"; "--cfg"; "1"; "2.5"; "4"; "1"; "--out"; "o" ]
+                    (fun c -> c.Prompts.Count = 0 && c.PromptsFile = "captions.txt" && List.ofSeq c.Guidance = [ 1.0; 2.5; 4.0 ])
 
                 gives<GenerateCommand>
                     [
@@ -308,6 +339,42 @@ let private parsing =
                         "500"
                     ]
                     (fun c -> c.Lookahead = 8 && c.HalfPrecision && c.MemoryBudget = Nullable 500))
+
+            testCase "fid has the defaults of clean-fid, and each choice" (fun () ->
+                gives<FidCommand> [ "fid"; "--real"; "a.npy"; "--generated"; "b.npy" ] (fun c ->
+                    c.Real = "a.npy"
+                    && c.Generated = "b.npy"
+                    && isNull c.Extractor
+                    && not c.CenterCrop
+                    && not c.PreSize.HasValue
+                    && (c.PreFilter, c.Resize, c.InputSize, c.Scale, c.Entry) = ("lanczos", "clean", 299, "inception", "auto")
+                    && List.ofSeq c.Measures = [ "fid"; "kid"; "neighbours" ]
+                    && (c.Subsets, c.SubsetSize, c.Neighbours, c.Seed, c.Batch) = (100, 1000, 3, 0L, 32)
+                    && not c.Extrapolate
+                    && not c.Limit.HasValue
+                    && not c.Workers.HasValue
+                    && isNull c.SaveFeatures
+                    && not c.Strict
+                    && not c.Json)
+
+                let words =
+                    "fid --real a --generated b --extractor e.pt --crop center --pre-size 256 --pre-filter bicubic --resize bilinear "
+                    + "--input-size 224 --scale unit --entry forward --measures kid fid --subsets 9 --subset-size 50 --neighbours 5 "
+                    + "--extrapolate --seed 7 --limit 1000 --batch 8 --workers 2 --save-features kept --strict --json"
+
+                gives<FidCommand> (List.ofArray (words.Split ' ')) (fun c ->
+                    c.Extractor = "e.pt"
+                    && c.CenterCrop
+                    && c.PreSize = Nullable 256
+                    && (c.PreFilter, c.Resize, c.InputSize, c.Scale, c.Entry) = ("bicubic", "bilinear", 224, "unit", "forward")
+                    && List.ofSeq c.Measures = [ "kid"; "fid" ]
+                    && (c.Subsets, c.SubsetSize, c.Neighbours, c.Seed, c.Batch) = (9, 50, 5, 7L, 8)
+                    && c.Extrapolate
+                    && c.Limit = Nullable 1000
+                    && c.Workers = Nullable 2
+                    && c.SaveFeatures = "kept"
+                    && c.Strict
+                    && c.Json))
 
             testCase "complete takes a prompt or ids" (fun () ->
                 gives<CompleteCommand> [ "complete"; "--model"; "m"; "--prompt"; "" ] (fun c ->
@@ -566,6 +633,16 @@ let private wrong =
         [ "prepare"; "--input"; "a"; "--text-tokenizer"; "t"; "--image-size"; "8"; "--out"; "o" ],
         [ "--image-size is given without --image-tokenizer: they go together." ]
         [ "prepare"; "--input"; "--out"; "o" ], [ "--input needs PATH..., but --out follows." ]
+        [ "fid"; "--real"; "a"; "--resize"; "cubic"; "--measures"; "fid"; "is"; "--limit"; "1" ],
+        [
+            "hybrid fid needs --generated PATH"
+            "--resize needs one of clean, lanczos, bilinear, none"
+            "--measures needs one of fid, kid, neighbours, but was given 'is'"
+            "--limit needs a whole number of at least 2"
+        ]
+        [ "generate"; "--model"; "m"; "--out"; "o" ], [ "hybrid generate needs one of --prompt, --prompts-file." ]
+        [ "generate"; "--model"; "m"; "--prompt"; "a"; "--prompts-file"; "f"; "--out"; "o" ],
+        [ "--prompt and --prompts-file exclude each other" ]
         [ "generate"; "--model"; "m"; "--prompt"; "a"; "--out"; "o"; "--top-p"; "0" ],
         [ "--top-p needs a number above 0 and at most 1, but was given '0'." ]
         [ "generate"; "--model"; "m"; "--prompt"; "a"; "--out"; "o"; "--count"; "0"; "--cfg"; "NaN" ],

@@ -177,6 +177,138 @@ let private kernels =
                 Expect.equal rows 19L "2 N + M")
         ]
 
+let private errors =
+    testList
+        "Fréchet distance's error"
+        [
+            property1 "is the derivative by each sample's weight" (1, 4) (fun seed width ->
+                let chooser = Chooser seed
+                let n, m = width + 6, width + 9
+                let real, generated = features chooser n width, features chooser m width
+
+                // The distance of weighted samples, weights that sum to 1: (1 − ε) of all the same and ε more on one of them.
+                let weighted (rows: float[][]) (at: int) (step: float) =
+                    let count = float rows.Length
+                    let weight i = (1.0 - step) / count + (if i = at then step else 0.0)
+
+                    let mean =
+                        Array.init width (fun d -> Seq.sum (seq { for i in 0 .. rows.Length - 1 -> weight i * rows[i].[d] }))
+
+                    let covariance =
+                        [|
+                            for a in 0 .. width - 1 do
+                                for b in 0 .. width - 1 ->
+                                    Seq.sum (
+                                        seq {
+                                            for i in 0 .. rows.Length - 1 ->
+                                                weight i * (rows[i].[a] - mean[a]) * (rows[i].[b] - mean[b])
+                                        }
+                                    )
+                                    * count
+                                    / (count - 1.0)
+                        |]
+
+                    vector mean, (vector covariance).reshape(int64 width, int64 width)
+
+                let variance (rows: float[][]) (against: torch.Tensor * torch.Tensor) =
+                    let derivative at =
+                        let value step =
+                            let mean, covariance = weighted rows at step
+                            (Frechet.ofGaussians mean covariance (fst against) (snd against)).Distance
+
+                        (value 1e-5 - value -1e-5) / 2e-5
+
+                    let derivatives = Array.init rows.Length derivative
+                    Statistics.deviation derivatives ** 2.0 / float rows.Length
+
+                let expected = sqrt (variance real (weighted generated 0 0.0) + variance generated (weighted real 0 0.0))
+                // The covariances' n / (n − 1) is a factor of the derivative here and not there.
+                near 1e-6 (1.5 / float n) "delta method" expected (Frechet.error (tensor real) (tensor generated)))
+
+            case "is what distances of sets drawn anew scatter" (fun () ->
+                let chooser = Chooser 3L
+                let draw shift scale = Array.init 300 (fun _ -> chooser.Normals 4 |> Array.map (fun x -> shift + scale * x))
+                let found = Array.init 150 (fun _ -> distance (draw 0.0 1.0) (draw 0.5 1.4))
+                let said = Frechet.error (tensor (draw 0.0 1.0)) (tensor (draw 0.5 1.4))
+                near 0.0 0.25 "standard error" (Statistics.deviation found) said)
+
+            case "is not known with as few samples as dimensions" (fun () ->
+                let chooser = Chooser 4L
+                Expect.isNaN (Frechet.error (tensor (features chooser 5 5)) (tensor (features chooser 30 5))) "5 of 5")
+
+            case "the distance of infinitely many is nearer to the truth than that of all there are" (fun () ->
+                let chooser = Chooser 6L
+                let stream = Random.ofSeed 1L |> Random.named "fid"
+
+                let pairs =
+                    Array.init 12 (fun _ ->
+                        let draw () = tensor (Array.init 120 (fun _ -> chooser.Normals 10))
+                        let real, generated = draw (), draw ()
+
+                        match Frechet.extrapolate stream real generated with
+                        | None -> failtest "120 samples of 10 dimensions are enough"
+                        | Some(limit, points) ->
+                            Expect.equal (Array.map fst points) [| 1.0; 0.8; 0.6; 0.5; 0.4 |] "shares"
+                            near 1e-9 1e-9 "all" (Frechet.ofFeatures real generated).Distance (snd points[0])
+                            limit, snd points[0])
+
+                // One distribution: the truth is 0.
+                let limit, all = pairs |> Array.averageBy fst, pairs |> Array.averageBy snd
+                Expect.isGreaterThan all 0.3 "the bias of 120 samples"
+                Expect.isLessThan (abs limit) (0.25 * all) "what is left of it"
+
+                Expect.isNone
+                    (Frechet.extrapolate stream (tensor (features chooser 12 5)) (tensor (features chooser 40 5)))
+                    "40 % of 12")
+        ]
+
+let private neighbourhoods =
+    let measure k real generated = Neighbourhoods.measure ignore k (tensor real) (tensor generated)
+
+    testList
+        "neighbourhoods"
+        [
+            property3 "equal plain loops" (1, 4) (5, 20) (5, 20) (fun seed width n m ->
+                let chooser = Chooser seed
+                let k = chooser.Int(1, 4)
+                let real = features chooser n width
+                // Some of the same, some elsewhere.
+                let generated = Array.append real[.. n / 2] (features chooser m width)
+                let precision, recall, density, coverage = FidelityReference.neighbours k real generated
+                let found = measure k real generated
+                let all = [| found.Precision; found.Recall; found.Density; found.Coverage |]
+                close 1e-12 1e-12 "four shares" [| precision; recall; density; coverage |] all)
+
+            case "of a set with itself are full, duplicates too" (fun () ->
+                let real = features (Chooser 1L) 20 3
+
+                for rows in [ real; Array.append real real; Array.replicate 6 real[0] ] do
+                    let found = measure 3 rows rows
+                    Expect.equal (found.Precision, found.Recall, found.Coverage) (1.0, 1.0, 1.0) "shares"
+                    Expect.isGreaterThanOrEqual found.Density 1.0 "density")
+
+            case "of sets far apart are empty" (fun () ->
+                let real = features (Chooser 1L) 20 3
+                let found = measure 3 real (real |> Array.map (Array.map (fun x -> x + 1e4)))
+                Expect.equal (found.Precision, found.Recall, found.Density, found.Coverage) (0.0, 0.0, 0.0, 0.0) "shares")
+
+            case "of one mode of two: precise, and half is not covered" (fun () ->
+                let chooser = Chooser 2L
+                let mode at = Array.init 40 (fun _ -> chooser.Normals 2 |> Array.map (fun x -> at + x))
+                let found = measure 5 (Array.append (mode 0.0) (mode 100.0)) (mode 0.0)
+                Expect.isGreaterThan found.Precision 0.85 "precision"
+                Expect.isLessThanOrEqual found.Recall 0.5 "recall"
+                Expect.isLessThanOrEqual found.Coverage 0.5 "coverage"
+                Expect.isGreaterThan found.Coverage 0.3 "coverage of the first mode")
+
+            case "need more samples than neighbours" (fun () ->
+                let chooser = Chooser 3L
+                let sentence = refused "3 of 3" (fun () -> measure 3 (features chooser 3 2) (features chooser 9 2) |> ignore)
+                Expect.stringContains sentence "real holds 3 samples; with 3 neighbours there must be 4 at least." "real"
+                let sentence = refused "3 of 3" (fun () -> measure 3 (features chooser 9 2) (features chooser 3 2) |> ignore)
+                Expect.stringContains sentence "generated holds 3 samples" "generated")
+        ]
+
 let private refusals =
     testList
         "refuses"
@@ -211,4 +343,4 @@ let private refusals =
 
 let tests =
     Hybrid.Runner.TorchLibrary.Load()
-    testList "Fidelity" [ frechet; kernels; refusals ]
+    testList "Fidelity" [ frechet; errors; kernels; neighbourhoods; refusals ]

@@ -69,6 +69,7 @@ let private all =
             ShardTests.tests
             StatisticsTests.tests
             FidelityTests.tests
+            FidCommandTests.tests
             StepTests.tests
             StudyPlanTests.tests
             StudyVerdictTests.tests
