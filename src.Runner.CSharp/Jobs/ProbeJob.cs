@@ -15,7 +15,7 @@ internal static class ProbeJob
 
         using Progress progress = new();
         IReadOnlyList<ProbeResult> own = Score(ModelFiles.Open(command.Model), tasks, progress, stop);
-        IReadOnlyList<ProbeResult>? other = command.Against is null ? null : Score(ModelFiles.Open(command.Against), tasks, progress, stop);
+        IReadOnlyList<ProbeResult>? other = command.Against.Count == 0 ? null : Score(ModelFiles.Open(command.Against[0]), tasks, progress, stop);
         if (command.Json)
         {
             Json.Write(new { Tasks = tasks.Select((task, i) => (task.Name, Value: ToJson(own[i], other?[i]))).ToDictionary(task => task.Name, task => task.Value) });

@@ -42,7 +42,7 @@ public sealed class AlignmentStage(Plan plan, Corpus corpus, int codes)
         torch.Tensor texts, torch.Tensor initial, bool shuffled, int done, Stage progress, CancellationToken stop)
     {
         Budget budget = plan.Alignment;
-        using var aligner = new Aligner(texts, initial, 0.9, 0.98, 1e-6, budget.LearningRate);
+        using var aligner = new Aligner(texts, initial, new AlignerOptions { LearningRate = budget.LearningRate });
         var steps = new AlignmentStep[budget.Steps];
         for (int step = 0; step < budget.Steps; step++)
         {
@@ -57,7 +57,8 @@ public sealed class AlignmentStage(Plan plan, Corpus corpus, int codes)
                 captions[i] = corpus.Train[Compose.Place(corpus.Train.Length, shuffled ? Seed + 1 : Seed, true, position)].Caption;
             }
 
-            steps[step] = aligner.Step(captions, pictures);
+            aligner.Step(captions, pictures);
+            steps[step] = aligner.Read()[0];
             progress.Report(done + step + 1, new Metrics { Loss = steps[step].Loss });
         }
 
