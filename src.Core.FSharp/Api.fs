@@ -169,6 +169,17 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     /// A parameter's fp32 values; the caller owns the view.
     member _.Values(name: string) : torch.Tensor = store.MasterOf name
 
+    /// Puts a table [image codes, D] in the place of the image rows of the embedding table. Errors: ShapeException where it does not
+    /// fit.
+    member _.SetImageRows(rows_RD: torch.Tensor) : unit =
+        use _ = torch.no_grad ()
+        use _ = torch.NewDisposeScope()
+        let table = store.MasterOf "tok_embeddings.weight"
+        let target = table.narrow (0L, int64 vocabulary.FirstCode, int64 vocabulary.ImageCodes)
+        Shape.require "the image rows" (List.ofArray target.shape) rows_RD
+        target.copy_ rows_RD |> ignore
+        store.Refresh()
+
     /// A model with open_lm's random initialisation.
     static member Random(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, seed: int64) : Model =
         let store = allocate layout config.Rows config

@@ -1,4 +1,4 @@
-/// The C# door to pictures: image tokenizers, training World's own, and alignment.
+/// The C# door to pictures: image tokenizers, and training World's own.
 namespace Hybrid.Api
 
 open System
@@ -281,70 +281,3 @@ type PictureTokenizerTrainer(budget: Budget, small: bool, halfPrecision: bool, s
             (state :> IDisposable).Dispose()
             (store :> IDisposable).Dispose()
             (codebook :> IDisposable).Dispose()
-
-/// What one step of alignment gave.
-[<Struct>]
-type AlignmentStep =
-    {
-        /// Contrastive loss before the update
-        Loss: float
-        /// Scale of the cosines after it, exp of the log scale
-        Temperature: float
-        /// Share of pictures whose own caption is nearest, before the update
-        Accuracy: float
-    }
-
-/// Contrastive alignment of an image table with a frozen text table. Dispose it to release both.
-[<Sealed>]
-type Aligner(texts_VD: torch.Tensor, images_RD: torch.Tensor, beta1: float, beta2: float, epsilon: float, learningRate: float) =
-    let store =
-        Parameters.allocate
-            Fp32
-            torch.CPU
-            Parameters.Matrices
-            (fun _ -> Moves)
-            (Alignment.parameters images_RD.shape[0] images_RD.shape[1])
-
-    let texts = texts_VD.detach().``to``(torch.float32, copy = true).DetachFromDisposeScope()
-    let state = new OptimizerState(store)
-
-    let optimizer =
-        {
-            Betas = (beta1, beta2)
-            Epsilon = epsilon
-            WeightDecay = 0.0
-            Decay = Parameters.Matrices
-            ClipNorm = None
-        }
-
-    do
-        Parameters.set store "image_embeddings" images_RD
-        Alignment.initialiseScale store
-
-    /// One step on matching pairs. Errors: InputException for an empty caption or an id outside its table.
-    member _.Step(captions: IReadOnlyList<int[]>, codes: IReadOnlyList<int[]>) : AlignmentStep =
-        use _ = torch.NewDisposeScope()
-        let bags = Alignment.bagOfWords texts (Seq.toArray captions)
-        let value = Alignment.step optimizer learningRate store state bags (Seq.toArray codes)
-        let scale = store.Weights("log_scale").detach().exp()
-        let read (t: torch.Tensor) = float (t.cpu().data<float32>().[0L])
-
-        { Loss = read value.Loss; Temperature = read scale; Accuracy = read value.Accuracy }
-
-    /// The image table so far, [R, D]; the caller owns the copy.
-    member _.Images: torch.Tensor =
-        use view = store.MasterOf "image_embeddings"
-        view.clone().DetachFromDisposeScope()
-
-    /// The `count` text rows nearest to each image row by cosine.
-    member _.Nearest(count: int) : int[][] =
-        use _ = torch.NewDisposeScope()
-        use view = store.MasterOf "image_embeddings"
-        let ids, _ = Alignment.nearest count view texts
-        ids.contiguous().data<int64>().ToArray() |> Array.map int |> Array.chunkBySize count
-
-    interface IDisposable with
-        member _.Dispose() =
-            (state :> IDisposable).Dispose()
-            (store :> IDisposable).Dispose()
-            texts.Dispose()

@@ -176,6 +176,11 @@ type Compose private () =
 
         Sequence.compose config.Vocabulary (if drop then CaptionDropped else config.Form) config.Length caption codes
 
+    /// The caption and the codes of a sequence, empty where its form has none. Errors: InputException where no form fits.
+    static member Parts(vocabulary: Vocabulary, sequence: int64[]) : struct (int[] * int[]) =
+        let _, caption, codes = Sequence.decompose vocabulary sequence
+        struct (caption, codes)
+
     /// The micro-batches, of up to `size` sequences each, of a step's sequences, as a configuration says; `Sequence.release` lets go of
     /// each.
     static member MicroBatches(config: TrainConfig, size: int, device: torch.Device, sequences: int64[][]) : Batch[] =

@@ -122,6 +122,9 @@ type TrainPlan(config: TrainConfig) =
 
     member _.Train = list config.Train
     member _.HeldOut = list config.HeldOut
+
+    /// The path of the table that image rows start from, or null.
+    member _.ImageRows: string | null = TrainConfig.newRowsPath config.NewRows |> Option.toObj
     member _.Shuffled = (config.Order = Shuffled)
     member _.Optimizer = config.Optimizer
     member _.Objective: Objective = Trainer.Objective(text, image, structure, z)
@@ -211,6 +214,7 @@ type TrainPlan(config: TrainConfig) =
                 ModelConfigFile = Option.map path.Invoke config.ModelConfigFile
                 Train = List.map path.Invoke config.Train
                 HeldOut = List.map path.Invoke config.HeldOut
+                NewRows = TrainConfig.newRowsPath config.NewRows |> Option.map path.Invoke |> Option.defaultValue config.NewRows
             }
 
     /// The configuration for measuring: captions are not dropped.

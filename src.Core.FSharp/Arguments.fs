@@ -193,8 +193,14 @@ type internal ProbeArguments =
     | [<Unique; Value("F")>] Model_Config of string
     | [<Unique; Value("N", Minimum = 1.0)>] Text_Rows of int
     | [<Unique; Value("K", Minimum = 1.0)>] Image_Codes of int
-    | [<Unique; Value("PATH")>] Against of string
-    | [<Mandatory; Value("F", Several = true)>] Tasks of string
+    | [<Value("PATH", Several = true)>] Against of string
+    | [<Value("F", Several = true)>] Tasks of string
+    | [<Value("F", Several = true)>] Text of string
+    | [<Value("TEXT", Several = true)>] Complete of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Max_Tokens of int
+    | [<Unique; Value("K", Minimum = 0.0, Maximum = 1000.0)>] Shots of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Limit of int
+    | [<Unique; Value("S")>] Seed of int64
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -204,8 +210,68 @@ type internal ProbeArguments =
             | Model_Config _ -> Words.modelConfig
             | Text_Rows _ -> Words.textRows
             | Image_Codes _ -> Words.imageCodes
-            | Against _ -> "a second model to compare with: the one before training"
-            | Tasks _ -> "task files, JSON lines"
+            | Against _ -> "models to compare with, in order; the first is the one before training"
+            | Tasks _ -> "task files: JSON lines, lists of pairs, facts, paragraphs"
+            | Text _ -> "plain text whose loss is measured, a token and a byte"
+            | Complete _ -> "beginnings of texts, each in quotes, that the models go on from greedily"
+            | Max_Tokens _ -> "the most tokens of a completion (default: 40)"
+            | Shots _ -> "examples before each question (default: 5 in lists of pairs, else none)"
+            | Limit _ -> "only the first N questions of each task, and windows of each text"
+            | Seed _ -> "draw the examples by this seed (default: the questions that follow)"
+            | Json -> Words.json
+
+type internal AlignArguments =
+    | [<Unique; Value("PATH")>] Model of string
+    | [<Unique; Value("PATH")>] Tokens of string
+    | [<Unique; Value("F")>] Model_Config of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Text_Rows of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Image_Codes of int
+    | [<Unique; Value("F")>] Codes of string
+    | [<Unique; Value("F")>] Text_Ids of string
+    | [<Unique; Value("F")>] Text_Embedding of string
+    | [<Unique; Value("F")>] Initial of string
+    | [<Unique; Value("F")>] Tokenizer of string
+    | [<Unique; Value("N", Minimum = 2.0)>] Batch of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
+    | [<Unique; Value("R", Above = 0.0, Maximum = 1e6)>] Learning_Rate of float
+    | [<Unique; Value("A B", Minimum = 0.0, Maximum = 0.999999999)>] Betas of first: float * second: float
+    | [<Unique; Value("E", Minimum = 0.0, Maximum = 1.0)>] Epsilon of float
+    | [<Unique; Value("sequential|shuffled", Closed = true)>] Order of string
+    | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("N", Minimum = 0.0)>] Held_Out of int
+    | [<Value("shuffled-captions|random-text", Closed = true, Several = true)>] Control of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Nearest of int
+    | [<Unique; Value("\"1 2 3\"", Ids = true)>] Nearest_Of of string
+    | [<Value("TEXT", Several = true)>] Codes_Of_Word of string
+    | [<Mandatory; Unique; Value("DIR")>] Out of string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Model _ -> Words.model
+            | Tokens _ -> "with --model: token shards, or ready sequences as .npy"
+            | Model_Config _ -> Words.modelConfig
+            | Text_Rows _ -> "rows of text, where an open_lm .pt holds image rows already"
+            | Image_Codes _ -> "how many image codes there are (default: what the model or its data say)"
+            | Codes _ -> "without a model: codes of the pictures, whole numbers [pairs, codes] as .npy"
+            | Text_Ids _ -> "the captions' token ids, a JSON list of lists"
+            | Text_Embedding _ -> "the text table, .npy [rows, width]"
+            | Initial _ -> "the image table to begin with, .npy [codes, width] (default: the model's own rows, or random)"
+            | Tokenizer _ -> "a tokenizer.json for showing text (default: the one beside the model)"
+            | Batch _ -> "pairs of a step (default: 1024, or all pairs where there are fewer)"
+            | Steps _ -> "steps of Adam (default: 1000)"
+            | Learning_Rate _ -> "its learning rate (default: 0.01)"
+            | Betas _ -> "decays of its moments (default: 0.9 0.98)"
+            | Epsilon _ -> "added to the root of its second moment (default: 1e-6)"
+            | Order _ -> "shuffled (default), or sequential: as they stand, wrapping at the end"
+            | Seed _ -> "seed of everything random (default: 0)"
+            | Held_Out _ -> "pairs kept out of training, to search among at the end (default: 0)"
+            | Control _ -> "train beside it on captions of other pictures, or against random text embeddings"
+            | Nearest _ -> "text tokens shown for a code (default: 5)"
+            | Nearest_Of _ -> "codes that they are shown for (default: the ten used most)"
+            | Codes_Of_Word _ -> "words whose codes are looked for, with their nearest text tokens"
+            | Out _ -> "a new directory: the aligned table, its curves and align.json"
             | Json -> Words.json
 
 type internal TokenizeArguments =

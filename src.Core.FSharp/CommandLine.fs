@@ -89,6 +89,9 @@ let private synopsis (entry: Entry) =
         if not entry.OneOf.IsEmpty then
             "(" + String.Join(" | ", entry.OneOf |> List.map (named >> shown)) + ")"
 
+        for name in entry.AnyOf do
+            $"[{shown (named name)}]"
+
         "[options]"
     ]
     |> String.concat " "
@@ -323,6 +326,12 @@ let private wholeFaults (entry: Entry) (scan: Scan) =
                 $"""hybrid {entry.Name} needs one of {String.Join(", ", entry.OneOf)}."""
         | first :: second :: rest -> $"{list (first :: second :: rest)} exclude each other: give one of them."
         | _ -> ()
+
+        if
+            not entry.AnyOf.IsEmpty
+            && not (entry.AnyOf |> List.exists (fun name -> count name > 0 || named name))
+        then
+            $"""hybrid {entry.Name} needs at least one of {String.Join(", ", entry.AnyOf)}."""
 
         for choice in chosen entry scan do
             for name in choice.Needs do

@@ -31,6 +31,8 @@ type Entry =
         Example: string
         /// Options of which exactly one is given.
         OneOf: string list
+        /// Options of which at least one is given.
+        AnyOf: string list
         /// Options that are given all or none.
         Together: string list
         /// What the first word decides: options that stand here go only with the words they stand at.
@@ -64,6 +66,7 @@ let private entry<'T when 'T :> IArgParserTemplate> name summary example (comman
         Summary = summary
         Example = example
         OneOf = []
+        AnyOf = []
         Together = []
         Choices = []
         Flags = lazy (flagsOf parser.Value)
@@ -169,6 +172,43 @@ let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
             Resume = given.Contains <@ ImageArguments.Resume @>
             Json = json
         }
+
+let private alignCommand (given: ParseResults<AlignArguments>) : ICommand =
+    let beta1, beta2 = given.GetResult(<@ AlignArguments.Betas @>, defaultValue = (0.9, 0.98))
+
+    {
+        AlignCommand.Model =
+            match given.TryGetResult <@ AlignArguments.Model @> with
+            | None -> null
+            | Some path ->
+                {
+                    Path = path
+                    Config = given.TryGetResult <@ AlignArguments.Model_Config @> |> Option.toObj
+                    TextRows = given.TryGetResult <@ AlignArguments.Text_Rows @> |> Option.toNullable
+                    ImageCodes = given.TryGetResult <@ AlignArguments.Image_Codes @> |> Option.toNullable
+                }
+        Tokens = given.TryGetResult <@ AlignArguments.Tokens @> |> Option.toObj
+        Codes = given.TryGetResult <@ AlignArguments.Codes @> |> Option.toObj
+        TextIds = given.TryGetResult <@ AlignArguments.Text_Ids @> |> Option.toObj
+        TextEmbedding = given.TryGetResult <@ AlignArguments.Text_Embedding @> |> Option.toObj
+        ImageCodes = given.TryGetResult <@ AlignArguments.Image_Codes @> |> Option.toNullable
+        Initial = given.TryGetResult <@ AlignArguments.Initial @> |> Option.toObj
+        Tokenizer = given.TryGetResult <@ AlignArguments.Tokenizer @> |> Option.toObj
+        Batch = given.TryGetResult <@ AlignArguments.Batch @> |> Option.toNullable
+        Steps = given.GetResult(<@ AlignArguments.Steps @>, defaultValue = 1000)
+        LearningRate = given.GetResult(<@ AlignArguments.Learning_Rate @>, defaultValue = 0.01)
+        Betas = readOnly [ beta1; beta2 ]
+        Epsilon = given.GetResult(<@ AlignArguments.Epsilon @>, defaultValue = 1e-6)
+        Shuffled = given.GetResult(<@ AlignArguments.Order @>, defaultValue = "shuffled") = "shuffled"
+        Seed = given.GetResult(<@ AlignArguments.Seed @>, defaultValue = 0L)
+        HeldOut = given.GetResult(<@ AlignArguments.Held_Out @>, defaultValue = 0)
+        Controls = given.GetResults <@ AlignArguments.Control @> |> List.distinct |> readOnly
+        Nearest = given.GetResult(<@ AlignArguments.Nearest @>, defaultValue = 5)
+        NearestOf = given.TryGetResult <@ AlignArguments.Nearest_Of @> |> idsOrNull
+        Words = given.GetResults <@ AlignArguments.Codes_Of_Word @> |> List.map unprotect |> readOnly
+        Out = given.GetResult <@ AlignArguments.Out @>
+        Json = given.Contains <@ AlignArguments.Json @>
+    }
 
 /// The commands, in the order the help shows them.
 let table: Entry list =
@@ -306,11 +346,27 @@ let table: Entry list =
                               TextRows = given.TryGetResult <@ ProbeArguments.Text_Rows @> |> Option.toNullable
                               ImageCodes = given.TryGetResult <@ ProbeArguments.Image_Codes @> |> Option.toNullable
                           }
-                      Against = given.TryGetResult <@ ProbeArguments.Against @> |> Option.toObj
+                      Against = given.GetResults <@ ProbeArguments.Against @> |> readOnly
                       Tasks = given.GetResults <@ ProbeArguments.Tasks @> |> readOnly
+                      Texts = given.GetResults <@ ProbeArguments.Text @> |> readOnly
+                      Prompts = given.GetResults <@ ProbeArguments.Complete @> |> List.map unprotect |> readOnly
+                      MaxTokens = given.GetResult(<@ ProbeArguments.Max_Tokens @>, defaultValue = 40)
+                      Shots = given.TryGetResult <@ ProbeArguments.Shots @> |> Option.toNullable
+                      Limit = given.TryGetResult <@ ProbeArguments.Limit @> |> Option.toNullable
+                      Seed = given.TryGetResult <@ ProbeArguments.Seed @> |> Option.toNullable
                       Json = given.Contains <@ ProbeArguments.Json @>
                   }) with
+            AnyOf = [ "--tasks"; "--text"; "--complete" ]
             Together = [ "--text-rows"; "--image-codes" ]
+        }
+
+        { entry<AlignArguments>
+              "align"
+              "image codes against text embeddings, contrastively"
+              "hybrid align --model runs/a --tokens shards --control shuffled-captions \\\n  --codes-of-word red --out aligned"
+              alignCommand with
+            OneOf = [ "--model"; "--codes" ]
+            Together = [ "--codes"; "--text-ids"; "--text-embedding" ]
         }
 
         { entry<TokenizeArguments>

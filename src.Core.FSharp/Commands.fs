@@ -144,12 +144,65 @@ type CompleteCommand =
     interface ICommand with
         member command.Json = command.Json
 
-/// Knowledge, few-shot and language-modelling probes.
+/// Knowledge, few-shot and language-modelling probes. At least one of Tasks, Texts and Prompts is not empty.
 type ProbeCommand =
     {
         Model: ModelPath
-        Against: string | null
+        /// Models to compare with, in order: the one before training first.
+        Against: IReadOnlyList<string>
         Tasks: IReadOnlyList<string>
+        /// Files of plain text whose loss is measured.
+        Texts: IReadOnlyList<string>
+        /// Beginnings of texts that the models go on from.
+        Prompts: IReadOnlyList<string>
+        /// Most tokens of a completion.
+        MaxTokens: int
+        /// Examples before a question; null: five in lists of pairs, none elsewhere.
+        Shots: Nullable<int>
+        /// Questions of each task, and windows of each text; null takes all.
+        Limit: Nullable<int>
+        /// Null: the examples of a question are the ones that follow it.
+        Seed: Nullable<int64>
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// Contrastive alignment of image codes with text embeddings: of a model's table, or (Model null) of given tables.
+type AlignCommand =
+    {
+        Model: ModelPath | null
+        /// With a model: shards or ready sequences.
+        Tokens: string | null
+        /// Without one: codes of pictures, ids of captions, the text table, and where the image table starts.
+        Codes: string | null
+        TextIds: string | null
+        TextEmbedding: string | null
+        Initial: string | null
+        /// How many codes there are; null: what the model, the data or the table say.
+        ImageCodes: Nullable<int>
+        /// A tokenizer.json, where the model has none beside it.
+        Tokenizer: string | null
+        /// Null: 1024, or all pairs where there are fewer.
+        Batch: Nullable<int>
+        Steps: int
+        LearningRate: float
+        Betas: IReadOnlyList<float>
+        Epsilon: float
+        Shuffled: bool
+        Seed: int64
+        /// Pairs that are kept out of training and searched at the end.
+        HeldOut: int
+        /// shuffled-captions, random-text
+        Controls: IReadOnlyList<string>
+        /// Text tokens shown for a code.
+        Nearest: int
+        /// Codes that they are shown for; null: the ten used most.
+        NearestOf: IReadOnlyList<int> | null
+        /// Words whose codes are looked for.
+        Words: IReadOnlyList<string>
+        Out: string
         Json: bool
     }
 

@@ -142,6 +142,31 @@ let geluTanh (x: torch.Tensor) : torch.Tensor = call "aten::gelu" "" [ Tensor x;
 let embedding (table: torch.Tensor) (indices: torch.Tensor) : torch.Tensor =
     call "aten::embedding" "" [ Tensor table; Tensor indices; Integer -1L; Flag false; Flag false ] 1 |> List.head
 
+/// Sums of rows of a table [R, D], each times its weight, for bags that begin at `starts` [N] of the list of indices [T]: [N, D].
+/// The gradient of the table is dense.
+let embeddingBag (table: torch.Tensor) (indices: torch.Tensor) (starts: torch.Tensor) (weights: torch.Tensor) : torch.Tensor =
+    let results =
+        call
+            "aten::_embedding_bag"
+            ""
+            [
+                Tensor table
+                Tensor indices
+                Tensor starts
+                Flag false
+                Integer 0L
+                Flag false
+                SomeTensor weights
+                Flag false
+                Integer -1L
+            ]
+            4
+
+    for other in List.tail results do
+        other.Dispose()
+
+    List.head results
+
 /// One AdamW update of several fp32 tensors in place (Loshchilov & Hutter 2019, decoupled decay). `steps` are fp32 scalars already
 /// counted up; where `skip` holds 1 nothing is changed.
 let fusedAdamW

@@ -42,6 +42,7 @@ type TrainConfig =
         /// Share of captioned sequences that lose their caption (for guidance)
         CaptionDrop: float
         Trainable: Trainable.Preset
+        /// How new rows start: a name of `TrainConfig.newRows`, or the path of a table for the image rows
         NewRows: string
         /// Weights of text, image, structure and z-loss in the objective
         LossWeights: float * float * float * float
@@ -84,6 +85,13 @@ module TrainConfig =
     /// Names of the initialisations of new rows.
     let newRows: string list = [ "normal"; "mean"; "mean-covariance" ]
 
+    /// The path of a table that image rows start from, where `newRows` is one and not a name: a path has a separator or a dot.
+    let newRowsPath (value: string) : string option =
+        if not (List.contains value newRows) && value.IndexOfAny [| '/'; '\\'; '.' |] >= 0 then
+            Some value
+        else
+            None
+
     let private million = 1_000_000_000
 
     /// The largest gradient norm: 1 where the key is absent, none where it is null.
@@ -93,6 +101,23 @@ module TrainConfig =
         if json.Has "clipNorm" then Some(json.Float("clipNorm", 1e-12, 1e12))
         elif Seq.contains "clipNorm" json.Names then None
         else Some 1.0
+
+    let private newRowsOf (json: JsonFields) : string =
+        if not (json.Has "newRows") then
+            json.Ignore [ "newRows" ]
+            "normal"
+        else
+            let value = json.Text "newRows"
+
+            if json.Sound && not (List.contains value newRows) && (newRowsPath value).IsNone then
+                let names = System.String.Join(", ", newRows)
+
+                json.Error(
+                    "newRows",
+                    $"must be one of {names}, or the path of a table such as \"./aligned\" or \"rows.npy\", but is \"{value}\"."
+                )
+
+            value
 
     let private read (json: JsonFields) : TrainConfig =
         let model = json.Object "model"
@@ -191,7 +216,7 @@ module TrainConfig =
                 Length = length
                 CaptionDrop = drop
                 Trainable = json.Choice("trainable", Trainable.presets, Trainable.All)
-                NewRows = json.Choice("newRows", newRows |> List.map (fun name -> name, name), "normal")
+                NewRows = newRowsOf json
                 LossWeights = weights
                 Optimizer = { Betas = betas; Epsilon = epsilon; WeightDecay = weightDecay; Decay = decay; ClipNorm = clip }
                 Schedule = plan

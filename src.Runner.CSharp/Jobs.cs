@@ -33,6 +33,9 @@ internal static class Jobs
             case ProbeCommand probe:
                 ProbeJob.Run(probe, stop);
                 break;
+            case AlignCommand align:
+                AlignJob.Run(align, stop);
+                break;
             case TokenizeCommand tokenize:
                 TokenizeJob.Run(tokenize);
                 break;

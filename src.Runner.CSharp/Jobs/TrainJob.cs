@@ -41,7 +41,7 @@ public static class TrainJob
                 : Path.GetFullPath(given, folder));
             (string Key, string? Path)[] named =
             [
-                ("model.checkpoint", plan.Checkpoint), ("model.config", plan.Description),
+                ("model.checkpoint", plan.Checkpoint), ("model.config", plan.Description), ("newRows", plan.ImageRows),
                 .. plan.Train.Select(data => ("data.train", (string?)data)), .. plan.HeldOut.Select(data => ("data.heldOut", (string?)data)),
             ];
             string[] missing = [.. named.Where(entry => entry.Path is not null && !Path.Exists(entry.Path)).Select(entry => $"{entry.Key}: there is nothing at {entry.Path}.")];

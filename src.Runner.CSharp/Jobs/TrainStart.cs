@@ -1,4 +1,6 @@
 using Hybrid.Api;
+using Hybrid.Runner.Alignment;
+using TorchSharp;
 
 namespace Hybrid.Runner;
 
@@ -14,6 +16,27 @@ internal sealed record TrainStart(Model Model, string? Tokenizer, string Words)
     /// description, table and vocabulary do not go together; InputException where the checkpoint cannot be read.
     /// </summary>
     public static TrainStart Fresh(TrainPlan plan, Layout layout)
+    {
+        if (plan.ImageRows is not { } path)
+        {
+            return Weights(plan, layout);
+        }
+
+        Vocabulary vocabulary = plan.Config.Vocabulary;
+        using torch.Tensor rows = EmbeddingTables.Read(path, "the image rows (newRows)");
+        int width = Describe(plan, null).Width;
+        if (rows.shape[0] != vocabulary.ImageCodes || rows.shape[1] != width)
+        {
+            throw new ConfigurationException(
+                $"newRows: {path} holds {rows.shape[0]} rows of width {rows.shape[1]}; the model has {vocabulary.ImageCodes} image codes and the width {width}.");
+        }
+
+        TrainStart start = Weights(plan, layout);
+        start.Model.SetImageRows(rows);
+        return start with { Words = $"{start.Words}; image rows of {path}" };
+    }
+
+    private static TrainStart Weights(TrainPlan plan, Layout layout)
     {
         Vocabulary vocabulary = plan.Config.Vocabulary;
         if (plan.Checkpoint is null)
@@ -42,7 +65,7 @@ internal sealed record TrainStart(Model Model, string? Tokenizer, string Words)
         RequireTable(plan, file.Config, plan.Checkpoint);
         Model extended = Model.Extend(file.Config, vocabulary, layout, file.Load, plan.Config.NewRows, null, plan.Config.Seed);
         return new(
-            extended, file.TokenizerPath, $"the weights of {plan.Checkpoint}, extended from {file.Config.Rows} to {vocabulary.Rows} rows (new rows: {plan.Config.NewRows})");
+            extended, file.TokenizerPath, $"the weights of {plan.Checkpoint}, extended from {file.Config.Rows} to {vocabulary.Rows} rows (new rows: {(plan.ImageRows is null ? plan.Config.NewRows : "normal")})");
     }
 
     /// <summary>The model of a checkpoint of a run, to go on with.</summary>

@@ -12,6 +12,7 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
 {
     private const int NearestWords = 5;
     private const int LeastUses = 20;
+    private const int ReadEvery = 20;
     private const int MostCodes = 1024;
     private const int ShownCodes = 10;
     private const long Seed = 11;
@@ -32,7 +33,7 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
         long began = Stopwatch.GetTimestamp();
         // Rows that only pad the text table belong to no word.
         using torch.Tensor texts = material.Pretrained["tok_embeddings.weight"].narrow(0, 0, material.Words).to(torch.float32);
-        using torch.Tensor random = RandomLike(texts);
+        using torch.Tensor random = AlignmentTables.RandomTexts(texts, Seed);
         Aligned own = Train(texts, initial, Control.None, progress, stop);
         Aligned shuffled = Train(texts, initial, Control.ShuffledCaptions, progress, stop);
         Aligned unmeaning = Train(random, initial, Control.RandomTexts, progress, stop);
@@ -59,8 +60,8 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
     private Aligned Train(torch.Tensor texts, torch.Tensor initial, Control control, Stage progress, CancellationToken stop)
     {
         Budget budget = plan.Alignment;
-        using var aligner = new Aligner(texts, initial, 0.9, 0.98, 1e-6, budget.LearningRate);
-        var steps = new AlignmentStep[budget.Steps];
+        using var aligner = new Aligner(texts, initial, new AlignerOptions { LearningRate = budget.LearningRate });
+        var done = new List<AlignmentStep>();
         Pair[] train = pictures.Train;
         for (int step = 0; step < budget.Steps; step++)
         {
@@ -70,26 +71,18 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
             for (int i = 0; i < budget.Batch; i++)
             {
                 long position = (long)step * budget.Batch + i;
-                codes[i] = train[Compose.Place(train.Length, Seed, true, position)].Codes;
-                // The control's captions come from an order of their own.
-                captions[i] = train[Compose.Place(train.Length, control == Control.ShuffledCaptions ? Seed + 1 : Seed, true, position)].Caption;
+                long place = Compose.Place(train.Length, Seed, true, position);
+                codes[i] = train[place].Codes;
+                captions[i] = train[control == Control.ShuffledCaptions ? AlignmentTables.OtherCaption(train.Length, Seed, place) : place].Caption;
             }
 
-            steps[step] = aligner.Step(captions, codes);
-            progress.Report((int)control * budget.Steps + step + 1, new Metrics { Loss = steps[step].Loss });
+            aligner.Step(captions, codes);
+            if (done.Count + ReadEvery == step + 1 || step + 1 == budget.Steps)
+                done.AddRange(aligner.Read());
+            progress.Report((int)control * budget.Steps + step + 1, done.Count > 0 ? new Metrics { Loss = done[^1].Loss } : default);
         }
 
-        return new Aligned(steps, aligner.Nearest(NearestWords), aligner.Images);
-    }
-
-    /// <summary>Rows of random directions, each as long as the row of the table that it stands in for.</summary>
-    private static torch.Tensor RandomLike(torch.Tensor texts)
-    {
-        using var scope = torch.NewDisposeScope();
-        Hybrid.Random.Stream stream = Hybrid.Random.named("random texts", Hybrid.Random.ofSeed(Seed));
-        float[] values = [.. Enumerable.Range(0, (int)texts.numel()).Select(i => (float)Hybrid.Random.normal(stream, i))];
-        torch.Tensor directions = torch.nn.functional.normalize(torch.tensor(values).reshape(texts.shape), 2.0, 1, 1e-12);
-        return directions.mul(texts.norm(1, keepdim: true, p: 2f)).MoveToOuterDisposeScope();
+        return new Aligned([.. done], aligner.Nearest(NearestWords), aligner.Images);
     }
 
     /// <summary>For each code used often enough, the words that occur with it at least half as often again as with pictures at large.</summary>
