@@ -32,7 +32,17 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         int[] evaluateAt = Hybrid.Study.evaluationSteps(budget, plan.Evaluations);
 
         var curve = new Curves(budget.Steps);
-        var evaluations = new List<Evaluation> { Evaluate(model, arm, 0, sequences.HeldOut) };
+        using Examination? examination = arm.Plan.Diagnosed && arm.First
+            ? new Examination(model, pictures, sequences.HeldOut, arm.Plan.Start == Hybrid.Start.FromRandom ? null : material.Pretrained)
+            : null;
+        var evaluations = new List<Evaluation>();
+        void Look(int step)
+        {
+            evaluations.Add(Evaluate(model, arm, step, sequences.HeldOut));
+            examination?.Look(step);
+        }
+
+        Look(0);
         var pending = new Queue<(int Step, StepResult Result)>();
         double training = 0, tokens = 0;
         for (int step = 0; step < budget.Steps; step++)
@@ -49,17 +59,17 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
             training += Stopwatch.GetElapsedTime(started).TotalSeconds;
             progress.Report(step + 1, curve.Metrics((long)tokens));
             if (evaluateAt.Contains(step + 1))
-                evaluations.Add(Evaluate(model, arm, step + 1, sequences.HeldOut));
+                Look(step + 1);
         }
 
         double[] bySequence = [.. model.Losses(sequences.HeldOut, EvaluationBatch).Select(loss => loss.Image / loss.ImageCount)];
         string[] completions = arm.Plan.Probed && arm.First ? material.Complete(model) : [];
-        Drawings? drawings = arm.Plan.Sampled && plan.Samples > 0 ? Draw(model, arm, pictures, stop) : null;
+        (Drawings? drawings, int[][] drawn) = arm.Plan.Sampled && plan.Samples > 0 ? Draw(model, arm, pictures, stop) : (null, []);
         finished?.Invoke(model);
         double flops = tokens * ModelConfigModule.flopsPerToken(model.Config, sequences.Length);
         return new ArmResult(
             arm.Plan.Name, arm.Seed, curve.Total, curve.Text, curve.Image, [.. evaluations], bySequence, model.MovingCount, model.ParameterCount,
-            sequences.Length, new Cost(tokens, flops, tokens / training, Stopwatch.GetElapsedTime(began).TotalSeconds), completions, drawings);
+            sequences.Length, new Cost(tokens, flops, tokens / training, Stopwatch.GetElapsedTime(began).TotalSeconds), completions, drawings, examination?.Finish(drawn));
     }
 
     /// <summary>What the pre-trained model knows before any training, its table grown already.</summary>
@@ -112,7 +122,8 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
             arm.Plan.Probed ? material.Score(model) : null);
     }
 
-    private Drawings Draw(Model model, Arm arm, CodedPictures pictures, CancellationToken stop)
+    /// <summary>What it draws, and the codes of all pictures of the first strength.</summary>
+    private (Drawings, int[][]) Draw(Model model, Arm arm, CodedPictures pictures, CancellationToken stop)
     {
         Pair[] wanted = pictures.Drawn;
         int shown = arm.First ? Math.Min(plan.Pictures, wanted.Length) : 0;
@@ -121,6 +132,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         PictureDistance? distance = pictures.Draw is null ? null : new PictureDistance(pictures.Draw, [.. wanted.Select(pair => pair.Codes)]);
         var distances = new List<double>();
         var codes = new List<int[][]>();
+        int[][] first = [];
         foreach (double strength in strengths)
         {
             int[][] drawn =
@@ -133,9 +145,11 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
             ];
             distances.Add(distance?.To(drawn) ?? double.NaN);
             codes.Add(drawn[..shown]);
+            if (codes.Count == 1)
+                first = drawn;
         }
 
-        return new Drawings(strengths, [.. distances], [.. codes], wanted.Length);
+        return (new Drawings(strengths, [.. distances], [.. codes], wanted.Length), first);
     }
 
     /// <summary>Loss curves, read from the device a few steps at a time.</summary>

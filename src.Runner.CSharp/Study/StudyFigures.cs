@@ -28,14 +28,14 @@ internal static class StudyFigures
     public static Figure Raw(StudyData data)
     {
         static Curve Of(ArmResult arm, string name, int series, Func<ArmResult, double[]> values) =>
-            curve(name, series, Tokens(arm, Enumerable.Range(1, arm.Total.Length)), [.. values(arm).Select(Math.Exp)]);
+            exponential(smoothable(0, curve(name, series, Tokens(arm, Enumerable.Range(1, arm.Total.Length)), values(arm))));
         CurvePanel Panel(string title, Func<ArmResult, double[]> values) => new(
             title, axis("tokens seen"), logAxis("perplexity"),
             [Of(data.Pretrained[0], "pre-trained", Pretrained, values), Of(data.Random[0], "random", Random, values)], []);
         return new Figure(
             "fig3-fig4-raw", "Perplexity at every step", "Fig. 3, 4",
-            "The paper's curves are smoothed; these are not.",
-            $"Training perplexity of each step, seed {data.Pretrained[0].Seed}, nothing smoothed.",
+            "The paper's curves are smoothed; these are not, unless the reader moves the slider.",
+            $"Training perplexity of each step, seed {data.Pretrained[0].Seed}.",
             [Panel("All tokens", a => a.Total), Panel("Text tokens", a => a.Text), Panel("Image tokens", a => a.Image)]);
     }
 

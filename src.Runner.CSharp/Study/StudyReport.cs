@@ -22,6 +22,7 @@ internal static class StudyReport
             BeyondFigures.TextRatio(data),
             BeyondFigures.Words(data),
             BeyondFigures.Guidance(data),
+            .. DiagnosisFigures.All(data),
             StudyPictures.ByArm(data),
             StudyPictures.ByGuidance(data),
             .. data.Material.Origins(),

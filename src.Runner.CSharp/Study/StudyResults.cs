@@ -28,7 +28,7 @@ public sealed record Cost(double Tokens, double Flops, double TokensPerSecond, d
 /// </summary>
 public sealed record ArmResult(
     string Plan, long Seed, double[] Total, double[] Text, double[] Image, Evaluation[] Evaluations, double[] FinalImageBySequence,
-    long Moving, long Parameters, int Positions, Cost Cost, string[] Completions, Drawings? Drawings);
+    long Moving, long Parameters, int Positions, Cost Cost, string[] Completions, Drawings? Drawings, ArmDiagnosis? Diagnosis);
 
 /// <summary>Alignment on true captions, on shuffled ones, and with random text embeddings.</summary>
 public sealed record AlignmentResult(
