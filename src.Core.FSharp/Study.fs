@@ -139,7 +139,7 @@ module Study =
             Pretraining = { Steps = 500; Batch = 32; LearningRate = 2e-3; WarmupSteps = 50 }
             Twins = { Steps = 240; Batch = 32; LearningRate = 4e-3; WarmupSteps = 20 }
             ImageOnly = { Steps = 140; Batch = 32; LearningRate = 4e-3; WarmupSteps = 10 }
-            Alignment = { Steps = 200; Batch = 512; LearningRate = 1e-2; WarmupSteps = 0 }
+            Alignment = { Steps = 200; Batch = 1024; LearningRate = 1e-2; WarmupSteps = 0 }
             TrainPairs = 8192
             HeldOutPairs = 192
             HeldOutTexts = 96

@@ -36,10 +36,14 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
             ? new Examination(model, pictures, sequences.HeldOut, arm.Plan.Start == Hybrid.Start.FromRandom ? null : material.Pretrained)
             : null;
         var evaluations = new List<Evaluation>();
+        bool spoken = arm.Plan.Probed && arm.First;
+        string[] onTheWay = [];
         void Look(int step)
         {
             evaluations.Add(Evaluate(model, arm, step, sequences.HeldOut));
             examination?.Look(step);
+            if (spoken && evaluations.Count == evaluateAt.Length / 2 + 1)
+                onTheWay = material.Complete(model);
         }
 
         Look(0);
@@ -63,13 +67,13 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         }
 
         double[] bySequence = [.. model.Losses(sequences.HeldOut, EvaluationBatch).Select(loss => loss.Image / loss.ImageCount)];
-        string[] completions = arm.Plan.Probed && arm.First ? material.Complete(model) : [];
+        string[] completions = spoken ? material.Complete(model) : [];
         (Drawings? drawings, int[][] drawn) = arm.Plan.Sampled && plan.Samples > 0 ? Draw(model, arm, pictures, stop) : (null, []);
         finished?.Invoke(model);
         double flops = tokens * ModelConfigModule.flopsPerToken(model.Config, sequences.Length);
         return new ArmResult(
             arm.Plan.Name, arm.Seed, curve.Total, curve.Text, curve.Image, [.. evaluations], bySequence, model.MovingCount, model.ParameterCount,
-            sequences.Length, new Cost(tokens, flops, tokens / training, Stopwatch.GetElapsedTime(began).TotalSeconds), completions, drawings, examination?.Finish(drawn));
+            sequences.Length, new Cost(tokens, flops, tokens / training, Stopwatch.GetElapsedTime(began).TotalSeconds), onTheWay, completions, drawings, examination?.Finish(drawn));
     }
 
     /// <summary>What the pre-trained model knows before any training, its table grown already.</summary>

@@ -87,7 +87,7 @@ internal static class StudyReport
     private static Table Forgetting(StudyData data)
     {
         string Show(Statistics.Interval i) => interval(i.Mean, i.Low, i.High);
-        int middle = data.Pretrained[0].Evaluations.Length / 2;
+        int middle = Middle(data);
         string TextAt(Func<ArmResult, ProbeScores> scores) => number(4, data.Pretrained.Average(arm => scores(arm).TextLoss));
         double P(string task) => Api.Intervals.McNemar(Pairs(data, task, 1, 0), Pairs(data, task, 0, 1));
         List<IReadOnlyList<string>> rows =
@@ -117,12 +117,17 @@ internal static class StudyReport
 
     private static Table Completions(StudyData data) =>
         table(
-            "Greedy completions before and after",
-            ["prompt", "before", "after (first seed)"],
+            "Greedy completions before, on the way and after",
+            ["prompt", "before", $"after {data.Pretrained[0].Evaluations[Middle(data)].Step} steps", "after (first seed)"],
             [
-                .. data.Material.Prompts.Select((prompt, i) =>
-                    (IReadOnlyList<string>)[prompt, data.CompletionsBefore[i], data.Pretrained[0].Completions[i]]),
+                .. data.Material.Prompts.Select((prompt, i) => (IReadOnlyList<string>)
+                [
+                    prompt, data.CompletionsBefore[i], data.Pretrained[0].CompletionsOnTheWay[i], data.Pretrained[0].Completions[i],
+                ]),
             ]);
+
+    /// <summary>The evaluation in the middle of a twin's.</summary>
+    private static int Middle(StudyData data) => (data.Pretrained[0].Evaluations.Length - 1) / 2;
 
     private static Table Costs(StudyData data) =>
         table(

@@ -24,11 +24,11 @@ public sealed record Cost(double Tokens, double Flops, double TokensPerSecond, d
 
 /// <summary>
 /// One arm's run: training losses by step (mean nats of each kind; NaN where a step has none), evaluations, final image losses by
-/// sequence, and what else was asked for.
+/// sequence, greedy continuations at the middle evaluation and at the end, and what else was asked for.
 /// </summary>
 public sealed record ArmResult(
     string Plan, long Seed, double[] Total, double[] Text, double[] Image, Evaluation[] Evaluations, double[] FinalImageBySequence,
-    long Moving, long Parameters, int Positions, Cost Cost, string[] Completions, Drawings? Drawings, ArmDiagnosis? Diagnosis);
+    long Moving, long Parameters, int Positions, Cost Cost, string[] CompletionsOnTheWay, string[] Completions, Drawings? Drawings, ArmDiagnosis? Diagnosis);
 
 /// <summary>Alignment on true captions, on shuffled ones, and with random text embeddings.</summary>
 public sealed record AlignmentResult(
