@@ -29,7 +29,7 @@ type GradientCosines =
         SecondCount: int64
         /// All parameters together
         Whole: GradientPair
-        /// By group, in the order of the model
+        /// By group, from the embedding to the head
         Groups: GradientPair[]
     }
 

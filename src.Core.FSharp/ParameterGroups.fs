@@ -143,10 +143,17 @@ module ParameterGroups =
                     Difference = values[4 * i + 3]
                 })
 
-    /// Inner products summed up by group, in the order in which groups first appear: each with its layer, −1 where it has several.
+    /// Where a group stands among the others: embedding, positions, layer by layer, norms, head.
+    let private rank (piece: ParameterPiece) : int =
+        if piece.Group = norms then Int32.MaxValue - 1
+        elif piece.Parameter = "output.weight" then Int32.MaxValue
+        else piece.Layer
+
+    /// Inner products summed up by group, from the embedding to the head: each with its layer, −1 where it has several.
     let sums (pieces: ParameterPiece list) (products: InnerProducts list) : (string * int * InnerProducts) list =
         List.zip pieces products
         |> List.groupBy (fun (piece, _) -> piece.Group)
+        |> List.sortBy (fun (_, members) -> rank (fst members.Head))
         |> List.map (fun (group, members) ->
             match members |> List.map (fun (piece, _) -> piece.Layer) |> List.distinct with
             | [ layer ] -> group, layer, List.sumBy snd members

@@ -27,7 +27,7 @@ type WeightChanges =
     {
         /// All parameters that have a start
         Whole: WeightChange
-        /// By group, in the order of the model; new rows apart
+        /// By group, from the embedding to the head; new rows apart
         Groups: WeightChange[]
         /// By layer: attention, feed-forward layer and norms together
         Layers: WeightChange[]
