@@ -1,3 +1,4 @@
+using System.Globalization;
 using Hybrid.Api;
 
 namespace Hybrid.Runner;
@@ -153,10 +154,11 @@ internal static class DetailsText
         }
 
         Heading(lines, $"gradients of text and image loss over {details.Sample} sequences");
-        lines.Add($"{"",-26}{"cosine",10}{"|text|",12}{"|image|",12}{"parameters",16}");
+        lines.Add($"{"",-22}{"",9}{"without",9}{"",10}{"",10}{"halves agree",20}");
+        lines.Add($"{"",-22}{"cosine",9}{"noise",9}{"|text|",10}{"|image|",10}{"text",10}{"image",10}");
         foreach (GradientPair pair in gradients.Groups.Append(gradients.Whole))
         {
-            lines.Add($"{pair.Group,-26}{Number(pair.Cosine),10}{Number(pair.FirstNorm),12}{Number(pair.SecondNorm),12}{pair.Parameters,16:N0}");
+            lines.Add($"{pair.Group,-22}{Cosine(pair.Cosine),9}{Cosine(pair.Corrected),9}{Number(pair.FirstNorm),10}{Number(pair.SecondNorm),10}{Cosine(pair.FirstAgreement),10}{Cosine(pair.SecondAgreement),10}");
         }
     }
 
@@ -195,6 +197,8 @@ internal static class DetailsText
     }
 
     private static string Number(double value) => Report.number(4, value);
+
+    private static string Cosine(double value) => double.IsNaN(value) ? "–" : value.ToString("F3", CultureInfo.InvariantCulture).Replace('-', '\u2212');
 
     private static string Percent(double share) => double.IsNaN(share) ? "–" : $"{Report.number(3, 100 * share)} %";
 

@@ -152,8 +152,11 @@ internal sealed record EvaluationDetails
         ["layer"] = pair.Layer,
         ["parameters"] = pair.Parameters,
         ["cosine"] = pair.Cosine,
+        ["corrected"] = pair.Corrected,
         ["text_norm"] = pair.FirstNorm,
         ["image_norm"] = pair.SecondNorm,
+        ["text_agreement"] = pair.FirstAgreement,
+        ["image_agreement"] = pair.SecondAgreement,
     };
 
     private static Dictionary<string, object> AttentionJson(AttentionMasses attention) => new()
