@@ -120,7 +120,7 @@ internal static class DetailsText
         long count = sums.Count[first..last].Sum();
         if (count > 0)
         {
-            lines.Add($"{name,-26}{Number(full / count),12}{Number(within / count),12}{Number((full - within) / count),12}{count,16:N0}");
+            lines.Add($"{name,-26}{Nats(full / count),12}{Nats(within / count),12}{Nats((full - within) / count),12}{count,16:N0}");
         }
     }
 
@@ -198,7 +198,14 @@ internal static class DetailsText
 
     private static string Number(double value) => Report.number(4, value);
 
-    private static string Cosine(double value) => double.IsNaN(value) ? "–" : value.ToString("F3", CultureInfo.InvariantCulture).Replace('-', '\u2212');
+    private static string Nats(double value) => Fixed(4, value);
+
+    private static string Cosine(double value) => Fixed(3, value);
+
+    // Adding 0 makes of a negative 0, which rounding may leave, a plain one.
+    private static string Fixed(int decimals, double value) => double.IsNaN(value)
+        ? "–"
+        : (Math.Round(value, decimals) + 0.0).ToString($"F{decimals}", CultureInfo.InvariantCulture).Replace('-', '−');
 
     private static string Percent(double share) => double.IsNaN(share) ? "–" : $"{Report.number(3, 100 * share)} %";
 
