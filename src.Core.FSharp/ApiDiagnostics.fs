@@ -37,6 +37,10 @@ type Diagnosis private () =
         |> Seq.toArray
         |> LossByPlace.quantileEdges buckets
 
+    /// The codes of the longest picture of some sequences; 0 where there is none.
+    static member LongestPicture(vocabulary: Vocabulary, sequences: IEnumerable<int64[]>) : int =
+        LossByPlace.longestPicture vocabulary sequences
+
     /// Losses of each sequence (of one length), by place, and what is predicted of the image codes, in one pass, in batches of `batch`.
     /// The grid of the pictures' codes is (0, 0) where it is not known; `captionEdges` are those of `CaptionEdges`, or any that grow.
     /// Errors: InputException for ids outside the table or a picture of more codes than the grid has.

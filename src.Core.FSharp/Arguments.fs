@@ -118,6 +118,11 @@ type internal EvaluateArguments =
     | [<Unique; Value("N", Minimum = 1.0)>] Text_Rows of int
     | [<Unique; Value("K", Minimum = 1.0)>] Image_Codes of int
     | [<Mandatory; Unique; Value("PATH")>] Tokens of string
+    | [<Unique>] Details
+    | [<Unique; Value("PATH")>] Against of string
+    | [<Unique; Value("F")>] Against_Config of string
+    | [<Unique; Value("H W", Minimum = 1.0, Maximum = 16384.0)>] Grid of height: int * width: int
+    | [<Unique; Value("N", Minimum = 1.0)>] Sequences of int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -128,6 +133,11 @@ type internal EvaluateArguments =
             | Text_Rows _ -> Words.textRows
             | Image_Codes _ -> Words.imageCodes
             | Tokens _ -> "token shards, or ready sequences as .npy"
+            | Details -> "also losses by place and caption length, the use of codes, gradients and attention"
+            | Against _ -> "with --details: the model it started from, or another, to compare with"
+            | Against_Config _ -> "the model JSON that belongs to the other, where it is an open_lm .pt"
+            | Grid _ -> "with --details: rows and columns of a picture's codes (default: what shards say)"
+            | Sequences _ -> "with --details: sequences that gradients and attention are taken over (default: 32)"
             | Json -> Words.json
 
 type internal GenerateArguments =

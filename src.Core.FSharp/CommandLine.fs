@@ -347,6 +347,10 @@ let private wholeFaults (entry: Entry) (scan: Scan) =
                     let words = rooms |> List.filter (fun (other, _) -> other = name) |> List.map snd
                     $"""{name} belongs to {String.Join(", ", words)}, not to {choice.Word}."""
 
+        for name, other in entry.Beside do
+            if count name > 0 && count other = 0 && not (named other) then
+                $"{name} goes only with {other}."
+
         match entry.Together |> List.partition (fun name -> count name > 0) with
         | _ :: _ as there, (_ :: _ as missing) -> $"{list there} is given without {list missing}: they go together."
         | _ -> ()

@@ -35,6 +35,8 @@ type Entry =
         AnyOf: string list
         /// Options that are given all or none.
         Together: string list
+        /// Options that mean something only beside another: each with that one.
+        Beside: (string * string) list
         /// What the first word decides: options that stand here go only with the words they stand at.
         Choices: Choice list
         Flags: Lazy<Flag list>
@@ -68,6 +70,7 @@ let private entry<'T when 'T :> IArgParserTemplate> name summary example (comman
         OneOf = []
         AnyOf = []
         Together = []
+        Beside = []
         Choices = []
         Flags = lazy (flagsOf parser.Value)
         Read = fun words -> command (parser.Value.ParseCommandLine(words, raiseOnUsage = false))
@@ -278,9 +281,30 @@ let table: Entry list =
                               ImageCodes = given.TryGetResult <@ EvaluateArguments.Image_Codes @> |> Option.toNullable
                           }
                       Tokens = given.GetResult <@ EvaluateArguments.Tokens @>
+                      Details = given.Contains <@ EvaluateArguments.Details @>
+                      Against =
+                          match given.TryGetResult <@ EvaluateArguments.Against @> with
+                          | Some path ->
+                              {
+                                  Path = path
+                                  Config = given.TryGetResult <@ EvaluateArguments.Against_Config @> |> Option.toObj
+                                  TextRows = Nullable()
+                                  ImageCodes = Nullable()
+                              }
+                          | None -> null
+                      GridHeight = given.TryGetResult <@ EvaluateArguments.Grid @> |> Option.map fst |> Option.toNullable
+                      GridWidth = given.TryGetResult <@ EvaluateArguments.Grid @> |> Option.map snd |> Option.toNullable
+                      Sample = given.GetResult(<@ EvaluateArguments.Sequences @>, defaultValue = 32)
                       Json = given.Contains <@ EvaluateArguments.Json @>
                   }) with
             Together = [ "--text-rows"; "--image-codes" ]
+            Beside =
+                [
+                    "--against", "--details"
+                    "--against-config", "--against"
+                    "--grid", "--details"
+                    "--sequences", "--details"
+                ]
         }
 
         { entry<GenerateArguments>

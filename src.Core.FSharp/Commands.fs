@@ -94,6 +94,15 @@ type EvaluateCommand =
     {
         Model: ModelPath
         Tokens: string
+        /// Also where losses stand, and what codes, gradients and attention are like.
+        Details: bool
+        /// Another model, its start say, that the details compare with; or null.
+        Against: ModelPath | null
+        /// Rows and columns of a picture's codes; null: what the shards say.
+        GridHeight: Nullable<int>
+        GridWidth: Nullable<int>
+        /// How many sequences gradients and attention are taken over.
+        Sample: int
         Json: bool
     }
 

@@ -1,4 +1,8 @@
 /// Whether two parts of the loss pull the weights the same way: the cosine between their gradients.
+///
+/// Gradients over few sequences are noisy, and noise turns any two of them towards a right angle. So gradients are taken over two halves
+/// of the sequences: how far those of one loss agree says how much is noise, and products between different halves, whose noises have
+/// nothing in common, estimate the cosine of the gradients over all data.
 namespace Hybrid
 
 open System
@@ -13,10 +17,17 @@ type GradientPair =
         /// The layer, counted from 0; −1 where they belong to none or to several
         Layer: int
         Parameters: int64
-        /// Between −1 and 1; nan where a gradient is 0
+        /// Between the gradients over all sequences, from −1 to 1; nan where one is 0
         Cosine: float
+        /// The same without the noise of few sequences: ½ (f_A · s_B + f_B · s_A) / √((f_A · f_B) (s_A · s_B)) of the halves A and B. It may
+        /// lie beyond ±1; nan where the halves do not agree at all
+        Corrected: float
         FirstNorm: float
         SecondNorm: float
+        /// Between the first loss's gradients over the two halves; nan where one is 0
+        FirstAgreement: float
+        /// Between the second loss's
+        SecondAgreement: float
     }
 
 /// The gradients of the mean losses of two kinds of target.
@@ -29,7 +40,7 @@ type GradientCosines =
         SecondCount: int64
         /// All parameters together
         Whole: GradientPair
-        /// By group, in the order of the model
+        /// By group, from the embedding to the head
         Groups: GradientPair[]
     }
 
@@ -89,19 +100,35 @@ module GradientCosine =
 
         sum
 
-    let private pair (group: string) (layer: int) (products: InnerProducts) : GradientPair =
+    /// The vectors are the gradients of the first loss over both halves and those of the second; `first` and `second` are the halves'
+    /// shares of the targets.
+    let private pair (first: float[]) (second: float[]) (group: string) (layer: int) (p: Gram) : GradientPair =
+        let g = p.Products
+
+        // Of sums a₀ v_i + a₁ v_{i+1} and b₀ v_j + b₁ v_{j+1}.
+        let product (a: float[]) i (b: float[]) j =
+            a[0] * b[0] * g[i, j] + a[0] * b[1] * g[i, j + 1] + a[1] * b[0] * g[i + 1, j] + a[1] * b[1] * g[i + 1, j + 1]
+
+        let firstNorm, secondNorm = sqrt (max 0.0 (product first 0 first 0)), sqrt (max 0.0 (product second 2 second 2))
+        let lengths = firstNorm * secondNorm
+        let signal = if g[0, 1] > 0.0 && g[2, 3] > 0.0 then sqrt g[0, 1] * sqrt g[2, 3] else nan
+
         {
             Group = group
             Layer = layer
-            Parameters = products.Count
-            Cosine = products.Cosine
-            FirstNorm = sqrt products.First
-            SecondNorm = sqrt products.Second
+            Parameters = p.Count
+            Cosine = if lengths > 0.0 then Math.Clamp(product first 0 second 2 / lengths, -1.0, 1.0) else nan
+            Corrected = (g[0, 3] + g[1, 2]) / 2.0 / signal
+            FirstNorm = firstNorm
+            SecondNorm = secondNorm
+            FirstAgreement = p.Cosine(0, 1)
+            SecondAgreement = p.Cosine(2, 3)
         }
 
     /// The gradients of the mean losses of two kinds over sequences of one length, `size` of them at a time, with respect to every
-    /// parameter, whether it moves in training or not. Gradients are the function's own, in the precision of the model with sums in
-    /// fp32: the store's stay as they are. They take 8 bytes a parameter, and 2 more in bf16. Errors: those of `Sequence.batchOf`.
+    /// parameter, whether it moves in training or not. The halves are every other sequence. Gradients are the function's own, in the
+    /// precision of the model with sums in fp32: the store's stay as they are. They take 16 bytes a parameter, and 2 more in bf16.
+    /// Errors: those of `Sequence.batchOf`.
     let between
         (config: ModelConfig)
         (vocabulary: Vocabulary)
@@ -113,9 +140,25 @@ module GradientCosine =
         : GradientCosines =
         use _ = torch.enable_grad ()
         use _ = torch.NewDisposeScope()
-        let batches = Sequence.microBatches Dropped vocabulary store.Device (max 1 size) sequences
-        let a = gradientOf config vocabulary store batches first
-        let b = if second = first then a else gradientOf config vocabulary store batches second
+
+        let halves =
+            [|
+                for half in 0..1 ->
+                    match sequences |> Array.indexed |> Array.filter (fun (i, _) -> i % 2 = half) |> Array.map snd with
+                    | [||] -> [||]
+                    | some -> Sequence.microBatches Dropped vocabulary store.Device (max 1 size) some
+            |]
+
+        let counts kind = halves |> Array.map (fun batches -> batches |> Array.sumBy (fun batch -> batch.Counts[int kind]))
+
+        let shares kind =
+            let counts = counts kind
+            let all = max 1L (Array.sum counts)
+            counts |> Array.map (fun count -> float count / float all)
+
+        let gradients kind = [ for batches in halves -> gradientOf config vocabulary store batches kind ]
+        let ofFirst = gradients first
+        let vectors = ofFirst @ (if second = first then ofFirst else gradients second)
 
         let pieces =
             [
@@ -126,19 +169,21 @@ module GradientCosine =
         let products =
             [
                 for slot, piece in pieces ->
-                    let part flat = ParameterGroups.slice flat slot.Offset piece
-                    piece.Count, ParameterGroups.products (part a) (part b)
+                    let own = [ for flat in vectors -> ParameterGroups.slice flat slot.Offset piece ]
+
+                    piece.Count,
+                    ParameterGroups.gram piece.Count (fun start count -> [ for v in own -> v.narrow (0L, start, count) ])
             ]
             |> ParameterGroups.read
 
-        let count kind = batches |> Array.sumBy (fun batch -> batch.Counts[int kind])
+        let pair = pair (shares first) (shares second)
 
         {
             First = first
             Second = second
-            FirstCount = count first
-            SecondCount = count second
-            Whole = pair "all" -1 (List.sum products)
+            FirstCount = Array.sum (counts first)
+            SecondCount = Array.sum (counts second)
+            Whole = pair "all" -1 (ParameterGroups.total products)
             Groups =
                 ParameterGroups.sums (List.map snd pieces) products
                 |> List.map (fun (group, layer, sum) -> pair group layer sum)

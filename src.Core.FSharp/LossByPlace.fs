@@ -162,6 +162,12 @@ module LossByPlace =
         |> Array.filter (fun token -> token.Kind = Kind.Text && token.Place = 0)
         |> Array.map _.Caption
 
+    /// The codes of the longest picture of some sequences; 0 where there is none.
+    let longestPicture (vocabulary: Vocabulary) (sequences: int64[] seq) : int =
+        sequences
+        |> Seq.collect (places vocabulary)
+        |> Seq.fold (fun longest token -> if token.Kind = Kind.Image then max longest (token.Place + 1) else longest) 0
+
     /// Where to cut so that about as many lengths fall into each of so many buckets: the length at which each but the first begins.
     /// Equal lengths stay together, so there may be fewer. Errors: ArgumentException for less than one bucket.
     let quantileEdges (buckets: int) (lengths: int[]) : int[] =

@@ -20,36 +20,28 @@ type ParameterPiece =
 
     member p.Count = p.Rows * p.RowLength
 
-/// Inner products of two vectors a and b.
-[<Struct>]
-type InnerProducts =
+/// Inner products of a few vectors with each other.
+[<NoEquality; NoComparison>]
+type Gram =
     {
+        /// The vectors' length
         Count: int64
-        /// a · a
-        First: float
-        /// b · b
-        Second: float
-        /// a · b
-        Both: float
-        /// (a − b) · (a − b)
-        Difference: float
+        /// v_i · v_j
+        Products: float[,]
     }
 
-    static member (+)(x: InnerProducts, y: InnerProducts) : InnerProducts =
+    static member (+)(a: Gram, b: Gram) : Gram =
         {
-            Count = x.Count + y.Count
-            First = x.First + y.First
-            Second = x.Second + y.Second
-            Both = x.Both + y.Both
-            Difference = x.Difference + y.Difference
+            Count = a.Count + b.Count
+            Products = Array2D.mapi (fun i j x -> x + b.Products[i, j]) a.Products
         }
 
-    static member Zero: InnerProducts = { Count = 0L; First = 0.0; Second = 0.0; Both = 0.0; Difference = 0.0 }
+    member g.Norm(i: int) : float = sqrt g.Products[i, i]
 
-    /// The cosine between a and b, within [−1, 1]; nan where one of them is 0.
-    member p.Cosine: float =
-        let lengths = sqrt p.First * sqrt p.Second
-        if lengths > 0.0 then Math.Clamp(p.Both / lengths, -1.0, 1.0) else nan
+    /// The cosine between v_i and v_j, within [−1, 1]; nan where one of them is 0.
+    member g.Cosine(i: int, j: int) : float =
+        let lengths = g.Norm i * g.Norm j
+        if lengths > 0.0 then Math.Clamp(g.Products[i, j] / lengths, -1.0, 1.0) else nan
 
 module ParameterGroups =
 
@@ -105,49 +97,59 @@ module ParameterGroups =
     // In double precision this many values at a time: the copies stay small.
     let private atOnce = 1L <<< 20
 
-    /// Inner products of two flat tensors of any element type, in double precision: [4] fp64 on their device (a·a, b·b, a·b,
-    /// |a − b|²), which the caller owns.
-    let products (a: torch.Tensor) (b: torch.Tensor) : torch.Tensor =
+    /// Inner products of k vectors of `count` values with each other in double precision, [k, k] fp64, which the caller owns. `part`
+    /// gives some values of each, from a place on, of any element type.
+    let gram (count: int64) (part: int64 -> int64 -> torch.Tensor list) : torch.Tensor =
         use _ = torch.no_grad ()
         use scope = torch.NewDisposeScope()
-        let sums = torch.zeros ([| 4L |], dtype = torch.float64, device = a.device)
 
-        for start in 0L .. atOnce .. a.shape[0] - 1L do
+        let products (start: int64) =
             use _ = torch.NewDisposeScope()
-            let part (x: torch.Tensor) = x.narrow(0L, start, min atOnce (a.shape[0] - start)).``to`` torch.float64
-            let x, y = part a, part b
-            let difference = x.sub y
-            sums.plus_ (torch.stack [| x.dot x; y.dot y; x.dot y; difference.dot difference |]) |> ignore
+            let some = part start (min atOnce (count - start))
+            let vectors = torch.stack [| for vector in some -> vector.``to`` torch.float64 |]
+            vectors.mm(vectors.t ()).MoveToOuterDisposeScope()
 
-        sums.MoveToOuterDisposeScope()
+        let mutable sum = products 0L
+
+        for start in atOnce..atOnce .. count - 1L do
+            use next = products start
+            sum.plus_ next |> ignore
+
+        sum.MoveToOuterDisposeScope()
 
     /// A piece's values in a flat tensor of the whole parameter, or of more, in which it begins at `offset`.
     let slice (flat: torch.Tensor) (offset: int64) (piece: ParameterPiece) : torch.Tensor =
         flat.narrow (0L, offset + piece.FirstRow * piece.RowLength, piece.Count)
 
-    /// Inner products from what `products` gave, read at once: each with its count of values.
-    let read (sums: (int64 * torch.Tensor) list) : InnerProducts list =
-        if sums.IsEmpty then
+    /// What `gram` gave, read at once: each with its count of values.
+    let read (grams: (int64 * torch.Tensor) list) : Gram list =
+        if grams.IsEmpty then
             []
         else
             use _ = torch.NewDisposeScope()
-            let values = torch.stack([| for _, sum in sums -> sum |]).cpu().data<float>().ToArray()
+            let all = torch.stack [| for _, gram in grams -> gram |]
+            let k = int all.shape[1]
+            let values = all.cpu().contiguous().data<float>().ToArray()
 
-            sums
-            |> List.mapi (fun i (count, _) ->
-                {
-                    Count = count
-                    First = values[4 * i]
-                    Second = values[4 * i + 1]
-                    Both = values[4 * i + 2]
-                    Difference = values[4 * i + 3]
-                })
+            grams
+            |> List.mapi (fun n (count, _) ->
+                { Count = count; Products = Array2D.init k k (fun i j -> values[(n * k + i) * k + j]) })
 
-    /// Inner products summed up by group, in the order in which groups first appear: each with its layer, −1 where it has several.
-    let sums (pieces: ParameterPiece list) (products: InnerProducts list) : (string * int * InnerProducts) list =
+    /// Where a group stands among the others: embedding, positions, layer by layer, norms, head.
+    let private rank (piece: ParameterPiece) : int =
+        if piece.Group = norms then Int32.MaxValue - 1
+        elif piece.Parameter = "output.weight" then Int32.MaxValue
+        else piece.Layer
+
+    /// Inner products of vectors that stand behind each other. Errors: ArgumentException where there are none.
+    let total (products: Gram list) : Gram = List.reduce (+) products
+
+    /// Inner products summed up by group, from the embedding to the head: each with its layer, −1 where it has several.
+    let sums (pieces: ParameterPiece list) (products: Gram list) : (string * int * Gram) list =
         List.zip pieces products
         |> List.groupBy (fun (piece, _) -> piece.Group)
+        |> List.sortBy (fun (_, members) -> rank (fst members.Head))
         |> List.map (fun (group, members) ->
             match members |> List.map (fun (piece, _) -> piece.Layer) |> List.distinct with
-            | [ layer ] -> group, layer, List.sumBy snd members
-            | _ -> group, -1, List.sumBy snd members)
+            | [ layer ] -> group, layer, total (List.map snd members)
+            | _ -> group, -1, total (List.map snd members))

@@ -1,7 +1,6 @@
 /// How far weights have moved from where they started.
 namespace Hybrid
 
-open System
 open TorchSharp
 
 /// Some weights w beside their start w₀.
@@ -27,7 +26,7 @@ type WeightChanges =
     {
         /// All parameters that have a start
         Whole: WeightChange
-        /// By group, in the order of the model; new rows apart
+        /// By group, from the embedding to the head; new rows apart
         Groups: WeightChange[]
         /// By layer: attention, feed-forward layer and norms together
         Layers: WeightChange[]
@@ -52,18 +51,26 @@ module WeightDistance =
                 { pieces.Head with Group = $"{name}, new rows"; FirstRow = old; Rows = rows - old }
         ]
 
-    let private change (hasStart: bool) (group: string) (layer: int) (p: InnerProducts) : WeightChange =
+    // The vectors are w, w₀ and w − w₀.
+    let private change (hasStart: bool) (group: string) (layer: int) (p: Gram) : WeightChange =
         let ifStart value = if hasStart then value else nan
 
         {
             Group = group
             Layer = layer
             Parameters = p.Count
-            Distance = ifStart (if p.Second > 0.0 then sqrt p.Difference / sqrt p.Second else nan)
-            Cosine = ifStart p.Cosine
-            Norm = sqrt p.First
-            StartNorm = ifStart (sqrt p.Second)
+            Distance = ifStart (if p.Norm 1 > 0.0 then p.Norm 2 / p.Norm 1 else nan)
+            Cosine = ifStart (p.Cosine(0, 1))
+            Norm = p.Norm 0
+            StartNorm = ifStart (p.Norm 1)
         }
+
+    /// The inner products of w, w₀ and w − w₀, whose difference is taken in double precision; the caller owns them.
+    let private compare (w: torch.Tensor) (w0: torch.Tensor) : torch.Tensor =
+        ParameterGroups.gram w.shape[0] (fun start count ->
+            let part (x: torch.Tensor) = x.narrow(0L, start, count).``to`` torch.float64
+            let a, b = part w, part w0
+            [ a; b; a.sub b ])
 
     /// Pieces of a parameter, whether each has a start, and its inner products with it; the caller owns these.
     let private measure
@@ -92,7 +99,7 @@ module WeightDistance =
                 let part = ParameterGroups.slice w 0L piece
                 let hasStart = piece.FirstRow < old
                 let other = if hasStart then ParameterGroups.slice w0 0L piece else part
-                piece, hasStart, (piece.Count, (ParameterGroups.products part other).MoveToOuterDisposeScope())
+                piece, hasStart, (piece.Count, (compare part other).MoveToOuterDisposeScope())
         ]
 
     /// Weights beside their start, both as any tensors by name; each is released when it is compared. The start may have fewer rows of
@@ -123,7 +130,7 @@ module WeightDistance =
             |> List.choose (fun ((piece, hasStart, _), p) -> if hasStart then Some(piece, p) else None)
 
         {
-            Whole = change true "all" -1 (withStart |> List.sumBy snd)
+            Whole = change true "all" -1 (ParameterGroups.total (List.map snd withStart))
             Groups =
                 ParameterGroups.sums pieces products
                 |> List.map (fun (group, layer, sum) -> change (started.Contains group) group layer sum)
@@ -132,6 +139,7 @@ module WeightDistance =
                 withStart
                 |> List.filter (fun (piece, _) -> piece.Layer >= 0)
                 |> List.groupBy (fun (piece, _) -> piece.Layer)
-                |> List.map (fun (layer, members) -> change true $"layer {layer}" layer (List.sumBy snd members))
+                |> List.map (fun (layer, members) ->
+                    change true $"layer {layer}" layer (ParameterGroups.total (List.map snd members)))
                 |> List.toArray
         }

@@ -34,6 +34,8 @@ internal sealed class JoinedSequences : ISequenceSource
 
     public IEnumerable<string> Losses => parts.SelectMany(part => part.Losses);
 
+    public (int Height, int Width)? Grid => parts.All(part => part.Grid == parts[0].Grid) ? parts[0].Grid : null;
+
     public string Name => string.Join(", ", parts.Select(part => part.Name));
 
     public long[] Row(long place, long position)

@@ -53,6 +53,8 @@ internal sealed class ShardSequences : ISequenceSource
 
     public IEnumerable<string> Losses { get; } = [];
 
+    public (int Height, int Width)? Grid => (reader.Info.GridHeight, reader.Info.GridWidth);
+
     /// <summary>Whether a folder holds token shards; open_lm's folders of tars have a manifest of the same name.</summary>
     public static bool IsShards(string path) =>
         File.Exists(Path.Combine(path, ShardManifest.FileName)) && Directory.EnumerateFiles(path, "*.safetensors").Any();

@@ -13,7 +13,7 @@ public sealed record KindLoss(Statistics.Interval Loss, long Count)
 /// <summary>Losses by kind of token over a set of sequences.</summary>
 public sealed record Evaluation
 {
-    private const int Resamples = 1000;
+    internal const int Resamples = 1000;
 
     public required long Sequences { get; init; }
 
@@ -35,7 +35,20 @@ public sealed record Evaluation
     /// Scores sequences of a source, all or the first <paramref name="limit"/>. Errors: InputException for ids outside the table;
     /// OperationCanceledException when asked to stop.
     /// </summary>
-    public static Evaluation Of(Model model, ISequenceSource source, long limit, CancellationToken stop, Action<long, Metrics>? report = null)
+    public static Evaluation Of(Model model, ISequenceSource source, long limit, CancellationToken stop, Action<long, Metrics>? report = null) =>
+        Of(Losses(model, source, limit, model.Losses, stop, report));
+
+    /// <summary>
+    /// The losses of each sequence of a source, all or the first <paramref name="limit"/>, as <paramref name="score"/> gives them for
+    /// some rows, which it takes so many of at a time. Errors: those of <see cref="Of(Model, ISequenceSource, long, CancellationToken, Action{long, Metrics}?)"/>.
+    /// </summary>
+    internal static List<SequenceLoss> Losses(
+        Model model,
+        ISequenceSource source,
+        long limit,
+        Func<long[][], int, SequenceLoss[]> score,
+        CancellationToken stop,
+        Action<long, Metrics>? report)
     {
         long count = Math.Min(limit, source.Count);
         int batch = BatchSize(model, source.Length);
@@ -46,7 +59,7 @@ public sealed record Evaluation
             long[][] rows = [.. Enumerable.Range(0, (int)Math.Min(batch, count - first)).Select(i => source.Row(first + i, first + i))];
             try
             {
-                losses.AddRange(model.Losses(rows, batch));
+                losses.AddRange(score(rows, batch));
             }
             catch (InputException error)
             {
@@ -56,7 +69,7 @@ public sealed record Evaluation
             report?.Invoke(losses.Count, new Metrics { Loss = Mean(losses, Sum, Count), Tokens = losses.Sum(Count) });
         }
 
-        return Of(losses);
+        return losses;
     }
 
     /// <summary>Sums up the losses of sequences.</summary>

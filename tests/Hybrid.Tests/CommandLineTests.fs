@@ -62,7 +62,20 @@ let private frozen =
             "--json"
         ]
         "train", [ "--config F"; "--set KEY VALUE"; "--out DIR"; "--resume auto|must|PATH"; "--json" ]
-        "evaluate", [ "--model PATH"; "--model-config F"; "--text-rows N"; "--image-codes K"; "--tokens PATH"; "--json" ]
+        "evaluate",
+        [
+            "--model PATH"
+            "--model-config F"
+            "--text-rows N"
+            "--image-codes K"
+            "--tokens PATH"
+            "--details"
+            "--against PATH"
+            "--against-config F"
+            "--grid H W"
+            "--sequences N"
+            "--json"
+        ]
         "generate",
         [
             "--model DIR"
@@ -289,7 +302,21 @@ let private parsing =
                     ]
                     (fun c ->
                         c.Model = { Path = "e.pt"; Config = "m.json"; TextRows = Nullable 300; ImageCodes = Nullable 64 }
-                        && c.Tokens = "t.npy"))
+                        && c.Tokens = "t.npy"
+                        && not c.Details
+                        && isNull c.Against))
+
+            testCase "evaluate takes what details need" (fun () ->
+                let line = [ "evaluate"; "--model"; "m"; "--tokens"; "t"; "--details" ]
+
+                gives<EvaluateCommand> line (fun c ->
+                    c.Details && isNull c.Against && c.Sample = 32 && not c.GridHeight.HasValue && not c.GridWidth.HasValue)
+
+                gives<EvaluateCommand>
+                    (line @ [ "--against"; "a.pt"; "--against-config"; "a.json"; "--grid"; "4"; "8"; "--sequences"; "5" ])
+                    (fun c ->
+                        c.Against = { Path = "a.pt"; Config = "a.json"; TextRows = Nullable(); ImageCodes = Nullable() }
+                        && (c.GridHeight, c.GridWidth, c.Sample) = (Nullable 4, Nullable 8, 5)))
 
             testCase "generate has defaults and ranges" (fun () ->
                 gives<GenerateCommand>
@@ -657,6 +684,28 @@ let private wrong =
         [ "complete"; "--model"; "m"; "--prompt-ids"; " " ], [ "--prompt-ids needs token ids" ]
         [ "evaluate"; "--model"; "m"; "--tokens"; "t"; "--text-rows"; "3" ],
         [ "--text-rows is given without --image-codes: they go together." ]
+        [
+            "evaluate"
+            "--model"
+            "m"
+            "--tokens"
+            "t"
+            "--against-config"
+            "f"
+            "--grid"
+            "2"
+            "2"
+            "--sequences"
+            "1"
+        ],
+        [
+            "--against-config goes only with --against."
+            "--grid goes only with --details."
+            "--sequences goes only with --details."
+        ]
+        [ "evaluate"; "--model"; "m"; "--tokens"; "t"; "--details"; "--grid"; "2"; "0" ],
+        [ "--grid needs a whole number from 1 to 16384, but was given '0'." ]
+        [ "evaluate"; "--model"; "m"; "--tokens"; "t"; "--details"; "--grid"; "2" ], [ "--grid needs H W." ]
         [ "convert"; "--from"; "a"; "--to"; "b"; "--format"; "hg"; "--shard-size"; "5 TB" ],
         [
             "--format needs one of hf, open_lm, hybrid, but was given 'hg'. Did you mean hf?"

@@ -108,6 +108,25 @@ let tests =
                 let rows = group (if config.Tied then "embedding, image rows" else "head, image rows")
                 near 1e-4 0.0 "image rows" (cosine (codes text) (codes image)) rows.Cosine
 
+                // Halves: every other sequence.
+                let half parity =
+                    let some = data |> Array.indexed |> Array.filter (fun (i, _) -> i % 2 = parity) |> Array.map snd
+                    let rows = Sequence.batch v torch.CPU some
+                    join (plain config v store Kind.Text rows), join (plain config v store Kind.Image rows)
+
+                let (textA, imageA), (textB, imageB) = half 0, half 1
+                near 1e-5 0.0 "text agrees" (cosine textA textB) found.Whole.FirstAgreement
+                near 1e-5 0.0 "image agrees" (cosine imageA imageB) found.Whole.SecondAgreement
+                let signal = dot textA textB * dot imageA imageB
+
+                if dot textA textB > 1e-6 && dot imageA imageB > 1e-6 then
+                    near
+                        1e-3
+                        1e-3
+                        "without noise"
+                        ((dot textA imageB + dot textB imageA) / 2.0 / sqrt signal)
+                        found.Whole.Corrected
+
                 // Squares of norms add over groups.
                 near 1e-9 1e-6 "norms" (found.Whole.FirstNorm ** 2.0) (found.Groups |> Array.sumBy (fun g -> g.FirstNorm ** 2.0)))
 
@@ -128,6 +147,10 @@ let tests =
                 use store = store Fp32 config seed
                 let found = GradientCosine.between config v store 2 Kind.Image Kind.Image (sequences chooser v 3)
                 near 1e-9 0.0 "whole" 1.0 found.Whole.Cosine
+
+                if found.Whole.FirstAgreement > 0.0 then
+                    near 1e-9 0.0 "corrected" 1.0 found.Whole.Corrected
+
 
                 for group in found.Groups do
                     if group.FirstNorm > 0.0 then
@@ -185,6 +208,7 @@ let tests =
                 use store = store Fp32 config 9L
                 let data = [| Sequence.compose v ImageOnly 8 [||] (chooser.Ints(3, v.ImageCodes)) |]
                 let found = GradientCosine.between config v store 2 Kind.Text Kind.Image data
+                Expect.isNaN found.Whole.SecondAgreement "one sequence has no halves"
                 Expect.equal (found.FirstCount, found.Whole.FirstNorm) (0L, 0.0) "no text"
                 Expect.isNaN found.Whole.Cosine "no cosine"
                 Expect.isGreaterThan found.Whole.SecondNorm 0.0 "an image gradient")

@@ -89,6 +89,7 @@ let private all =
             VqGanTests.tests
             WorldSceneTests.tests
             WorldTests.tests
+            DetailsCommandTests.tests
             LossByPlaceTests.tests
             CodeUseTests.tests
             GradientCosineTests.tests
