@@ -58,6 +58,8 @@ let private all =
             ProgressTests.tests
             RandomTests.tests
             ReportTests.tests
+            ReportFilesTests.tests
+            RunReportTests.tests
             SafeTensorsTests.tests
             SamplerTests.tests
             DecodingTests.tests
