@@ -294,7 +294,7 @@ let private rendering =
                     ]
 
                 let rendered = HtmlReport.Render { page with Blocks = figures }
-                Expect.isLessThan rendered.Length 2_600_000 "48 curves of 100,000 points"
+                Expect.isLessThan rendered.Length 2_000_000 "48 curves of 100,000 points"
 
                 for block in HtmlCheck.data rendered do
                     let curve = HtmlCheck.at "panels.0.curves.0" block
