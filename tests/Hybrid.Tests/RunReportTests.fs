@@ -214,6 +214,35 @@ let private pages =
                     [ "image-reconstruction"; "image-codebook"; "image-speed"; "align-alignment"; "run-others" ]
                     "figures")
 
+            testCase "an alignment stands beside its controls" (fun () ->
+                use folder = new Folder()
+                Directory.CreateDirectory(folder.At "al") |> ignore
+                let course = """{"step":1,"loss":6.9,"temperature":14.3,"accuracy":0.01}""" + "\n"
+                folder.Write("al/metrics.jsonl", course) |> ignore
+                folder.Write("al/metrics.shuffled.jsonl", course) |> ignore
+
+                folder.Write(
+                    "al/align.json",
+                    """{"nearest":[1],"configuration":{"steps":1,"batch":8},"sha256":{"tokens":"ab"}}"""
+                )
+                |> ignore
+
+                let page = RunPage(opened [ folder.At "al" ], folder.At "", 0.95).Build()
+
+                match (List.head (figures page)).Panels[0] with
+                | :? CurvePanel as panel ->
+                    Expect.equal
+                        [ for curve in panel.Curves -> curve.Name, curve.Dashed ]
+                        [ "al", false; "al, shuffled", true ]
+                        "curves"
+                | _ -> failtest "no curves"
+
+                let last = List.head (tables page)
+                Expect.equal last.Rows[0].[1] "1 of 1" "steps"
+                let html = HtmlReport.Render page
+                Expect.stringContains html "&quot;batch&quot;: 8" "configuration"
+                Expect.isFalse (html.Contains "&quot;nearest&quot;") "results are no configuration")
+
             testCase "a study is linked to" (fun () ->
                 use folder = new Folder()
                 Directory.CreateDirectory(folder.At "a study #1") |> ignore
