@@ -393,7 +393,8 @@ let describe (panel: IPanel) : string =
         let points = String.Join("; ", panel.Points |> Seq.map line)
         $"{panel.Value.Label}. {points}."
     | :? HeatPanel as panel ->
-        let size = $"{panel.ValueLabel} by {panel.RowLabel} ({panel.Rows.Count}) and {panel.ColumnLabel} ({panel.Columns.Count})"
+        let size =
+            $"{panel.ValueLabel} by {panel.RowLabel} ({panel.Rows.Count}) and {panel.ColumnLabel} ({panel.Columns.Count})"
 
         match finite panel.Values with
         | [||] -> $"{size}: no values."

@@ -23,14 +23,17 @@ let ema (decay: float) (steps: int) (values: float[]) : float[] =
 let shown (curve: Curve) : Curve =
     let smooth = if Double.IsNaN curve.Smoothing then curve.Y else ema curve.Smoothing 1 curve.Y
     let form (values: float[]) = if curve.Exponential then Array.map exp values else values
-    { curve with Y = form smooth; Lower = form curve.Lower; Upper = form curve.Upper; Smoothing = nan; Exponential = false }
+
+    { curve with
+        Y = form smooth
+        Lower = form curve.Lower
+        Upper = form curve.Upper
+        Smoothing = nan
+        Exponential = false
+    }
 
 /// The values of single steps behind a smoothed curve, as they are shown; none where the curve is not smoothed.
-let behind (curve: Curve) : Curve option =
-    if curve.Smoothing > 0.0 then
-        Some(shown { curve with Smoothing = nan })
-    else
-        None
+let behind (curve: Curve) : Curve option = if curve.Smoothing > 0.0 then Some(shown { curve with Smoothing = nan }) else None
 
 /// Means over so many neighbouring points that at most `count` are left, and how many points each stands for. The moving average of
 /// means is that of the points at the means' ends but for the order within each.

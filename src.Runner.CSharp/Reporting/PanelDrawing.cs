@@ -99,23 +99,24 @@ internal sealed partial class PanelDrawing
 
                 var line = plot.Add.ScatterLine(xs, ys, colour);
                 line.LineWidth = 2;
-                line.LinePattern = curve.Dashed ? LinePattern.DenselyDashed : LinePattern.Solid;
+                (line.LineColor, line.LinePattern) = curve.Dashed ? theme.Dashed(curve.Series) : (colour, LinePattern.Solid);
             }
         }
 
         List<Label> labels = Texts(curves.Title, curves.X.Label, curves.Y.Label, x, y, padding);
+        var (dotColour, dots) = theme.Dotted();
         foreach (Mark mark in curves.Marks)
         {
             if (mark.Vertical)
             {
-                plot.Add.VerticalLine(x.At(mark.Value), 1.2f, Theme.Colour(theme.Muted), LinePattern.Dotted);
+                plot.Add.VerticalLine(x.At(mark.Value), 1.2f, dotColour, dots);
                 double at = PixelX(x, mark.Value, padding);
                 bool left = at > Width * 0.6;
                 labels.Add(new(at + (left ? -5 : 5), padding.Top + 14, mark.Label, left ? "end" : "start", TickSize, "muted", OnPlot: true));
             }
             else
             {
-                plot.Add.HorizontalLine(y.At(mark.Value), 1.2f, Theme.Colour(theme.Muted), LinePattern.Dotted);
+                plot.Add.HorizontalLine(y.At(mark.Value), 1.2f, dotColour, dots);
                 double at = PixelY(y, mark.Value, padding);
                 bool low = at > Height / 2.0 && at + 18 < Height - padding.Bottom;
                 labels.Add(new(Width - padding.Right - 5, at + (low ? 14 : -5), mark.Label, "end", TickSize, "muted", OnPlot: true));
@@ -140,9 +141,10 @@ internal sealed partial class PanelDrawing
         PixelPadding padding = new((float)(column + 12), 16, 46, (points.Title.Length > 0 ? 30 : 12) + (marked ? 16 : 0));
         Plot plot = Empty(theme, x, y, padding, gridX: true);
 
+        var (dotColour, dots) = theme.Dotted();
         foreach (Mark mark in points.Marks)
         {
-            plot.Add.VerticalLine(x.At(mark.Value), 1.2f, Theme.Colour(theme.Muted), LinePattern.Dotted);
+            plot.Add.VerticalLine(x.At(mark.Value), 1.2f, dotColour, dots);
         }
 
         MarkerShape[] shapes = [MarkerShape.FilledCircle, MarkerShape.FilledSquare, MarkerShape.FilledDiamond, MarkerShape.FilledTriangleUp];

@@ -28,9 +28,10 @@ internal sealed partial class PanelDrawing
         }
 
         int stride = Stride(15 / cellHeight);
+        string[] names = Shorten(heat.Rows, column);
         for (int i = 0; i < rows; i += stride)
         {
-            labels.Add(new(padding.Left - 8, padding.Top + (i + 0.5) * cellHeight + 4, Shorten(heat.Rows[i], column), "end", TickSize, "muted"));
+            labels.Add(new(padding.Left - 8, padding.Top + (i + 0.5) * cellHeight + 4, names[i], "end", TickSize, "muted"));
         }
 
         string[] values = [.. heat.Values.Select(value => number(2, value))];
@@ -69,10 +70,40 @@ internal sealed partial class PanelDrawing
         return (int)new[] { 1, 2, 5, 10 }.Select(factor => factor * power).First(step => step >= least - 1e-9);
     }
 
-    /// <summary>A text that takes at most a width, cut in its middle, because names of tensors differ at both ends.</summary>
-    private static string Shorten(string text, double width)
+    /// <summary>
+    /// Names that each take at most a width: what all of them end or begin with, up to a point or a space, gives way first, because names of
+    /// tensors differ in their middle.
+    /// </summary>
+    private static string[] Shorten(IReadOnlyList<string> names, double width)
     {
-        int fit = Math.Max(3, (int)(width / (TickSize * 0.56)));
-        return text.Length <= fit ? text : text[..((fit - 1) / 2)] + "…" + text[^(fit - 1 - (fit - 1) / 2)..];
+        int fit = Math.Max(4, (int)(width / (TickSize * 0.56)));
+        string[] shown = [.. names];
+        if (shown.Length > 1 && shown.Any(name => name.Length > fit))
+        {
+            int end = Common(shown.Select(name => new string([.. name.Reverse()])));
+            shown = end > 1 ? [.. shown.Select(name => name[..^end] + "…")] : shown;
+        }
+
+        if (shown.Length > 1 && shown.Any(name => name.Length > fit))
+        {
+            int start = Common(shown);
+            shown = start > 1 ? [.. shown.Select(name => "…" + name[start..])] : shown;
+        }
+
+        return [.. shown.Select(name => name.Length <= fit ? name : name[..((fit - 1) / 2)] + "…" + name[^(fit - 1 - (fit - 1) / 2)..])];
+    }
+
+    /// <summary>How many characters texts begin with together, up to a point, a slash or a space.</summary>
+    private static int Common(IEnumerable<string> texts)
+    {
+        string[] all = [.. texts];
+        int same = 0, whole = 0;
+        while (all.All(text => same < text.Length && text[same] == all[0][same]))
+        {
+            same++;
+            whole = all[0][same - 1] is '.' or '/' or ' ' ? same : whole;
+        }
+
+        return whole;
     }
 }

@@ -18,7 +18,8 @@ public enum RunKind
 /// <summary>A run on disk as a report shows it.</summary>
 public sealed class RunData
 {
-    private const string MetricsName = "metrics.jsonl", EvaluationsName = "evaluations.jsonl", Description = "run.json";
+    private const string MetricsName = "metrics.jsonl", EvaluationsName = "evaluations.jsonl", Description = "run.json", Alignment = "align.json";
+    private readonly List<(string Name, MetricsFile Metrics)> controls = [];
 
     private RunData(string path, string name)
     {
@@ -34,7 +35,7 @@ public sealed class RunData
 
     public RunKind Kind { get; private set; }
 
-    /// <summary>The text of run.json; null where there is none yet.</summary>
+    /// <summary>The text of run.json, or what an alignment says of itself; null where there is none yet.</summary>
     public string? Configuration { get; private set; }
 
     /// <summary>A value for each step.</summary>
@@ -42,6 +43,9 @@ public sealed class RunData
 
     /// <summary>Values on held-out data, now and then.</summary>
     public MetricsFile Evaluations { get; }
+
+    /// <summary>What an alignment measured on its controls, by their names; a line for each of its own.</summary>
+    public IReadOnlyList<(string Name, MetricsFile Metrics)> Controls => controls;
 
     /// <summary>
     /// Runs by their directories, read for the first time. Errors: InputException where one is no run, or, unless it may begin
@@ -85,11 +89,18 @@ public sealed class RunData
     {
         if (Configuration is null && File.Exists(System.IO.Path.Combine(Path, Description)))
         {
-            Configuration = Object(System.IO.Path.Combine(Path, Description));
+            Configuration = Object(System.IO.Path.Combine(Path, Description)).Text;
+        }
+        else if (Configuration is null && File.Exists(System.IO.Path.Combine(Path, Alignment)))
+        {
+            JsonObject whole = Object(System.IO.Path.Combine(Path, Alignment)).Root;
+            Configuration = new JsonObject { ["configuration"] = whole["configuration"]?.DeepClone(), ["sha256"] = whole["sha256"]?.DeepClone() }.ToJsonString();
+            FindControls();
         }
 
         Metrics.Read();
         Evaluations.Read();
+        controls.ForEach(control => control.Metrics.Read());
         Kind = Recognise();
     }
 
@@ -111,7 +122,21 @@ public sealed class RunData
             : RunKind.Waiting;
     }
 
-    private static string Object(string path)
+    /// <summary>The files metrics.NAME.jsonl.</summary>
+    private void FindControls()
+    {
+        const string start = "metrics.", end = ".jsonl";
+        foreach (string file in Directory.EnumerateFiles(Path, start + "*" + end).Order(StringComparer.Ordinal))
+        {
+            string name = System.IO.Path.GetFileName(file);
+            if (name.Length > start.Length + end.Length)
+            {
+                controls.Add((name[start.Length..^end.Length], new MetricsFile(file)));
+            }
+        }
+    }
+
+    private static (string Text, JsonObject Root) Object(string path)
     {
         string text = Files.Text(path, "the configuration of the run");
         try
@@ -119,7 +144,7 @@ public sealed class RunData
             if (JsonNode.Parse(text, documentOptions: new() { AllowDuplicateProperties = false }) is JsonObject root)
             {
                 root.ToJsonString();
-                return text.TrimEnd();
+                return (text.TrimEnd(), root);
             }
         }
         catch (Exception error) when (error is JsonException or InvalidOperationException)

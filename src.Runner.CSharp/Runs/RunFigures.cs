@@ -100,6 +100,15 @@ internal static class RunFigures
                 curves.Add(Form(measure.Steady ? made : smoothable(smoothing, made)));
             }
 
+            foreach (var (name, control) in run.Controls)
+            {
+                if (Points(control, measure.Key, from.Metrics) is var (same, controlled))
+                {
+                    Curve made = dashed(Form(curve($"{run.Name}, {name}", series, same, controlled)));
+                    curves.Add(measure.Steady ? made : smoothable(smoothing, made));
+                }
+            }
+
             if (measure.HeldOut is { } key && Points(run.Evaluations, key, from.Evaluations) is var (at, heldOut))
             {
                 curves.Add(dashed(Form(curve(run.Name + ", held out", series, at, heldOut))));

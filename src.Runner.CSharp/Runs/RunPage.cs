@@ -19,8 +19,8 @@ public sealed class RunPage(IReadOnlyList<RunData> runs, string directory, doubl
     private static readonly RunKind[] kinds = [RunKind.Train, RunKind.ImageTrain, RunKind.Align, RunKind.Other];
     private static readonly JsonSerializerOptions indented = new() { WriteIndented = true };
 
-    /// <summary>The whole page, as the runs are known now.</summary>
-    public Page Build()
+    /// <summary>The whole page, as the runs are known now; of runs that go on (<paramref name="live"/>) a line that is being written is no news.</summary>
+    public Page Build(bool live = false)
     {
         List<IBlock> blocks = [];
         foreach (RunKind kind in kinds.Where(kind => Of(kind).Any()))
@@ -41,7 +41,7 @@ public sealed class RunPage(IReadOnlyList<RunData> runs, string directory, doubl
         }
 
         blocks.AddRange(runs.Where(run => run.Configuration is not null).Select(Configuration));
-        string[] notes = [.. runs.SelectMany(Notes)];
+        string[] notes = [.. runs.SelectMany(run => Notes(run, live))];
         if (notes.Length > 0)
         {
             blocks.Add(new Hybrid.Report.Text("Notes", string.Join("\n\n", notes)));
@@ -167,13 +167,13 @@ public sealed class RunPage(IReadOnlyList<RunData> runs, string directory, doubl
         string text = run.Configuration!;
         List<IBlock> blocks =
         [
-            new Hybrid.Report.Text("", $"SHA-256 of the configuration, as checkpoints name it: {RunDirectory.Hash(text)}."),
+            new Hybrid.Report.Text("", $"SHA-256 of the configuration{(run.Kind is RunKind.Train or RunKind.ImageTrain ? ", as checkpoints name it" : "")}: {RunDirectory.Hash(text)}."),
             new Code(JsonNode.Parse(text)!.ToJsonString(indented)),
         ];
         return new Folded($"Configuration of {run.Name}", blocks);
     }
 
-    private static IEnumerable<string> Notes(RunData run)
+    private static IEnumerable<string> Notes(RunData run, bool live)
     {
         foreach (var (file, name) in new[] { (run.Metrics, "metrics.jsonl"), (run.Evaluations, "evaluations.jsonl") })
         {
@@ -182,7 +182,7 @@ public sealed class RunPage(IReadOnlyList<RunData> runs, string directory, doubl
                 yield return $"{run.Name}: {(file.Skipped == 1 ? "a line" : $"{file.Skipped} lines")} of {name} {(file.Skipped == 1 ? "is" : "are")} left out: no JSON object with a step.";
             }
 
-            if (file.Torn)
+            if (file.Torn && !live)
             {
                 yield return $"{run.Name}: the last line of {name} is cut off and left out; the run may be writing it.";
             }

@@ -57,7 +57,8 @@ internal static class RunTables
     {
         double last = run.Metrics.Any ? run.Metrics.Steps[^1] + (run.Metrics.Steps[0] == 0 ? 1 : 0) : 0;
         string done = last.ToString("N0", CultureInfo.InvariantCulture);
-        return run.Configuration is not null && run.Keys().TryGetValue("schedule.steps", out string? planned) && long.TryParse(planned, CultureInfo.InvariantCulture, out long steps)
+        return run.Configuration is not null && run.Keys() is var keys
+            && (keys.GetValueOrDefault("schedule.steps") ?? keys.GetValueOrDefault("configuration.steps")) is { } planned && long.TryParse(planned, CultureInfo.InvariantCulture, out long steps)
             ? $"{done} of {steps.ToString("N0", CultureInfo.InvariantCulture)}"
             : done;
     }

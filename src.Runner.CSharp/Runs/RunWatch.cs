@@ -42,7 +42,7 @@ internal sealed class RunWatch : IDisposable
             if (path == "/")
             {
                 LivePage live = new(every, page.Structure(), page.Status());
-                return new(200, "text/html", HtmlReport.Render(page.Build(), live), PageParts.Policy(live: true));
+                return new(200, "text/html", HtmlReport.Render(page.Build(live: true), live), PageParts.Policy(live: true));
             }
 
             const string key = "after=";

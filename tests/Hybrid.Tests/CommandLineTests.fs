@@ -203,6 +203,7 @@ let private frozen =
             "--json"
         ]
         "inspect", [ "PATH"; "--json" ]
+        "report", [ "RUN..."; "--out F"; "--watch"; "--port N"; "--smoothing B"; "--json" ]
         "doctor", [ "--json" ]
     ]
 
@@ -626,6 +627,17 @@ let private parsing =
             testCase "inspect takes a path" (fun () ->
                 gives<InspectCommand> [ "inspect"; "--json"; "runs/a" ] (fun c -> c.Path = "runs/a" && c.Json))
 
+            testCase "report takes any number of runs" (fun () ->
+                gives<ReportCommand> [ "report"; "a"; "b"; "--out"; "o"; "c=d" ] (fun c ->
+                    List.ofSeq c.Runs = [ "a"; "b"; "c=d" ]
+                    && c.Out = "o"
+                    && not c.Watch
+                    && not c.Port.HasValue
+                    && c.Smoothing = 0.95)
+
+                gives<ReportCommand> [ "report"; "--watch"; "--port"; "8000"; "--smoothing"; "0"; "--out"; "o"; "a" ] (fun c ->
+                    List.ofSeq c.Runs = [ "a" ] && c.Watch && c.Port = Nullable 8000 && c.Smoothing = 0.0))
+
             testCase "doctor takes nothing" (fun () -> gives<DoctorCommand> [ "doctor" ] (fun c -> not c.Json))
 
             testCase "--key=value is --key value, whatever the value holds" (fun () ->
@@ -745,6 +757,10 @@ let private wrong =
             "--lookahead needs a whole number from 1 to 1024, but was given '0'."
             "--pictures belongs to prepare, not to generate."
         ]
+        [ "report"; "--out"; "o" ], [ "hybrid report needs RUN..." ]
+        [ "report"; "a"; "" ], [ "A word must be RUN, but was given nothing."; "hybrid report needs --out F" ]
+        [ "report"; "a"; "--out"; "o"; "--port"; "0" ], [ "--port needs a whole number from 1 to 65535, but was given '0'." ]
+        [ "report"; "a"; "--out"; "o"; "--smoothing"; "1" ], [ "--smoothing needs a number from 0 to 0.99, but was given '1'." ]
         [ "inspect" ], [ "hybrid inspect needs PATH" ]
         [ "inspect"; "a"; "b" ], [ "'b' belongs to no option." ]
         [ "tokenize"; "--tokenizer=--json"; "--text=a" ], [ "--tokenizer"; "See: hybrid tokenize --help" ]

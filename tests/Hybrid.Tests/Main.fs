@@ -58,6 +58,10 @@ let private all =
             ProgressTests.tests
             RandomTests.tests
             ReportTests.tests
+            ReportCurvesTests.tests
+            ReportFilesTests.tests
+            RunReportTests.tests
+            RunWatchTests.tests
             SafeTensorsTests.tests
             SamplerTests.tests
             DecodingTests.tests
