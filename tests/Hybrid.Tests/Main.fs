@@ -70,6 +70,7 @@ let private all =
             StatisticsTests.tests
             FidelityTests.tests
             FidCommandTests.tests
+            GenerateCommandTests.tests
             StepTests.tests
             StudyTests.tests
             TeamTests.tests
