@@ -10,8 +10,9 @@ open TorchSharp
 /// Features: a matrix with a row for each picture.
 module Features =
 
-    /// Rows that are gone over together in double precision: about 128 MiB of them, and at least one.
-    let rowsTogether (width: int64) : int64 = max 1L (min 8192L ((1L <<< 24) / max 1L width))
+    /// Rows that are gone over together in double precision: at most 128 MiB of them, and so few that a matrix of all pairs of two
+    /// blocks has no more than 32 MiB.
+    let rowsTogether (width: int64) : int64 = max 1L (min 2048L ((1L <<< 24) / max 1L width))
 
     /// The rows in blocks, in double precision on the device of the features. Each block is released after `action`.
     let internal blocks (features_ND: torch.Tensor) (action: int64 -> torch.Tensor -> unit) : unit =

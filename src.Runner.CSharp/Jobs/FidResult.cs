@@ -41,7 +41,8 @@ internal sealed record FidResult
         Hybrid.Features.requireAlike(real.Features, generated.Features);
         FidResult result = new(command, real, generated, extraction);
         // Pairs of samples are work for a GPU where there is one.
-        using torch.Tensor x = real.Features.to(TorchLibrary.Device).alias(), y = generated.Features.to(TorchLibrary.Device).alias();
+        using var scope = torch.NewDisposeScope();
+        torch.Tensor x = real.Features.to(TorchLibrary.Device), y = generated.Features.to(TorchLibrary.Device);
         Random.Stream stream = Random.named("fid", Random.ofSeed(command.Seed));
         long n = x.shape[0], m = y.shape[0];
         if (command.Measures.Contains("fid"))

@@ -164,6 +164,16 @@ let private kernels =
                 Expect.equal (KernelDistance.subsets (stream 1L) 400 20L real generated) some "the same seed"
                 Expect.notEqual (KernelDistance.subsets (stream 2L) 400 20L real generated) some "another seed")
 
+            case "in several blocks is what plain loops say, neighbourhoods too" (fun () ->
+                let chooser = Chooser 10L
+                let block = int (Features.rowsTogether 2L)
+                let real, generated = features chooser (block + 40) 2, features chooser (block + 7) 2
+                near 1e-9 1e-9 "distance" (FidelityReference.kid real generated) (kid real generated).Distance
+                let precision, recall, density, coverage = FidelityReference.neighbours 3 real generated
+                let found = Neighbourhoods.measure ignore 3 (tensor real) (tensor generated)
+                let all = [| found.Precision; found.Recall; found.Density; found.Coverage |]
+                close 1e-12 1e-12 "four shares" [| precision; recall; density; coverage |] all)
+
             case "tells its caller of every row" (fun () ->
                 let chooser = Chooser 9L
                 let mutable rows = 0L
