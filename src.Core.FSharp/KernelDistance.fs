@@ -121,8 +121,15 @@ module KernelDistance =
         Host.int64s [ size ] (Array.init (int size) (fun i -> Random.permuted count stream (int64 i)))
 
     /// The unbiased estimate over random subsets without repetition, of `size` samples of each set or as many as there are, each
-    /// subset drawn anew. Errors: InputException (`Features.require`), ArgumentOutOfRangeException for no subsets.
-    let subsets (stream: Random.Stream) (count: int) (size: int64) (x_ND: torch.Tensor) (y_MD: torch.Tensor) : KernelSubsets =
+    /// subset drawn anew. `report` is told how many are done. Errors: InputException (`Features.require`), ArgumentOutOfRangeException for no subsets.
+    let subsets
+        (report: int -> unit)
+        (stream: Random.Stream)
+        (count: int)
+        (size: int64)
+        (x_ND: torch.Tensor)
+        (y_MD: torch.Tensor)
+        : KernelSubsets =
         Features.require "real" x_ND
         Features.require "generated" y_MD
         Features.requireAlike x_ND y_MD
@@ -146,7 +153,9 @@ module KernelDistance =
                 let k = kernel z z
                 (total k - total (k.diagonal ())) / (float size * float (size - 1L))
 
-            others x + others y - 2.0 * total (kernel x y) / (float size * float size)
+            let found = others x + others y - 2.0 * total (kernel x y) / (float size * float size)
+            report (index + 1)
+            found
 
         let values = Array.init count subset
 
