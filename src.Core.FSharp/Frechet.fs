@@ -10,8 +10,9 @@ open TorchSharp
 /// Features: a matrix with a row for each picture.
 module Features =
 
-    /// Rows that are gone over together in double precision: about 128 MiB of them, and at least one.
-    let rowsTogether (width: int64) : int64 = max 1L (min 8192L ((1L <<< 24) / max 1L width))
+    /// Rows that are gone over together in double precision: at most 128 MiB of them, and so few that a matrix of all pairs of two
+    /// blocks has no more than 32 MiB.
+    let rowsTogether (width: int64) : int64 = max 1L (min 2048L ((1L <<< 24) / max 1L width))
 
     /// The rows in blocks, in double precision on the device of the features. Each block is released after `action`.
     let internal blocks (features_ND: torch.Tensor) (action: int64 -> torch.Tensor -> unit) : unit =
@@ -179,6 +180,20 @@ module Frechet =
 
     let private trace (matrix: torch.Tensor) = Features.number (matrix.diagonal().sum())
 
+    let private assemble
+        (mean1_D: torch.Tensor)
+        (covariance1_DD: torch.Tensor)
+        (mean2_D: torch.Tensor)
+        (covariance2_DD: torch.Tensor)
+        (ranks: struct (int64 * int64))
+        (root: float)
+        : FrechetDistance =
+        let difference = mean1_D - mean2_D
+        let means = Features.number (difference.dot difference)
+        let covariances = trace covariance1_DD + trace covariance2_DD - 2.0 * root
+
+        { Distance = means + covariances; Means = means; Covariances = covariances; Ranks = ranks }
+
     /// The distance of two Gaussians given by means [D] and covariances [D, D], float64. Exact for singular covariances: with
     /// Σᵢ = LᵢLᵢᵀ, tr (Σ₁Σ₂)^½ is the sum of the singular values of L₁ᵀL₂, since (L₁ᵀL₂)(L₁ᵀL₂)ᵀ has the eigenvalues of Σ₁Σ₂
     /// that are not 0. No square root of a matrix that is not symmetric is needed, no imaginary part can arise, and nothing is
@@ -189,14 +204,12 @@ module Frechet =
         (covariance1_DD: torch.Tensor)
         (mean2_D: torch.Tensor)
         (covariance2_DD: torch.Tensor)
-        =
+        : FrechetDistance =
         Shape.require "mean" [ mean1_D.shape[0] ] mean2_D
         Shape.require "covariance" [ mean1_D.shape[0]; mean1_D.shape[0] ] covariance1_DD
         Shape.require "covariance" [ mean1_D.shape[0]; mean1_D.shape[0] ] covariance2_DD
         use _ = torch.NewDisposeScope()
         use _ = torch.no_grad ()
-        let difference = mean1_D - mean2_D
-        let means = Features.number (difference.dot difference)
         let left_DR, right_DR = factor covariance1_DD, factor covariance2_DD
 
         let root =
@@ -205,14 +218,7 @@ module Frechet =
             else
                 Features.number (torch.linalg.svdvals(left_DR.t().mm right_DR).sum())
 
-        let covariances = trace covariance1_DD + trace covariance2_DD - 2.0 * root
-
-        {
-            Distance = means + covariances
-            Means = means
-            Covariances = covariances
-            Ranks = struct (left_DR.shape[1], right_DR.shape[1])
-        }
+        assemble mean1_D covariance1_DD mean2_D covariance2_DD (struct (left_DR.shape[1], right_DR.shape[1])) root
 
     /// The distance of two sums of features. Errors: InputException for fewer than two samples or widths that differ.
     let distance (real: FeatureMoments) (generated: FeatureMoments) : FrechetDistance =
@@ -232,18 +238,13 @@ module Frechet =
         distance real generated
 
     /// The gradients of the distance by Σ₁ and by Σ₂, I − T₁ and I − T₂, where T₂ = Σ₁^½ (Σ₁^½Σ₂Σ₁^½)^−½ Σ₁^½ carries the second
-    /// Gaussian onto the first (and T₁ the other way), on the support of the covariances.
-    let private gradients (covariance1_DD: torch.Tensor) (covariance2_DD: torch.Tensor) : struct (torch.Tensor * torch.Tensor) =
+    /// Gaussian onto the first (and T₁ the other way), on the support of the covariances; and tr (Σ₁Σ₂)^½. Both have Lᵢ [D, Rᵢ].
+    let private gradients (left_DR: torch.Tensor) (right_DR: torch.Tensor) : struct (torch.Tensor * torch.Tensor * float) =
         use scope = torch.NewDisposeScope()
-        let left_DR, right_DR = factor covariance1_DD, factor covariance2_DD
-        let eye = torch.eye (covariance1_DD.shape[0], dtype = torch.float64)
+        let eye = torch.eye (left_DR.shape[0], dtype = torch.float64)
 
         if left_DR.shape[1] = 0L || right_DR.shape[1] = 0L then
-            let both = struct (eye.alias (), eye.alias ())
-            let struct (a, b) = both
-            a.MoveToOuterDisposeScope() |> ignore
-            b.MoveToOuterDisposeScope() |> ignore
-            both
+            struct ((eye.clone ()).MoveToOuterDisposeScope(), (eye.clone ()).MoveToOuterDisposeScope(), 0.0)
         else
             let struct (u, s, vh) = torch.linalg.svd (left_DR.t().mm right_DR, fullMatrices = false)
             let values = Features.numbers s
@@ -255,19 +256,34 @@ module Frechet =
                 let turned = factor_DR.mm (vectors.narrow (1L, 0L, rank))
                 (eye - (turned * inverse_R).mm(turned.t ())).MoveToOuterDisposeScope()
 
-            struct (carried right_DR (vh.t ()), carried left_DR u)
+            struct (carried right_DR (vh.t ()), carried left_DR u, Array.sum values)
 
-    /// The standard error of the distance of features to first order (the delta method): what it would scatter if both sets were
-    /// drawn anew, beside its bias. Each sample's weight in the distance is 2 (μ₂ − μ₁)·(x − μ₂) + (x − μ₂)ᵀ(I − T₂)(x − μ₂), and
-    /// likewise for the other set. NaN where a set has no more samples than dimensions, since the distance then has no derivative.
-    /// Errors: InputException (`Features.require`).
-    let error (real_ND: torch.Tensor) (generated_MD: torch.Tensor) : float =
+    /// The variance of one side's part of the distance: each sample's weight is 2 (μ − μ')·(x − μ) + (x − μ)ᵀ G (x − μ) with the
+    /// gradient G by that side's covariance.
+    let private variance (features: torch.Tensor) (own: FeatureMoments) (other: FeatureMoments) (gradient: torch.Tensor) : float =
+        use _ = torch.NewDisposeScope()
+        let weights = ResizeArray()
+        let mean = own.Mean.``to`` features.device
+        let move = (own.Mean - other.Mean).mul(Scalars.Of 2.0).``to`` features.device
+        let gradient = gradient.``to`` features.device
+
+        Features.blocks features (fun _ block ->
+            let centred = block - mean
+            let squares = (centred.mm gradient * centred).sum 1L
+            weights.AddRange(Features.numbers (squares.plus (centred.mv move))))
+
+        Statistics.deviation (weights.ToArray()) ** 2.0 / float weights.Count
+
+    /// The distance of features [N, D] and [M, D] with its standard error to first order (the delta method): what it would scatter if
+    /// both sets were drawn anew, beside its bias. The error is NaN where a set has no more samples than dimensions, since the distance
+    /// then has no derivative. Errors: InputException (`Features.require`).
+    let withError (real_ND: torch.Tensor) (generated_MD: torch.Tensor) : struct (FrechetDistance * float) =
         Features.require "real" real_ND
         Features.require "generated" generated_MD
         Features.requireAlike real_ND generated_MD
 
         if min real_ND.shape[0] generated_MD.shape[0] <= real_ND.shape[1] then
-            nan
+            struct (ofFeatures real_ND generated_MD, nan)
         else
             use _ = torch.NewDisposeScope()
             use _ = torch.no_grad ()
@@ -275,23 +291,13 @@ module Frechet =
             use generated = new FeatureMoments(generated_MD.shape[1])
             real.Add real_ND
             generated.Add generated_MD
-            let struct (gradient1, gradient2) = gradients (real.Covariance()) (generated.Covariance())
-
-            let variance (features: torch.Tensor) (own: FeatureMoments) (other: FeatureMoments) (gradient: torch.Tensor) =
-                let move = (own.Mean - other.Mean).mul(Scalars.Of 2.0)
-                let weights = ResizeArray()
-
-                let mean, move, gradient =
-                    own.Mean.``to`` features.device, move.``to`` features.device, gradient.``to`` features.device
-
-                Features.blocks features (fun _ block ->
-                    let centred = block - mean
-                    let squares = (centred.mm gradient * centred).sum 1L
-                    weights.AddRange(Features.numbers (squares.plus (centred.mv move))))
-
-                Statistics.deviation (weights.ToArray()) ** 2.0 / float weights.Count
-
-            sqrt (variance real_ND real generated gradient1 + variance generated_MD generated real gradient2)
+            let covariance1, covariance2 = real.Covariance(), generated.Covariance()
+            let left_DR, right_DR = factor covariance1, factor covariance2
+            let struct (gradient1, gradient2, root) = gradients left_DR right_DR
+            let ranks = struct (left_DR.shape[1], right_DR.shape[1])
+            let found = assemble real.Mean covariance1 generated.Mean covariance2 ranks root
+            let squared = variance real_ND real generated gradient1 + variance generated_MD generated real gradient2
+            struct (found, sqrt squared)
 
     /// Shares of the samples that `extrapolate` measures with.
     let private shares = [ 1.0; 0.8; 0.6; 0.5; 0.4 ]

@@ -34,14 +34,14 @@ module KernelDistance =
         let base_NM = x_ND.mm(y_MD.t ()).div(Scalars.Of(float x_ND.shape[1])).plus 1.0
         (base_NM * base_NM * base_NM).MoveToOuterDisposeScope()
 
+    let private add (target: float[]) (first: int64) (values: float[]) =
+        for i in 0 .. values.Length - 1 do
+            target[int first + i] <- target[int first + i] + values[i]
+
     /// Σⱼ k(xᵢ, yⱼ) for each i, and for each j the sum over i.
-    let private sums (report: int64 -> unit) (x_ND: torch.Tensor) (y_MD: torch.Tensor) : struct (float[] * float[]) =
+    let private across (report: int64 -> unit) (x_ND: torch.Tensor) (y_MD: torch.Tensor) : struct (float[] * float[]) =
         let rows = Array.zeroCreate<float>(int x_ND.shape[0])
         let columns = Array.zeroCreate<float>(int y_MD.shape[0])
-
-        let add (target: float[]) (first: int64) (values: float[]) =
-            for i in 0 .. values.Length - 1 do
-                target[int first + i] <- target[int first + i] + values[i]
 
         Features.blocks x_ND (fun firstRow x ->
             Features.blocks y_MD (fun firstColumn y ->
@@ -52,6 +52,24 @@ module KernelDistance =
             report x.shape[0])
 
         struct (rows, columns)
+
+    /// Σⱼ k(xᵢ, xⱼ) for each i, j = i included. Each pair of blocks is computed once, since k(x, y) = k(y, x).
+    let private among (report: int64 -> unit) (x_ND: torch.Tensor) : float[] =
+        let sums = Array.zeroCreate<float>(int x_ND.shape[0])
+
+        Features.blocks x_ND (fun firstRow x ->
+            let rest = x_ND.narrow (0L, firstRow, x_ND.shape[0] - firstRow)
+
+            Features.blocks rest (fun further y ->
+                let k = kernel x y
+                add sums firstRow (Features.numbers (k.sum 1L))
+
+                if further > 0L then
+                    add sums (firstRow + further) (Features.numbers (k.sum 0L)))
+
+            report x.shape[0])
+
+        sums
 
     let private diagonal (x_ND: torch.Tensor) : float[] =
         let values = ResizeArray()
@@ -79,12 +97,10 @@ module KernelDistance =
         let n, m = float x_ND.shape[0], float y_MD.shape[0]
 
         // Sums over the others of the same set, and over all of the other set.
-        let within (features: torch.Tensor) =
-            let struct (all, _) = sums report features features
-            Array.map2 (-) all (diagonal features)
+        let within (features: torch.Tensor) = Array.map2 (-) (among report features) (diagonal features)
 
         let own1, own2 = within x_ND, within y_MD
-        let struct (across1, across2) = sums report x_ND y_MD
+        let struct (across1, across2) = across report x_ND y_MD
         let s1, s2, cross = Array.sum own1, Array.sum own2, Array.sum across1
 
         let estimate s1 n s2 m cross = s1 / (n * (n - 1.0)) + s2 / (m * (m - 1.0)) - 2.0 * cross / (n * m)
@@ -105,8 +121,15 @@ module KernelDistance =
         Host.int64s [ size ] (Array.init (int size) (fun i -> Random.permuted count stream (int64 i)))
 
     /// The unbiased estimate over random subsets without repetition, of `size` samples of each set or as many as there are, each
-    /// subset drawn anew. Errors: InputException (`Features.require`), ArgumentOutOfRangeException for no subsets.
-    let subsets (stream: Random.Stream) (count: int) (size: int64) (x_ND: torch.Tensor) (y_MD: torch.Tensor) : KernelSubsets =
+    /// subset drawn anew. `report` is told how many are done. Errors: InputException (`Features.require`), ArgumentOutOfRangeException for no subsets.
+    let subsets
+        (report: int -> unit)
+        (stream: Random.Stream)
+        (count: int)
+        (size: int64)
+        (x_ND: torch.Tensor)
+        (y_MD: torch.Tensor)
+        : KernelSubsets =
         Features.require "real" x_ND
         Features.require "generated" y_MD
         Features.requireAlike x_ND y_MD
@@ -130,7 +153,9 @@ module KernelDistance =
                 let k = kernel z z
                 (total k - total (k.diagonal ())) / (float size * float (size - 1L))
 
-            others x + others y - 2.0 * total (kernel x y) / (float size * float size)
+            let found = others x + others y - 2.0 * total (kernel x y) / (float size * float size)
+            report (index + 1)
+            found
 
         let values = Array.init count subset
 

@@ -41,34 +41,43 @@ internal sealed record FidResult
         Hybrid.Features.requireAlike(real.Features, generated.Features);
         FidResult result = new(command, real, generated, extraction);
         // Pairs of samples are work for a GPU where there is one.
-        using torch.Tensor x = real.Features.to(TorchLibrary.Device).alias(), y = generated.Features.to(TorchLibrary.Device).alias();
+        using var scope = torch.NewDisposeScope();
+        torch.Tensor x = real.Features.to(TorchLibrary.Device), y = generated.Features.to(TorchLibrary.Device);
         Random.Stream stream = Random.named("fid", Random.ofSeed(command.Seed));
         long n = x.shape[0], m = y.shape[0];
         if (command.Measures.Contains("fid"))
         {
-            using Stage stage = progress.Stage("FID", command.Extrapolate ? 3 : 2);
-            result.fid = Frechet.ofFeatures(x, y);
-            stage.Report(1);
-            stop.ThrowIfCancellationRequested();
-            result.fidError = Frechet.error(x, y);
-            stage.Report(2);
+            using (progress.Stage("FID", 0))
+            {
+                (result.fid, result.fidError) = Frechet.withError(x, y);
+            }
+
             stop.ThrowIfCancellationRequested();
             if (command.Extrapolate)
             {
-                if (Frechet.extrapolate(Random.named("extrapolate", stream), x, y) is { } found)
+                using (progress.Stage("FID at infinity", 0))
                 {
-                    result.extrapolated = (found.Value.Item1, [.. found.Value.Item2.Select(point => (point.Item1, point.Item2))]);
+                    if (Frechet.extrapolate(Random.named("extrapolate", stream), x, y) is { } found)
+                    {
+                        result.extrapolated = (found.Value.Item1, [.. found.Value.Item2.Select(point => (point.Item1, point.Item2))]);
+                    }
                 }
 
-                stage.Report(3);
+                stop.ThrowIfCancellationRequested();
             }
         }
 
         if (command.Measures.Contains("kid"))
         {
             result.kid = Counted("KID", (2 * n) + m, report => KernelDistance.unbiased(report, x, y));
-            stop.ThrowIfCancellationRequested();
-            result.subsets = KernelDistance.subsets(Random.named("subsets", stream), command.Subsets, command.SubsetSize, x, y);
+            using Stage stage = progress.Stage("KID of subsets", command.Subsets);
+            result.subsets = KernelDistance.subsets(
+                FuncConvert.FromAction<int>(done =>
+                {
+                    stop.ThrowIfCancellationRequested();
+                    stage.Report(done);
+                }),
+                Random.named("subsets", stream), command.Subsets, command.SubsetSize, x, y);
         }
 
         if (command.Measures.Contains("neighbours"))

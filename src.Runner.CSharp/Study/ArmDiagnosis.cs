@@ -10,7 +10,7 @@ public sealed record Followed(string Name, double[] Values);
 public sealed record CodeStatistics(int Used, double Perplexity, double FromReal);
 
 /// <summary>
-/// A look into an arm at each evaluation: cosine of the gradients of text and image loss, relative distance of the weights from their
+/// A look into an arm at each evaluation: cosine of the gradients of text and image loss (without the noise of few sequences), relative distance of the weights from their
 /// start, and the attention mass that goes from image positions to text (beside that of attention spread evenly); and at the end held-out
 /// losses by place and caption, over the whole vocabulary and within the kind, and the use of codes.
 /// </summary>
@@ -52,19 +52,19 @@ internal sealed class Examination : IDisposable
     {
         steps.Add(step);
         GradientCosines cosines = Diagnosis.GradientCosine(model, heldOut[..Math.Min(GradientSequences, heldOut.Length)]);
-        gradients.Add("all parameters", cosines.Whole.Cosine);
+        gradients.Add("all parameters", cosines.Whole.Corrected);
         foreach (GradientPair group in cosines.Groups)
-            gradients.Add(Named(group.Group, group.Layer), group.Cosine);
+            gradients.Add(group.Group, group.Corrected);
         WeightChanges changes = Diagnosis.WeightDistance(model, name => start[name].alias());
         distances.Add("all parameters", changes.Whole.Distance);
         foreach (WeightChange layer in changes.Layers)
-            distances.Add($"layer {layer.Layer + 1}", layer.Distance);
+            distances.Add($"layer {layer.Layer}", layer.Distance);
         foreach (WeightChange group in changes.Groups.Where(group => group.Layer < 0 && double.IsFinite(group.Distance)))
             distances.Add(group.Group, group.Distance);
         AttentionMasses masses = Diagnosis.AttentionToText(model, heldOut[..Math.Min(AttentionSequences, heldOut.Length)], pictures.Grid.Rows, pictures.Grid.Columns);
         even = masses.EvenText;
         foreach (LayerAttention layer in masses.Layers)
-            attention.Add($"layer {layer.Layer + 1}", layer.MeanText);
+            attention.Add($"layer {layer.Layer}", layer.MeanText);
     }
 
     /// <summary>What was seen, with the losses by place of the model as it is now.</summary>
@@ -95,8 +95,6 @@ internal sealed class Examination : IDisposable
     }
 
     private static double[] Counts(IEnumerable<int[]> codes, int count) => [.. Diagnosis.CodeCounts(codes, count).Select(n => (double)n)];
-
-    private static string Named(string group, int layer) => layer < 0 || group.Contains($"{layer}", StringComparison.Ordinal) ? group : $"{group}, layer {layer + 1}";
 
     /// <summary>Values by name, in the order in which the names came.</summary>
     private sealed class Trail

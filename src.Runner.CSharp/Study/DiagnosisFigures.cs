@@ -66,7 +66,7 @@ internal static class DiagnosisFigures
 
     private static Figure Gradients(ArmResult[] arms) => new(
         "beyond-gradients", "Do text and image pull the same way?", "Beyond", "",
-        $"Cosine of the gradients of the mean text and the mean image loss on held-out sequences, first seed. All parameters at the end: {string.Join(", ", arms.Select(arm => $"{arm.Plan} {number(2, arm.Diagnosis!.GradientCosine[0].Values[^1])}"))}.",
+        $"Cosine of the gradients of the mean text and the mean image loss on held-out sequences, the noise of few sequences taken out, first seed. All parameters at the end: {string.Join(", ", arms.Select(arm => $"{arm.Plan} {number(2, arm.Diagnosis!.GradientCosine[0].Values[^1])}"))}.",
         [
             .. arms.Select(arm => Over(arm, arm.Plan, "cosine", arm.Diagnosis!.GradientCosine)),
         ]);

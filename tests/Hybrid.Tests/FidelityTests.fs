@@ -21,6 +21,12 @@ let private tensor (rows: float[][]) : torch.Tensor =
 
 let private distance (real: float[][]) (generated: float[][]) = (Frechet.ofFeatures (tensor real) (tensor generated)).Distance
 
+/// The error of the distance that is `distance`.
+let private error (real: float[][]) (generated: float[][]) : float =
+    let struct (found, error) = Frechet.withError (tensor real) (tensor generated)
+    near 1e-9 1e-9 "with its error" (distance real generated) found.Distance
+    error
+
 let private kid (real: float[][]) (generated: float[][]) = KernelDistance.unbiased ignore (tensor real) (tensor generated)
 
 /// A rotation by the eigenvectors of a random symmetric matrix.
@@ -155,14 +161,24 @@ let private kernels =
                 let real, generated = tensor (features chooser 40 5), tensor (features chooser 40 5)
                 let stream seed = Random.ofSeed seed |> Random.named "kid"
                 let whole = (KernelDistance.unbiased ignore real generated).Distance
-                let all = KernelDistance.subsets (stream 1L) 3 1000L real generated
+                let all = KernelDistance.subsets ignore (stream 1L) 3 1000L real generated
                 near 1e-9 1e-9 "all" whole all.Mean
                 near 1e-9 0.0 "all are one" 0.0 all.Deviation
                 Expect.equal all.Size 40L "size"
-                let some = KernelDistance.subsets (stream 1L) 400 20L real generated
+                let some = KernelDistance.subsets ignore (stream 1L) 400 20L real generated
                 near (4.0 * some.Deviation / sqrt 400.0) 0.0 "mean of subsets" whole some.Mean
-                Expect.equal (KernelDistance.subsets (stream 1L) 400 20L real generated) some "the same seed"
-                Expect.notEqual (KernelDistance.subsets (stream 2L) 400 20L real generated) some "another seed")
+                Expect.equal (KernelDistance.subsets ignore (stream 1L) 400 20L real generated) some "the same seed"
+                Expect.notEqual (KernelDistance.subsets ignore (stream 2L) 400 20L real generated) some "another seed")
+
+            case "in several blocks is what plain loops say, neighbourhoods too" (fun () ->
+                let chooser = Chooser 10L
+                let block = int (Features.rowsTogether 2L)
+                let real, generated = features chooser (block + 40) 2, features chooser (block + 7) 2
+                near 1e-9 1e-9 "distance" (FidelityReference.kid real generated) (kid real generated).Distance
+                let precision, recall, density, coverage = FidelityReference.neighbours 3 real generated
+                let found = Neighbourhoods.measure ignore 3 (tensor real) (tensor generated)
+                let all = [| found.Precision; found.Recall; found.Density; found.Coverage |]
+                close 1e-12 1e-12 "four shares" [| precision; recall; density; coverage |] all)
 
             case "tells its caller of every row" (fun () ->
                 let chooser = Chooser 9L
@@ -223,18 +239,18 @@ let private errors =
 
                 let expected = sqrt (variance real (weighted generated 0 0.0) + variance generated (weighted real 0 0.0))
                 // The covariances' n / (n − 1) is a factor of the derivative here and not there.
-                near 1e-6 (1.5 / float n) "delta method" expected (Frechet.error (tensor real) (tensor generated)))
+                near 1e-6 (1.5 / float n) "delta method" expected (error real generated))
 
             case "is what distances of sets drawn anew scatter" (fun () ->
                 let chooser = Chooser 3L
                 let draw shift scale = Array.init 300 (fun _ -> chooser.Normals 4 |> Array.map (fun x -> shift + scale * x))
                 let found = Array.init 150 (fun _ -> distance (draw 0.0 1.0) (draw 0.5 1.4))
-                let said = Frechet.error (tensor (draw 0.0 1.0)) (tensor (draw 0.5 1.4))
+                let said = error (draw 0.0 1.0) (draw 0.5 1.4)
                 near 0.0 0.25 "standard error" (Statistics.deviation found) said)
 
             case "is not known with as few samples as dimensions" (fun () ->
                 let chooser = Chooser 4L
-                Expect.isNaN (Frechet.error (tensor (features chooser 5 5)) (tensor (features chooser 30 5))) "5 of 5")
+                Expect.isNaN (error (features chooser 5 5) (features chooser 30 5)) "5 of 5")
 
             case "the distance of infinitely many is nearer to the truth than that of all there are" (fun () ->
                 let chooser = Chooser 6L

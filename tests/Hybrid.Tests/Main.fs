@@ -74,6 +74,7 @@ let private all =
             StatisticsTests.tests
             FidelityTests.tests
             FidCommandTests.tests
+            GenerateCommandTests.tests
             StepTests.tests
             StudyPlanTests.tests
             StudyVerdictTests.tests
