@@ -135,8 +135,7 @@ let step
 /// Rows of a table that are worked on together, so that their products with `others` rows stay around a quarter of a gigabyte.
 let private atOnce (others: int64) : int64 = max 1L ((1L <<< 26) / max 1L others)
 
-let private unit (t: torch.Tensor) =
-    torch.nn.functional.normalize (t.``to`` torch.float32, 2.0, 1L, 1e-12)
+let private unit (t: torch.Tensor) = torch.nn.functional.normalize (t.``to`` torch.float32, 2.0, 1L, 1e-12)
 
 /// The `count` text rows nearest to each image row by cosine: ids [rows, count] and cosines [rows, count].
 let nearest (count: int) (images_RD: torch.Tensor) (texts_VD: torch.Tensor) : torch.Tensor * torch.Tensor =
@@ -162,8 +161,7 @@ let nearest (count: int) (images_RD: torch.Tensor) (texts_VD: torch.Tensor) : to
 type Rank = { Nearer: int64; AsNear: int64 }
 
 /// The chance that a query's own candidate is among the first `count` when those that are as near stand in any order.
-let found (count: int) (rank: Rank) : float =
-    Math.Clamp((float count - float rank.Nearer) / float rank.AsNear, 0.0, 1.0)
+let found (count: int) (rank: Rank) : float = Math.Clamp((float count - float rank.Nearer) / float rank.AsNear, 0.0, 1.0)
 
 /// For each row of `queries_ND` the rank of the same row of `candidates_ND` by their inner product.
 let ranks (queries_ND: torch.Tensor) (candidates_ND: torch.Tensor) : Rank[] =
@@ -178,7 +176,10 @@ let ranks (queries_ND: torch.Tensor) (candidates_ND: torch.Tensor) : Rank[] =
             use _ = torch.NewDisposeScope()
             let count = min block (n - start)
             let products = queries_ND.narrow(0L, start, count).matmul(candidates_ND.t ())
-            let places = torch.arange (Scalars.Of start, Scalars.Of(start + count), dtype = torch.int64, device = products.device)
+
+            let places =
+                torch.arange (Scalars.Of start, Scalars.Of(start + count), dtype = torch.int64, device = products.device)
+
             let own = products.gather (1L, places.unsqueeze 1L)
             let nearer = host (products.gt(own).sum(1L))
             let same = host (products.eq(own).sum(1L))
@@ -193,8 +194,7 @@ let randomTexts (stream: Random.Stream) (deviation: float) (rows: int) (width: i
     Threading.Tasks.Parallel.For(
         0,
         rows,
-        fun row ->
-            Random.fillTruncatedNormal deviation (Random.numbered (int64 row) stream) (Span(values, row * width, width))
+        fun row -> Random.fillTruncatedNormal deviation (Random.numbered (int64 row) stream) (Span(values, row * width, width))
     )
     |> ignore
 
@@ -203,8 +203,7 @@ let randomTexts (stream: Random.Stream) (deviation: float) (rows: int) (width: i
 /// How strongly two events go together: Dunning's (1993) log-likelihood ratio G² of their table of four, negative where they
 /// occur together less often than by chance. Of `total` pairs, `a` have the one, `b` the other and `both` both.
 let association (both: float) (a: float) (b: float) (total: float) : float =
-    let term observed expected =
-        if observed > 0.0 && expected > 0.0 then observed * Math.Log(observed / expected) else 0.0
+    let term observed expected = if observed > 0.0 && expected > 0.0 then observed * Math.Log(observed / expected) else 0.0
 
     let notA, notB = total - a, total - b
 

@@ -165,7 +165,7 @@ type Aligner(texts_VD: torch.Tensor, images_RD: torch.Tensor, options: AlignerOp
         let rows (ids: IReadOnlyList<int>) =
             (Host.int64s [ int64 ids.Count ] (ids |> Seq.map int64 |> Seq.toArray)).``to`` options.Device
 
-        let images = store.MasterOf("image_embeddings").index_select (0L, rows codes)
+        let images = store.MasterOf("image_embeddings").index_select(0L, rows codes)
 
         let candidates, idOf =
             match among with
@@ -240,8 +240,7 @@ type AlignmentTables private () =
         let size = texts_VD.``to``(torch.float32).square().mean().sqrt().cpu().data<float32>().[0L]
         let stream = Random.ofSeed seed |> Random.named "random text embeddings"
 
-        (Alignment.randomTexts stream (float size) (int texts_VD.shape[0]) (int texts_VD.shape[1]))
-            .DetachFromDisposeScope()
+        (Alignment.randomTexts stream (float size) (int texts_VD.shape[0]) (int texts_VD.shape[1])).DetachFromDisposeScope()
 
     /// `Alignment.association`.
     static member Association(both: int64, a: int64, b: int64, total: int64) : float =

@@ -327,10 +327,7 @@ let private wholeFaults (entry: Entry) (scan: Scan) =
         | first :: second :: rest -> $"{list (first :: second :: rest)} exclude each other: give one of them."
         | _ -> ()
 
-        if
-            not entry.AnyOf.IsEmpty
-            && not (entry.AnyOf |> List.exists (fun name -> count name > 0 || named name))
-        then
+        if not entry.AnyOf.IsEmpty && not (entry.AnyOf |> List.exists (fun name -> count name > 0 || named name)) then
             $"""hybrid {entry.Name} needs at least one of {String.Join(", ", entry.AnyOf)}."""
 
         for choice in chosen entry scan do
@@ -352,7 +349,9 @@ let private wholeFaults (entry: Entry) (scan: Scan) =
                 $"{name} goes only with {other}."
 
         match entry.Together |> List.partition (fun name -> count name > 0) with
-        | _ :: _ as there, (_ :: _ as missing) -> $"{list there} is given without {list missing}: they go together."
+        | _ :: _ as there, (_ :: _ as missing) ->
+            let verb = if there.Length = 1 then "is" else "are"
+            $"{list there} {verb} given without {list missing}: they go together."
         | _ -> ()
     ]
 

@@ -103,21 +103,18 @@ module TrainConfig =
         else Some 1.0
 
     let private newRowsOf (json: JsonFields) : string =
-        if not (json.Has "newRows") then
-            json.Ignore [ "newRows" ]
+        match json.OptionalText "newRows" with
+        | None -> "normal"
+        | Some value when List.contains value newRows || (newRowsPath value).IsSome -> value
+        | Some value ->
+            let names = System.String.Join(", ", newRows)
+
+            json.Error(
+                "newRows",
+                $"must be one of {names}, or the path of a table such as \"./aligned\" or \"rows.npy\", but is \"{value}\"."
+            )
+
             "normal"
-        else
-            let value = json.Text "newRows"
-
-            if json.Sound && not (List.contains value newRows) && (newRowsPath value).IsNone then
-                let names = System.String.Join(", ", newRows)
-
-                json.Error(
-                    "newRows",
-                    $"must be one of {names}, or the path of a table such as \"./aligned\" or \"rows.npy\", but is \"{value}\"."
-                )
-
-            value
 
     let private read (json: JsonFields) : TrainConfig =
         let model = json.Object "model"

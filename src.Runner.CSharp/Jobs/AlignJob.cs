@@ -9,7 +9,10 @@ internal static class AlignJob
 {
     private const int UsualBatch = 1024, UsualShown = 10;
 
-    public static void Run(AlignCommand command, CancellationToken stop)
+    public static void Run(AlignCommand command, CancellationToken stop) => Run(command, Console.Out, stop);
+
+    /// <summary>Aligns, and says what came of it. Errors: ConfigurationException where options do not fit the data; InputException.</summary>
+    public static void Run(AlignCommand command, TextWriter output, CancellationToken stop)
     {
         if (Path.Exists(command.Out))
         {
@@ -55,14 +58,7 @@ internal static class AlignJob
 
             AlignmentResult result = new(command, data, split, batch, use, shown, results, Stopwatch.GetElapsedTime(began).TotalSeconds);
             result.Write(command.Out);
-            if (command.Json)
-            {
-                Json.Write(result.ToJson(command.Out, withSteps: true));
-            }
-            else
-            {
-                Console.Out.WriteLine(result.ToText(command.Out));
-            }
+            output.WriteLine(command.Json ? Json.Text(result.ToJson(command.Out, withSteps: true)) : result.ToText(command.Out));
         }
         finally
         {

@@ -111,8 +111,41 @@ let private frozen =
             "--model-config F"
             "--text-rows N"
             "--image-codes K"
-            "--against PATH"
+            "--against PATH..."
             "--tasks F..."
+            "--text F..."
+            "--complete TEXT..."
+            "--max-tokens N"
+            "--shots K"
+            "--limit N"
+            "--seed S"
+            "--json"
+        ]
+        "align",
+        [
+            "--model PATH"
+            "--tokens PATH"
+            "--model-config F"
+            "--text-rows N"
+            "--image-codes K"
+            "--codes F"
+            "--text-ids F"
+            "--text-embedding F"
+            "--initial F"
+            "--tokenizer F"
+            "--batch N"
+            "--steps N"
+            "--learning-rate R"
+            "--betas A B"
+            "--epsilon E"
+            "--order sequential|shuffled"
+            "--seed S"
+            "--held-out N"
+            "--control shuffled-captions|random-text..."
+            "--nearest N"
+            "--nearest-of \"1 2 3\""
+            "--codes-of-word TEXT..."
+            "--out DIR"
             "--json"
         ]
         "tokenize", [ "--tokenizer F"; "--text S"; "--file F"; "--decode \"1 2 3\""; "--special"; "--json" ]
@@ -415,7 +448,57 @@ let private parsing =
 
             testCase "probe compares with another model" (fun () ->
                 gives<ProbeCommand> [ "probe"; "--model"; "m"; "--against"; "n"; "--tasks"; "a.jsonl"; "b.jsonl" ] (fun c ->
-                    c.Against = "n" && List.ofSeq c.Tasks = [ "a.jsonl"; "b.jsonl" ]))
+                    List.ofSeq c.Against = [ "n" ] && List.ofSeq c.Tasks = [ "a.jsonl"; "b.jsonl" ] && c.MaxTokens = 40)
+
+                gives<ProbeCommand>
+                    [
+                        yield! "probe --model m --against a b --text t.txt --max-tokens 5".Split ' '
+                        "--complete=-x y"
+                        yield! "--shots 0 --limit 3 --seed -1 --json".Split ' '
+                    ]
+                    (fun c ->
+                        List.ofSeq c.Against = [ "a"; "b" ]
+                        && c.Tasks.Count = 0
+                        && List.ofSeq c.Texts = [ "t.txt" ]
+                        && List.ofSeq c.Prompts = [ "-x y" ]
+                        && (c.MaxTokens, c.Shots, c.Limit, c.Seed) = (5, Nullable 0, Nullable 3, Nullable -1L)
+                        && c.Json))
+
+            testCase "align takes a model or tables" (fun () ->
+                gives<AlignCommand> [ "align"; "--model"; "m"; "--tokens"; "t"; "--out"; "o" ] (fun c ->
+                    (match c.Model with
+                     | null -> false
+                     | model -> model.Path = "m")
+                    && (c.Tokens, c.Out, c.Steps, c.LearningRate, c.Epsilon, c.Seed) = ("t", "o", 1000, 0.01, 1e-6, 0L)
+                    && List.ofSeq c.Betas = [ 0.9; 0.98 ]
+                    && c.Shuffled
+                    && (c.HeldOut, c.Nearest, c.Batch) = (0, 5, Nullable())
+                    && isNull (box c.NearestOf)
+                    && c.Controls.Count + c.Words.Count = 0)
+
+                let tables = "align --codes c --text-ids i --text-embedding e --initial n --order sequential --betas 0.8 0.9"
+                let more = "--batch 64 --steps 60 --learning-rate 0.1 --epsilon 1e-8 --seed 3 --held-out 5 --nearest 2 --json"
+
+                gives<AlignCommand>
+                    [
+                        yield! (tables + " " + more).Split ' '
+                        yield!
+                            [ "--control"; "random-text"; "shuffled-captions"; "--codes-of-word"; "red"; "a dog"; "--out"; "o" ]
+                        yield! [ "--nearest-of"; "1 2" ]
+                    ]
+                    (fun c ->
+                        isNull (box c.Model)
+                        && (c.Codes, c.TextIds, c.TextEmbedding, c.Initial) = ("c", "i", "e", "n")
+                        && (c.Batch, c.Steps, c.LearningRate, c.Epsilon) = (Nullable 64, 60, 0.1, 1e-8)
+                        && List.ofSeq c.Betas = [ 0.8; 0.9 ]
+                        && not c.Shuffled
+                        && (c.Seed, c.HeldOut, c.Nearest) = (3L, 5, 2)
+                        && List.ofSeq c.Controls = [ "random-text"; "shuffled-captions" ]
+                        && List.ofSeq c.Words = [ "red"; "a dog" ]
+                        && (match c.NearestOf with
+                            | null -> false
+                            | codes -> List.ofSeq codes = [ 1; 2 ])
+                        && c.Json))
 
             testCase "tokenize goes both ways" (fun () ->
                 gives<TokenizeCommand> [ "tokenize"; "--tokenizer"; "t"; "--text=--- a=b"; "--special" ] (fun c ->
@@ -651,7 +734,23 @@ let private parsing =
 let private wrong =
     [
         [ "stduy" ], [ "There is no command stduy. Did you mean study?"; "See: hybrid --help" ]
-        [ "align" ], [ "There is no command align." ]
+        [ "algin" ], [ "There is no command algin. Did you mean align?" ]
+        [ "align"; "--out"; "o" ], [ "hybrid align needs one of --model, --codes." ]
+        [ "align"; "--codes"; "c"; "--text-ids"; "t"; "--out"; "o" ],
+        [ "--codes and --text-ids are given without --text-embedding: they go together." ]
+        [ "align"; "--model"; "m"; "--codes"; "c"; "--out"; "o" ], [ "--model and --codes exclude each other" ]
+        [
+            yield! [ "align"; "--model"; "m"; "--out"; "o"; "--batch"; "1"; "--betas"; "0.9"; "1"; "--order"; "random" ]
+            yield! [ "--control"; "shuffled"; "--nearest-of"; "a" ]
+        ],
+        [
+            "--batch needs a whole number of at least 2, but was given '1'."
+            "--betas needs a number from 0 to 0.999999999, but was given '1'."
+            "--order needs one of sequential, shuffled"
+            "--control needs one of shuffled-captions, random-text"
+            "--nearest-of needs token ids"
+        ]
+        [ "probe"; "--model"; "m" ], [ "hybrid probe needs at least one of --tasks, --text, --complete." ]
         [ "--vresion" ], [ "There is no option --vresion. Did you mean --version?" ]
         [ "evaluate" ],
         [ "hybrid evaluate needs --model PATH"; "hybrid evaluate needs --tokens PATH"; "See: hybrid evaluate --help" ]

@@ -10,6 +10,8 @@ let private all =
         "Hybrid"
         [
             AlignmentTests.tests
+            AlignCommandTests.tests
+            ProbeTests.tests
             BadInputTests.tests
             BenchTests.tests
             CheckpointingTests.tests

@@ -38,7 +38,7 @@ let private generated (seed: int64) : TrainConfig =
         Length = chooser.Int(2, 5000)
         CaptionDrop = chooser.Float(0.0, 1.0)
         Trainable = chooser.Of(List.map snd Trainable.presets)
-        NewRows = chooser.Of TrainConfig.newRows
+        NewRows = chooser.Of("./aligned" :: "rows.npy" :: TrainConfig.newRows)
         LossWeights = chooser.Float(0.0, 2.0), chooser.Float(0.0, 2.0), chooser.Float(0.0, 2.0), chooser.Float(0.0, 1e-3)
         Optimizer =
             {
