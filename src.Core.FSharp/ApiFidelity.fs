@@ -26,6 +26,14 @@ type Fidelity private () =
     /// The same of arrays.
     static member Frechet(real: float32[,], generated: float32[,]) : FrechetDistance = both Frechet.ofFeatures real generated
 
+    /// The Fréchet distance and its standard error, NaN with no more rows than columns. Errors: as `Frechet`.
+    static member FrechetWithError(real: torch.Tensor, generated: torch.Tensor) : struct (FrechetDistance * float) =
+        Frechet.withError real generated
+
+    /// The same of arrays.
+    static member FrechetWithError(real: float32[,], generated: float32[,]) : struct (FrechetDistance * float) =
+        both Frechet.withError real generated
+
     /// The unbiased kernel distance over all samples (KID where the features are Inception's), with its standard error. Errors: as
     /// `Frechet`.
     static member Kid(real: torch.Tensor, generated: torch.Tensor) : KernelEstimate =
@@ -34,3 +42,12 @@ type Fidelity private () =
     /// The same of arrays.
     static member Kid(real: float32[,], generated: float32[,]) : KernelEstimate =
         both (KernelDistance.unbiased ignore) real generated
+
+    /// Precision, recall, density and coverage with balls to the `neighbours`-th other. Errors: as `Frechet`, and InputException for a
+    /// set of no more samples than that.
+    static member Neighbours(real: torch.Tensor, generated: torch.Tensor, neighbours: int) : NeighbourShares =
+        Neighbourhoods.measure ignore neighbours real generated
+
+    /// The same of arrays.
+    static member Neighbours(real: float32[,], generated: float32[,], neighbours: int) : NeighbourShares =
+        both (Neighbourhoods.measure ignore neighbours) real generated

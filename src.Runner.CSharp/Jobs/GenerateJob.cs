@@ -68,7 +68,14 @@ internal static class GenerateJob
     /// <summary>The captions of a file, one a line; empty lines are none.</summary>
     private static string[] Captions(string path)
     {
-        string[] captions = [.. Files.ExactText(path, "the file of captions").TrimStart('\uFEFF').Split('\n').Select(line => line.TrimEnd('\r')).Where(line => !string.IsNullOrWhiteSpace(line))];
+        string[] lines = Files.ExactText(path, "the file of captions").TrimStart('\uFEFF').Split('\n');
+        int strange = Array.FindIndex(lines, line => line.Contains('\0'));
+        if (strange >= 0)
+        {
+            throw new InputException($"{path}, line {strange + 1}: it holds a zero byte, which is in no text; a file of captions is UTF-8, one caption a line.");
+        }
+
+        string[] captions = [.. lines.Select(line => line.TrimEnd('\r')).Where(line => !string.IsNullOrWhiteSpace(line))];
         return captions.Length > 0 ? captions : throw new InputException($"{path} holds no captions; there is one on each line.");
     }
 

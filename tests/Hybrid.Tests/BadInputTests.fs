@@ -128,6 +128,14 @@ let private arguments =
         refuses "evaluate --tokens" [ ""; ".npy"; ".tar" ] [] (fun f bad -> [ "evaluate"; "--model"; model f; "--tokens"; bad ])
         refuses "complete --model" tensors [] (fun _ bad -> [ "complete"; "--model"; bad; "--prompt"; "the dog" ])
         refuses "generate --model" tensors [] (fun f bad -> [ "generate"; "--model"; bad; "--prompt"; "a"; "--out"; f.At "out" ])
+        refuses "generate --prompts-file" [ ".txt"; "" ] [] (fun f bad ->
+            [ "generate"; "--model"; model f; "--prompts-file"; bad; "--out"; f.At "out" ])
+        refuses "fid --generated" [ ".npy"; ".tar"; ".tar.gz"; ".png"; ".jsonl"; "" ] [] (fun f bad ->
+            TorchScripts.ofExpression (f.At "mean.pt") "torch.mean(x, [2, 3])"
+            NpyFile.Write<float32>(f.At "features.npy", ReadOnlyMemory [| 1.0f .. 12.0f |], 4L, 3L)
+            [ "fid"; "--real"; f.At "features.npy"; "--generated"; bad; "--extractor"; f.At "mean.pt" ])
+        refuses "fid --extractor" [ ".pt"; "" ] [] (fun f bad ->
+            [ "fid"; "--real"; f.At "picture.png"; "--generated"; f.At "picture.png"; "--extractor"; bad ])
         refuses "probe --model" tensors [] (fun f bad -> [ "probe"; "--model"; bad; "--tasks"; f.At "task.jsonl" ])
         refuses "probe --tasks" [ ".jsonl"; "" ] [] (fun f bad -> [ "probe"; "--model"; model f; "--tasks"; bad ])
         refuses "tokenize --tokenizer" [ ".json"; "" ] [] (fun _ bad -> [ "tokenize"; "--tokenizer"; bad; "--text"; "a" ])

@@ -351,6 +351,9 @@ let private refusals =
                 let before = liveTensors ()
                 let frechet = Fidelity.Frechet(array, array)
                 let kid = Fidelity.Kid(array, array)
+                let struct (again, _) = Fidelity.FrechetWithError(array, array)
+                Expect.equal (Fidelity.Neighbours(array, array, 2)).Recall 1.0 "neighbours"
+                near 1e-9 0.0 "with its error" frechet.Distance again.Distance
                 near 1e-6 0.0 "itself" 0.0 frechet.Distance
                 Expect.isLessThan kid.Distance 0.0 "all pairs but a sample with itself are nearer across than within"
                 let after = liveTensors ()
