@@ -74,12 +74,12 @@ internal static class DiagnosisFigures
     private static Figure Distance(ArmResult[] arms) => new(
         "beyond-distance", "How far the weights move", "Beyond", "",
         "Distance from the start relative to its length, by layer, first seed: the pre-trained twin from the pre-trained model (old rows of the tables only), the random one from its random start.",
-        [.. arms.Select(arm => Lines(arm, "‖w − w₀‖ / ‖w₀‖", arm.Diagnosis!.WeightDistance, []))]);
+        Lines(arms, "‖w − w₀‖ / ‖w₀‖", look => look.WeightDistance, _ => []));
 
     private static Figure Attention(ArmResult[] arms) => new(
         "beyond-attention", "Do image tokens look at the text?", "Beyond", "",
         "Share of attention from the positions at which image codes are predicted to text tokens, mean over heads, first seed; dotted: attention spread evenly.",
-        [.. arms.Select(arm => Lines(arm, "share of attention", arm.Diagnosis!.AttentionToText, [level("spread evenly", arm.Diagnosis.EvenAttention)]))]);
+        Lines(arms, "share of attention", look => look.AttentionToText, look => [level("spread evenly", look.EvenAttention)]));
 
     private static Table Codes(ArmResult[] arms)
     {
@@ -94,10 +94,17 @@ internal static class DiagnosisFigures
             ]);
     }
 
-    private static CurvePanel Lines(ArmResult arm, string label, Followed[] followed, Mark[] marks)
+    /// <summary>A panel for each arm; what has one name has one colour in all of them.</summary>
+    private static IPanel[] Lines(ArmResult[] arms, string label, Func<ArmDiagnosis, Followed[]> followed, Func<ArmDiagnosis, Mark[]> marks)
     {
-        double[] x = StudyFigures.Tokens(arm, arm.Diagnosis!.Steps);
-        return new CurvePanel(arm.Plan, axis("tokens seen"), axis(label), [.. followed.Select((line, i) => curve(line.Name, i, x, line.Values))], marks);
+        List<string> names = [.. arms.SelectMany(arm => followed(arm.Diagnosis!)).Select(line => line.Name).Distinct()];
+        return
+        [
+            .. arms.Select(arm => new CurvePanel(
+                arm.Plan, axis("tokens seen"), axis(label),
+                [.. followed(arm.Diagnosis!).Select(line => curve(line.Name, names.IndexOf(line.Name), StudyFigures.Tokens(arm, arm.Diagnosis!.Steps), line.Values))],
+                marks(arm.Diagnosis!))),
+        ];
     }
 
     /// <summary>A matrix of groups of parameters against evaluations.</summary>

@@ -11,7 +11,7 @@ internal static class StudyFigures
     public static Figure Perplexity(StudyData data) => new(
         "fig3-perplexity", "Perplexity of the twins", "Fig. 3",
         "The pre-trained model and its random twin reach the same perplexity.",
-        $"Training perplexity, EMA {Smoothing}, mean and range over {data.Pretrained.Length} seeds; points are held-out.",
+        $"Training perplexity, EMA {Smoothing}, mean and range over {Seeds(data.Pretrained.Length)}; points are held-out.",
         [
             Panel("All tokens", "perplexity", log: true, [.. Twins(data, a => a.Total, e => e.Total)]),
         ]);
@@ -19,7 +19,7 @@ internal static class StudyFigures
     public static Figure ByKind(StudyData data) => new(
         "fig4-loss-by-kind", "Loss by kind of token", "Fig. 4",
         "The image loss is the same; the text loss is lower at first for the pre-trained model, and the gap is soon gone.",
-        $"Training loss, EMA {Smoothing}, mean and range over {data.Pretrained.Length} seeds; points are held-out.",
+        $"Training loss, EMA {Smoothing}, mean and range over {Seeds(data.Pretrained.Length)}; points are held-out.",
         [
             Panel("Image tokens", "nats a token", false, [.. Twins(data, a => a.Image, e => e.Image, false)]),
             Panel("Text tokens", "nats a token", false, [.. Twins(data, a => a.Text, e => e.Text, false)]),
@@ -61,7 +61,7 @@ internal static class StudyFigures
         return new Figure(
             "fig6-image-only", "Image tokens alone, and frozen configurations", "Fig. 6",
             "On image tokens alone the twins are still the same, and no frozen configuration reaches the fully tuned loss.",
-            $"Held-out image loss over {full.Length} seeds; right: how far each frozen configuration ends above the fully tuned model (95 % interval over sequences), with its share of moving parameters.",
+            $"Held-out image loss over {Seeds(full.Length)}; right: how far each frozen configuration ends above the fully tuned model (95 % interval over sequences), with its share of moving parameters.",
             [
                 new CurvePanel("Held-out loss", axis("tokens seen"), axis("nats a token"), curves, []),
                 new PointPanel("Distance to the fully tuned model", axis("nats a token"), points, [moment("fully tuned", 0)]),
@@ -90,7 +90,7 @@ internal static class StudyFigures
     public static Figure AlignedStart(StudyData data) => new(
         "fig7-aligned-start", "Starting from aligned embeddings", "Fig. 7",
         "Starting from aligned image embeddings brings nothing.",
-        $"Held-out loss at the end: {End(data.Aligned, e => e.Total)} aligned, {End([.. data.Pretrained.Take(data.Aligned.Length)], e => e.Total)} pre-trained, over {data.Aligned.Length} seeds.",
+        $"Held-out loss at the end: {End(data.Aligned, e => e.Total)} aligned, {End([.. data.Pretrained.Take(data.Aligned.Length)], e => e.Total)} pre-trained, over {Seeds(data.Aligned.Length)}.",
         [
             new CurvePanel("All tokens", axis("tokens seen"), axis("nats a token"),
                 [
@@ -118,7 +118,7 @@ internal static class StudyFigures
         return new Figure(
             "table1-forgetting", "What the pre-trained model forgets", "Table 1",
             "After 5B of 100B tokens knowledge and in-context learning are gone.",
-            $"Right answers: {string.Join("; ", data.Material.Abilities.Select(Change))}. Mean over {runs.Length} seeds.",
+            $"Right answers: {string.Join("; ", data.Material.Abilities.Select(Change))}. Mean over {Seeds(runs.Length)}.",
             panels);
     }
 
@@ -136,6 +136,9 @@ internal static class StudyFigures
     /// <summary>Mean of the last evaluations.</summary>
     public static string End(ArmResult[] arms, Func<Evaluation, double> value) =>
         arms.Length == 0 ? "–" : number(3, arms.Average(arm => value(arm.Evaluations[^1])));
+
+    /// <summary>A number of seeds, for a sentence.</summary>
+    public static string Seeds(int count) => count == 1 ? "one seed" : $"{count} seeds";
 
     /// <summary>Tokens that an arm has seen after some steps.</summary>
     public static double[] Tokens(ArmResult arm, IEnumerable<int> steps) => [.. steps.Select(step => arm.Cost.Tokens * step / arm.Total.Length)];

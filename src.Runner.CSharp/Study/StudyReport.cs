@@ -108,7 +108,7 @@ internal static class StudyReport
             rows);
         return new Table(
             made.Title, "Table 1", "After 5B of 100B tokens knowledge and in-context learning are gone.",
-            $"Accuracy with 95 % bootstrap intervals over items; after: mean over {data.Pretrained.Length} seeds; p: McNemar's exact test of the first seed against before.", made.Header, made.Rows);
+            $"Accuracy with 95 % bootstrap intervals over items; after: mean over {StudyFigures.Seeds(data.Pretrained.Length)}; p: McNemar's exact test of the first seed against before.", made.Header, made.Rows);
     }
 
     /// <summary>Items of a task that were answered so before and so by the first seed at the end.</summary>
