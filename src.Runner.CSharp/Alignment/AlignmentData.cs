@@ -75,6 +75,11 @@ internal sealed class AlignmentData : IDisposable
     {
         string tokens = command.Tokens ?? throw new ConfigurationException("--model needs --tokens as well: the pairs to align on.");
 
+        if (path.TextRows is not null && command.ImageCodes is null)
+        {
+            throw new ConfigurationException("--text-rows is given without --image-codes: they go together.");
+        }
+
         // Without --text-rows, --image-codes says how many rows are to come, not what the table holds.
         using ModelFile file = ModelFiles.Open(path.Path, path.Config, path.TextRows, path.TextRows is null ? null : command.ImageCodes);
         Vocabulary layout = file.Vocabulary;

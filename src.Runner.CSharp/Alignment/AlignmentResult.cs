@@ -164,7 +164,10 @@ internal sealed class AlignmentResult(AlignCommand command, AlignmentData data, 
     private string Text(int id) => data.Tokenizer is null ? id.ToString(CultureInfo.InvariantCulture) : WordsOfCodes.Text(data.Tokenizer, [id]);
 
     private string Shown(IEnumerable<Neighbour> tokens) =>
-        string.Join(", ", tokens.Select(token => $"{(data.Tokenizer is null ? Text(token.Id) : FileErrors.Show(Text(token.Id).Trim()))} {token.Cosine.ToString("0.00", CultureInfo.InvariantCulture)}"));
+        string.Join(", ", tokens.Select(token => $"{Spelled(token.Id)} {token.Cosine.ToString("0.00", CultureInfo.InvariantCulture)}"));
+
+    /// <summary>A token without the spaces beside it; one that is nothing else shows its number.</summary>
+    private string Spelled(int id) => Text(id).Trim() is { Length: > 0 } text ? FileErrors.Show(text) : $"#{id}";
 
     private static string Number(double value) => value.ToString("0.000", CultureInfo.InvariantCulture);
 
