@@ -15,7 +15,12 @@ let private starts =
 
 let private captions = [ "none", CaptionKind.None; "own", CaptionKind.Own; "long", CaptionKind.Long ]
 
-let private codes = [ "learned", PictureCodes.Learned; "words", PictureCodes.Words ]
+let private codes =
+    [
+        "learned", PictureCodes.Learned
+        "words", PictureCodes.Words
+        "told", PictureCodes.Told
+    ]
 
 let private nameOf (names: (string * 'a) list) (value: 'a) : string = names |> List.find (fun (_, v) -> v = value) |> fst
 
@@ -52,8 +57,8 @@ let private arm (known: ArmPlan list) (fresh: ArmPlan) (json: JsonFields) : ArmP
             Sampled = json.Bool("sampled", given.Sampled)
         }
 
-    if read.Start = Start.FromWords && read.Codes <> PictureCodes.Words then
-        json.Error("start", "\"words\" needs codes that stand for words: give \"codes\": \"words\" with it.")
+    if read.Start = Start.FromWords && read.Codes = PictureCodes.Learned then
+        json.Error("start", "\"words\" needs codes that stand for words: give \"codes\": \"words\" or \"told\" with it.")
 
     if read.Start = Start.FromAligned && read.Codes <> PictureCodes.Learned then
         json.Error("start", "\"aligned\" is for learned codes; codes that stand for words have the start \"words\".")

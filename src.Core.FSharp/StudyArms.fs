@@ -33,8 +33,10 @@ type CaptionKind =
 type PictureCodes =
     /// The image tokenizer's codes
     | Learned = 0
-    /// Codes that stand for words (`WorldWords`); World alone has them
+    /// Codes that stand for words, in a grid (`WorldWords`); World alone has them
     | Words = 1
+    /// Codes that stand for words, in sentences (`WorldWords.Told`); World alone has them
+    | Told = 2
 
 /// A training run of the study, for each of some seeds.
 type ArmPlan =
@@ -155,8 +157,8 @@ module StudyArms =
                 randomTwin (name + "-random") arm
         ]
 
-    /// Beyond the paper: its first explanation is that image tokens have no meaning that text has. Codes that stand for words do; the twins,
-    /// and a start that knows which word.
+    /// Beyond the paper: its first explanation is that image tokens have no meaning that text has. Codes that stand for words do, in a grid
+    /// or in sentences; the twins of each, and for sentences a start that knows which word.
     let words (seeds: int) : ArmPlan list =
         let arm =
             { pretrained with
@@ -167,7 +169,15 @@ module StudyArms =
                 Sampled = true
             }
 
-        [ arm; randomTwin "words-random" arm; { arm with Name = "words-tied"; Start = Start.FromWords } ]
+        let told = { arm with Name = "told-pretrained"; Codes = PictureCodes.Told; Sampled = false }
+
+        [
+            arm
+            randomTwin "words-random" arm
+            told
+            randomTwin "told-random" told
+            { told with Name = "told-tied"; Start = Start.FromWords }
+        ]
 
     /// One arm that learned to do without captions now and then, so that guidance can be tried on it.
     let guided (seeds: int) : ArmPlan list =

@@ -244,10 +244,11 @@ module Comparison =
                     ArmMeasure.Image
                     Rule.ClearlyLower
 
-            for arm, start in
+            for arm, against, told, start in
                 [
-                    "words-pretrained", "language pre-training"
-                    "words-tied", "language pre-training that knows each code's word"
+                    "words-pretrained", "words-random", "in a grid", "language pre-training"
+                    "told-pretrained", "told-random", "in sentences", "language pre-training"
+                    "told-tied", "told-random", "in sentences", "language pre-training that knows each code's word"
                 ] do
                 for measure, what in
                     [
@@ -256,9 +257,9 @@ module Comparison =
                     ] do
                     paper
                         "Codes with meaning"
-                        $"With codes that stand for words, {start} {what}."
+                        $"With codes that stand for words, {told}, {start} {what}."
                         arm
-                        "words-random"
+                        against
                         measure
                         Rule.ClearlyLower
         ]

@@ -92,3 +92,51 @@ let decode (given: int[]) : byte[] =
             |> Array.iteri (fun channel value -> pixels[at + channel] <- byte (float value * shade))
 
     pixels
+
+/// Pictures told in sentences like those of World's text, each code a word: image tokens that are language in all but their ids, and so the
+/// case in which language pre-training must help if it can help at all.
+module Told =
+
+    /// The word of each code: all of World's.
+    let words: string[] = WorldVocabulary.words
+
+    /// Codes of a picture.
+    let codes: int = 64
+
+    let private name (thing: Thing) =
+        WorldScene.wordOf WorldScene.colours thing.Colour + " " + WorldScene.wordOf WorldScene.figures thing.Figure
+
+    let private turns =
+        [
+            Relation.LeftOf, "to the left of", "to the right of"
+            Relation.RightOf, "to the right of", "to the left of"
+            Relation.Above, "above", "below"
+            Relation.Below, "below", "above"
+            Relation.Inside, "inside", "around"
+            Relation.Around, "around", "inside"
+        ]
+
+    let private sentences (scene: Scene) =
+        let between (one: Thing) (other: Thing) =
+            [
+                for relation, there, back in turns do
+                    if WorldScene.holds relation one other then
+                        $"if the {name one} is {there} the {name other} , then the {name other} is {back} the {name one} ."
+            ]
+
+        [
+            for thing in scene.Things do
+                let colour = WorldScene.wordOf WorldScene.colours thing.Colour
+                let figure = WorldScene.wordOf WorldScene.figures thing.Figure
+                $"the shape is a {figure} and its colour is {colour} ."
+
+            for i, one in Array.indexed scene.Things do
+                for j, other in Array.indexed scene.Things do
+                    if i <> j then
+                        yield! between one other
+        ]
+
+    /// The 64 codes of a scene: what is in it and how that stands to each other, again from the start where there is nothing more to say.
+    let encode (scene: Scene) : int[] =
+        let told = sentences scene |> List.toArray |> Array.collect WorldVocabulary.encode
+        Array.init codes (fun i -> told[i % told.Length])

@@ -41,25 +41,32 @@ internal static class BeyondFigures
     /// <summary>Codes that stand for words; null where they were not run.</summary>
     public static Figure? Words(StudyData data)
     {
-        (string Arm, string Name)[] starts = [("words-pretrained", "pre-trained"), ("words-random", "random"), ("words-tied", "pre-trained, knows the words")];
-        if (data.Of("words-random").Length == 0)
+        if (data.Of("told-random").Length == 0)
             return null;
-        Curve[] curves = [.. starts.Select((start, i) => StudyFigures.HeldOut(data.Of(start.Arm), start.Name, i, e => e.Image))];
-        Point Of(string label, string arm, ArmMeasure measure, int series) =>
-            Interval(label, measure.IsImage ? "at the end" : "on the way", data.Difference(measure, arm, arm.StartsWith("twin", StringComparison.Ordinal) ? "twin-random" : "words-random"), series);
+        CurvePanel Panel(string title, params (string Arm, string Name)[] starts) => new(
+            title, axis("tokens seen"), axis("nats a token"),
+            [.. starts.Where(start => data.Of(start.Arm).Length > 0).Select((start, i) => StudyFigures.HeldOut(data.Of(start.Arm), start.Name, i, e => e.Image))], []);
+        (string Label, string Arm, string Against)[] pairs =
+        [
+            ("learned codes", "twin-pretrained", "twin-random"), ("words in a grid", "words-pretrained", "words-random"),
+            ("words in sentences", "told-pretrained", "told-random"), ("… known at the start", "told-tied", "told-random"),
+        ];
         Point[] points =
         [
-            Of("learned codes", "twin-pretrained", ArmMeasure.ImageOnTheWay, 0), Of("learned codes", "twin-pretrained", ArmMeasure.Image, 1),
-            Of("words", "words-pretrained", ArmMeasure.ImageOnTheWay, 0), Of("words", "words-pretrained", ArmMeasure.Image, 1),
-            Of("words, known", "words-tied", ArmMeasure.ImageOnTheWay, 0), Of("words, known", "words-tied", ArmMeasure.Image, 1),
+            .. from pair in pairs
+               from measure in new[] { ArmMeasure.ImageOnTheWay, ArmMeasure.Image }
+               let difference = data.Difference(measure, pair.Arm, pair.Against)
+               where double.IsFinite(difference.Mean)
+               select Interval(pair.Label, measure.IsImage ? "at the end" : "on the way", difference, measure.IsImage ? 4 : 3),
         ];
         return new Figure(
             "beyond-words", "Codes with meaning", "Beyond",
             "The paper's first explanation: image tokens have no meaning that text tokens have. Codes that stand for words have.",
-            "Left: held-out image loss when each code stands for a word. Right: pre-trained minus random, mean over the evaluations and at the end (95 % over seeds); left of zero pre-training helps.",
+            "Left: held-out image loss when each code stands for a word, in a grid of cells or in sentences. Right: pre-trained minus random, mean over the evaluations and at the end (95 % over seeds); left of zero pre-training helps.",
             [
-                new CurvePanel("Codes that stand for words", axis("tokens seen"), axis("nats a token"), curves, []),
-                new PointPanel("What pre-training brings", axis("nats a token"), [.. points.Where(point => double.IsFinite(point.Value))], [moment("no difference", 0)]),
+                Panel("Words in a grid", ("words-pretrained", "pre-trained"), ("words-random", "random")),
+                Panel("Words in sentences", ("told-pretrained", "pre-trained"), ("told-random", "random"), ("told-tied", "pre-trained, knows the words")),
+                new PointPanel("What pre-training brings", axis("nats a token"), points, [moment("no difference", 0)]),
             ]);
     }
 

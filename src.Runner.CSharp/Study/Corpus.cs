@@ -4,7 +4,7 @@ using Hybrid.Runner.Formats;
 namespace Hybrid.Runner.Study;
 
 /// <summary>A scene of World: what it is called, by one caption and by several, what it looks like, and its codes that stand for words.</summary>
-internal sealed record WorldPair(string Caption, string LongCaption, byte[] Picture, int[] WordCodes);
+internal sealed record WorldPair(string Caption, string LongCaption, byte[] Picture, int[] WordCodes, int[] ToldCodes);
 
 /// <summary>World's data for a study: scenes in both kinds of codes, and text packed into rows.</summary>
 internal static class Corpus
@@ -41,7 +41,7 @@ internal static class Corpus
         Parallel.For(0, count, i =>
         {
             (string caption, Scene scene) = World.scene(seed, split, first + i);
-            scenes[i] = new WorldPair(caption, World.longCaption(seed, split, first + i), WorldPicture.render(scene), WorldWords.encode(scene));
+            scenes[i] = new WorldPair(caption, World.longCaption(seed, split, first + i), WorldPicture.render(scene), WorldWords.encode(scene), WorldWords.Told.encode(scene));
         });
         return scenes;
     }
@@ -65,6 +65,9 @@ internal static class Corpus
 
     /// <summary>Scenes in codes that stand for words.</summary>
     public static Pair[] InWords(WorldPair[] scenes) => [.. scenes.Select(scene => Tokens(scene, scene.WordCodes))];
+
+    /// <summary>Scenes told in sentences.</summary>
+    public static Pair[] InSentences(WorldPair[] scenes) => [.. scenes.Select(scene => Tokens(scene, scene.ToldCodes))];
 
     /// <summary>The pictures of codes that stand for words.</summary>
     public static IReadOnlyList<Picture> DrawWords(int[][] codes) =>

@@ -21,7 +21,7 @@ internal sealed class WorldMaterial : IMaterial
     private readonly PretrainResult pretraining;
     private readonly WorldProbes probes;
     private readonly Vocabulary vocabulary;
-    private readonly CodedPictures learned, inWords;
+    private readonly CodedPictures learned, inWords, told;
 
     private WorldMaterial(Plan plan, bool halfPrecision, StageStore stages, StudyFiles files, Progress progress, CancellationToken stop)
     {
@@ -66,6 +66,16 @@ internal sealed class WorldMaterial : IMaterial
             Draw = Corpus.DrawWords,
             Words = WorldWords.ids,
         };
+        told = new CodedPictures
+        {
+            Vocabulary = new Vocabulary(Corpus.TextRows, WorldWords.Told.words.Length),
+            Train = Corpus.InSentences(scenes),
+            HeldOut = Corpus.InSentences(heldOut),
+            Drawn = Corpus.InSentences(drawn),
+            Grid = (8, WorldWords.Told.codes / 8),
+            Draw = null,
+            Words = [.. Enumerable.Range(0, WorldWords.Told.words.Length)],
+        };
         HeldOutTexts = [.. Corpus.Rows(Split.HeldOut, plan.TextPositions, DataSeed).Take(plan.HeldOutTexts)];
         probes = new WorldProbes(plan, HeldOutTexts);
         pretraining = stages.Get("pretraining", TextKey(plan, halfPrecision), () =>
@@ -99,7 +109,12 @@ internal sealed class WorldMaterial : IMaterial
 
     public IReadOnlyList<string> Prompts => probes.Shown;
 
-    public CodedPictures Pictures(PictureCodes codes) => codes == PictureCodes.Words ? inWords : learned;
+    public CodedPictures Pictures(PictureCodes codes) => codes switch
+    {
+        PictureCodes.Words => inWords,
+        PictureCodes.Told => told,
+        _ => learned,
+    };
 
     public IEnumerable<long[]> Texts() => Corpus.Rows(Split.Train, plan.TextPositions, DataSeed);
 

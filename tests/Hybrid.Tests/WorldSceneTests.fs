@@ -211,6 +211,25 @@ let private words =
                 let share = float (alike |> List.filter id |> List.length) / float alike.Length
                 Expect.isGreaterThan share 0.7 "share of cells")
 
+            property "a scene told in sentences says only what is true of it" (fun seed ->
+                let struct (_, scene) = World.scene 3L Split.Train (int64 seed &&& 0xFFFFL)
+                let codes = WorldWords.Told.encode scene
+                Expect.hasLength codes WorldWords.Told.codes "codes"
+                let text = WorldVocabulary.decode codes
+                let whole = text.Split(" .", StringSplitOptions.TrimEntries)
+
+                for sentence in whole[.. whole.Length - 2] do
+                    let about = scene.Things |> Array.map (fun t -> WorldScene.wordOf WorldScene.colours t.Colour, WorldScene.wordOf WorldScene.figures t.Figure)
+
+                    let shape =
+                        about |> Array.exists (fun (colour, figure) -> sentence = $"the shape is a {figure} and its colour is {colour}")
+
+                    let related =
+                        about |> Array.exists (fun (colour, figure) -> sentence.StartsWith $"if the {colour} {figure} is ")
+                        && about |> Array.exists (fun (colour, figure) -> sentence.Contains $", then the {colour} {figure} is ")
+
+                    Expect.isTrue (shape || related) sentence)
+
             testCase "every code has a word with an id, and no two the same" (fun () ->
                 Expect.equal (Array.distinct WorldWords.words) WorldWords.words "words"
                 Expect.all WorldWords.ids (fun id -> id > 0) "ids"
