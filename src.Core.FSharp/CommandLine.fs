@@ -7,6 +7,7 @@ open System.Globalization
 open System.Reflection
 open Argu
 open Hybrid.Arguments
+open Hybrid.ArgumentValues
 open Hybrid.CommandTable
 
 // ---- help ----

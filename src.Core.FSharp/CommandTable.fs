@@ -7,6 +7,7 @@ open System.Collections.Generic
 open System.Globalization
 open Argu
 open Hybrid.Arguments
+open Hybrid.ArgumentValues
 
 /// An option as the schema declares it.
 type Flag =
@@ -76,9 +77,6 @@ let private entry<'T when 'T :> IArgParserTemplate> name summary example (comman
         Read = fun words -> command (parser.Value.ParseCommandLine(words, raiseOnUsage = false))
     }
 
-/// Argu takes a value that is spelled like an option for one. A text of that kind goes through it behind this character.
-let private literal = "\001"
-
 let private spelledLikeOption (text: string) = text.StartsWith '-' || text.StartsWith literal
 
 /// A value of free text as Argu is to see it.
@@ -91,45 +89,6 @@ let protect (flag: Flag) (value: string) : string =
         ->
         literal + value
     | _ -> value
-
-let private unprotect (text: string) = if text.StartsWith literal then text.Substring 1 else text
-
-let readOnly (values: 'T list) = values :> IReadOnlyList<'T>
-
-let splitIds (text: string) = text.Split([| ' '; ','; '\t'; '\n'; '\r' |], StringSplitOptions.RemoveEmptyEntries)
-
-/// Bytes of a text such as 5GB, 500MB or 1GiB; none where it is no such text or the number is not at least 1.
-let parseBytes (text: string) : int64 option =
-    let units =
-        [
-            "GiB", 1L <<< 30
-            "MiB", 1L <<< 20
-            "KiB", 1L <<< 10
-            "GB", 1_000_000_000L
-            "MB", 1_000_000L
-            "KB", 1_000L
-            "B", 1L
-            "", 1L
-        ]
-
-    let name, factor = units |> List.find (fun (name, _) -> text.EndsWith(name, StringComparison.OrdinalIgnoreCase))
-
-    match
-        Int64.TryParse(text.Substring(0, text.Length - name.Length).TrimEnd(), NumberStyles.None, CultureInfo.InvariantCulture)
-    with
-    | true, count when count >= 1L && count <= Int64.MaxValue / factor -> Some(count * factor)
-    | _ -> None
-
-let private ids (text: string) : IReadOnlyList<int> =
-    splitIds text
-    |> Array.map (fun id -> Int32.Parse(id, CultureInfo.InvariantCulture))
-    |> Array.toList
-    |> readOnly
-
-let private idsOrNull (text: string option) : IReadOnlyList<int> | null =
-    match text with
-    | Some text -> ids text
-    | None -> null
 
 let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
     let input = given.GetResults <@ ImageArguments.Input @> |> readOnly
@@ -175,43 +134,6 @@ let private imageCommand (given: ParseResults<ImageArguments>) : ICommand =
             Resume = given.Contains <@ ImageArguments.Resume @>
             Json = json
         }
-
-let private alignCommand (given: ParseResults<AlignArguments>) : ICommand =
-    let beta1, beta2 = given.GetResult(<@ AlignArguments.Betas @>, defaultValue = (0.9, 0.98))
-
-    {
-        AlignCommand.Model =
-            match given.TryGetResult <@ AlignArguments.Model @> with
-            | None -> null
-            | Some path ->
-                {
-                    Path = path
-                    Config = given.TryGetResult <@ AlignArguments.Model_Config @> |> Option.toObj
-                    TextRows = given.TryGetResult <@ AlignArguments.Text_Rows @> |> Option.toNullable
-                    ImageCodes = given.TryGetResult <@ AlignArguments.Image_Codes @> |> Option.toNullable
-                }
-        Tokens = given.TryGetResult <@ AlignArguments.Tokens @> |> Option.toObj
-        Codes = given.TryGetResult <@ AlignArguments.Codes @> |> Option.toObj
-        TextIds = given.TryGetResult <@ AlignArguments.Text_Ids @> |> Option.toObj
-        TextEmbedding = given.TryGetResult <@ AlignArguments.Text_Embedding @> |> Option.toObj
-        ImageCodes = given.TryGetResult <@ AlignArguments.Image_Codes @> |> Option.toNullable
-        Initial = given.TryGetResult <@ AlignArguments.Initial @> |> Option.toObj
-        Tokenizer = given.TryGetResult <@ AlignArguments.Tokenizer @> |> Option.toObj
-        Batch = given.TryGetResult <@ AlignArguments.Batch @> |> Option.toNullable
-        Steps = given.GetResult(<@ AlignArguments.Steps @>, defaultValue = 1000)
-        LearningRate = given.GetResult(<@ AlignArguments.Learning_Rate @>, defaultValue = 0.01)
-        Betas = readOnly [ beta1; beta2 ]
-        Epsilon = given.GetResult(<@ AlignArguments.Epsilon @>, defaultValue = 1e-6)
-        Shuffled = given.GetResult(<@ AlignArguments.Order @>, defaultValue = "shuffled") = "shuffled"
-        Seed = given.GetResult(<@ AlignArguments.Seed @>, defaultValue = 0L)
-        HeldOut = given.GetResult(<@ AlignArguments.Held_Out @>, defaultValue = 0)
-        Controls = given.GetResults <@ AlignArguments.Control @> |> List.distinct |> readOnly
-        Nearest = given.GetResult(<@ AlignArguments.Nearest @>, defaultValue = 5)
-        NearestOf = given.TryGetResult <@ AlignArguments.Nearest_Of @> |> idsOrNull
-        Words = given.GetResults <@ AlignArguments.Codes_Of_Word @> |> List.map unprotect |> readOnly
-        Out = given.GetResult <@ AlignArguments.Out @>
-        Json = given.Contains <@ AlignArguments.Json @>
-    }
 
 /// The commands, in the order the help shows them.
 let table: Entry list =
@@ -388,7 +310,7 @@ let table: Entry list =
               "align"
               "image codes against text embeddings, contrastively"
               "hybrid align --model runs/a --tokens shards --control shuffled-captions \\\n  --codes-of-word red --out aligned"
-              alignCommand with
+              AlignTable.command with
             OneOf = [ "--model"; "--codes" ]
             Together = [ "--codes"; "--text-ids"; "--text-embedding" ]
         }

@@ -71,7 +71,7 @@ internal sealed class ProbeReport(IReadOnlyList<ProbeTask> tasks, IReadOnlyList<
             text.AppendLine(text.Length > 0 ? $"\n\"{prompts[i]}\"" : $"\"{prompts[i]}\"");
             foreach (ProbeScores model in models)
             {
-                text.AppendLine($"  {Named(model),-NameWidth}{model.Completions[i].Text.ReplaceLineEndings("⏎")}");
+                text.AppendLine($"  {Named(model),-NameWidth}{Shown(model.Completions[i])}");
             }
         }
 
@@ -83,8 +83,12 @@ internal sealed class ProbeReport(IReadOnlyList<ProbeTask> tasks, IReadOnlyList<
     private static string Compared(ProbeResult result, ProbeResult before)
     {
         (int gained, int lost, double p) = result.Compare(before);
-        return $"answers {gained} that the first did not, not {lost} that it did: p {Hybrid.Report.number(2, p)}";
+        return $"{gained} won, {lost} lost against the first: p {Hybrid.Report.number(2, p)}";
     }
+
+    private static string Shown(ProbeCompletion completion) => completion.Text.Trim().Length > 0 || completion.Ids.Length == 0
+        ? completion.Text.ReplaceLineEndings("⏎")
+        : $"({completion.Ids.Length} tokens without text)";
 
     private static string Cut(string text, int width) => text.Length <= width ? text : "…" + text[^(width - 1)..];
 

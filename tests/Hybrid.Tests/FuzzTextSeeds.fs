@@ -119,6 +119,9 @@ let private configurations =
                 + "\n"
                 + """{"context": "a", "continuation": "b"}"""
                 """[{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]"""
+                """{"sub_label": "a", "obj_label": "b", "template": "[X] is [Y]."}"""
+                + "\n"
+                + """{"sub_label": "c", "obj_label": "d", "template": "[X] is [Y]."}"""
             ]
             (fun path -> ProbeTask.Read path |> ignore)
         target
