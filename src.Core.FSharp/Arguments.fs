@@ -54,7 +54,7 @@ type internal StudyArguments =
             | Resume _ -> "go on where a run in that directory stopped, or begin it"
             | Dry_Run -> "only work out parameters, FLOPs, memory and time"
             | Seed _ -> "seed of everything random"
-            | Parallel _ -> "arms that run side by side (default: one for each GPU, one on the CPU)"
+            | Parallel _ -> "arms that run side by side (default: one for each GPU or CPU thread)"
             | Json -> Words.json
 
 type internal PrepareArguments =

@@ -30,7 +30,7 @@ type StudyCommand =
         /// Only works out what the run would take.
         DryRun: bool
         Seed: Nullable<int64>
-        /// Arms that run side by side; null: one for each GPU, or one on the CPU.
+        /// Arms that run side by side; null: one for each GPU or CPU thread, as far as memory holds them.
         Parallel: Nullable<int>
         Json: bool
     }

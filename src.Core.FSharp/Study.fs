@@ -122,11 +122,11 @@ module Study =
         {
             Preset = "tiny"
             Seed = 1L
-            Seeds = 8
-            AlignedSeeds = 4
-            ImageOnlySeeds = 5
+            Seeds = 6
+            AlignedSeeds = 3
+            ImageOnlySeeds = 4
             FrozenSeeds = 1
-            RatioSeeds = 3
+            RatioSeeds = 2
             WordSeeds = 3
             Tokenizer = { Steps = 3000; Batch = 16; LearningRate = SceneVqVae.recipe.LearningRate; WarmupSteps = 20 }
             SmallTokenizer = false

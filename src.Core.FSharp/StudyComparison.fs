@@ -119,7 +119,7 @@ module Comparison =
     /// A value with its interval, for a sentence.
     let show (interval: Interval) : string =
         if Double.IsNaN interval.Mean then "no value"
-        elif Double.IsNaN interval.Low then $"{interval.Mean:F4} (one run, no interval)"
+        elif Double.IsNaN interval.Low then $"{interval.Mean:F4} (no interval)"
         else $"{interval.Mean:F4} [{interval.Low:F4}, {interval.High:F4}]"
 
     /// What a 95 % interval says of a rule. Same: the whole interval within ± the margin holds, outside it does not. Lower and higher: the side
@@ -141,6 +141,11 @@ module Comparison =
             | Rule.ClearlyLower -> side (difference.High < -margin) (difference.Low > -margin)
             | _ -> side (difference.Low > margin) (difference.High < margin)
 
+    /// Runs that all gave the same difference, as shares of few questions may, say nothing of how it scatters.
+    let private scattered (differences: float[]) : Interval =
+        let interval = studentMean differences
+        if interval.Low < interval.High then interval else { interval with Low = nan; High = nan }
+
     let private wanted (rule: Rule) (margin: float) =
         match rule with
         | Rule.Same -> $"the same means within ±{margin:F4}"
@@ -154,13 +159,13 @@ module Comparison =
     let claim (comparison: Comparison) (arm: float[]) (against: float[]) : Claim =
         let seeds = min arm.Length against.Length
         let differences = Array.map2 (-) arm[.. seeds - 1] against[.. seeds - 1]
-        let difference = studentMean differences
+        let difference = scattered differences
         let margin = margin comparison.Measure
         let what, unit' = words comparison.Measure
 
         let power =
             match smallestEffect differences with
-            | least when Double.IsFinite least ->
+            | least when least > 0.0 ->
                 $" Over {seeds} seeds a difference of {least:F4} would be seen four times in five."
             | _ -> ""
 

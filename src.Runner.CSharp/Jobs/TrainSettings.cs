@@ -42,14 +42,14 @@ internal static class TrainSettings
         return plan;
     }
 
-    /// <summary>Bytes that the machine has free for this process.</summary>
-    private static long Free()
-    {
-        if (TorchLibrary.Device.type != DeviceType.CPU)
-        {
-            throw new ConfigurationException("memory.budgetGiB: is missing. How much memory a GPU has free cannot be asked here, so checkpointing auto needs to be told how much a step may take.");
-        }
+    /// <summary>Bytes that a step may take of what the machine has free.</summary>
+    private static long Free() => TorchLibrary.Device.type == DeviceType.CPU
+        ? (long)(ShareOfFree * FreeMemory())
+        : throw new ConfigurationException("memory.budgetGiB: is missing. How much memory a GPU has free cannot be asked here, so checkpointing auto needs to be told how much a step may take.");
 
+    /// <summary>Bytes that the machine has free for this process.</summary>
+    internal static long FreeMemory()
+    {
         GCMemoryInfo memory = GC.GetGCMemoryInfo();
         long free = memory.TotalAvailableMemoryBytes - memory.MemoryLoadBytes;
         const string linux = "/proc/meminfo", key = "MemAvailable:";
@@ -60,6 +60,6 @@ internal static class TrainSettings
             free = Math.Min(kibibytes * 1024, memory.TotalAvailableMemoryBytes);
         }
 
-        return (long)(ShareOfFree * free);
+        return free;
     }
 }

@@ -123,7 +123,8 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
             marksSum / marks,
             text == 0 ? double.NaN : losses.Sum(l => l.TextWithin) / text,
             losses.Sum(l => l.ImageWithin) / image,
-            arm.Plan.Probed ? material.Score(model) : null);
+            // Along the way one seed is enough to see when it goes.
+            arm.Plan.Probed && (arm.First || step == BudgetOf(arm).Steps) ? material.Score(model) : null);
     }
 
     /// <summary>What it draws, and the codes of all pictures of the first strength.</summary>

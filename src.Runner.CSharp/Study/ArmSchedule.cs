@@ -11,8 +11,17 @@ internal sealed record ArmPlace(torch.Device Device, Func<int, Team> Team);
 /// <summary>Runs arms side by side: each GPU takes one at a time, or the CPU's threads are shared out.</summary>
 internal static class ArmSchedule
 {
-    /// <summary>How many arms run at once where nothing else is asked for.</summary>
-    public static int Usual => TorchLibrary.Device.type == DeviceType.CUDA ? Math.Max(1, torch.cuda.device_count()) : 1;
+    // More than this are more models in memory than they bring speed.
+    private const int Most = 8;
+
+    /// <summary>
+    /// How many arms run at once where nothing else is asked for: one on each GPU; on the CPU one on each thread, as far as half of the
+    /// memory that is free holds a step of each. Arms share no step, so that nothing waits for the slowest of the threads.
+    /// </summary>
+    /// <param name="step">Bytes that a step of the largest arm takes.</param>
+    public static int Usual(long step) => TorchLibrary.Device.type == DeviceType.CUDA
+        ? Math.Max(1, torch.cuda.device_count())
+        : (int)Math.Clamp(TrainSettings.FreeMemory() / 2 / Math.Max(1, step), 1, Math.Min(torch.get_num_threads(), Most));
 
     /// <summary>
     /// Does the work for every arm, in their order as far as places are free. The first failure stops those that have not begun and is thrown

@@ -102,23 +102,20 @@ internal static class StudyFigures
 
     public static Figure Forgetting(StudyData data)
     {
-        Evaluation[][] runs = [.. data.Pretrained.Select(arm => arm.Evaluations)];
-        double[] x = Tokens(data.Pretrained[0], runs[0].Select(e => e.Step));
-        Curve[] curves =
-        [
-            .. data.Tasks.Select((task, i) =>
-                curve(task, i, x, [.. Enumerable.Range(0, x.Length).Select(k => runs.Average(run => run[k].Probes!.Correct[task].Average()))])),
-        ];
-        string Change(string task) => $"{task} from {data.Before.Correct[task].Average():P0} to {data.Pretrained.Average(arm => arm.Evaluations[^1].Probes!.Correct[task].Average()):P0}";
-        Mark[] chance = data.Before.Chance.Values.Where(value => value > 0).Distinct().Select(value => level("chance", value)).Take(1).ToArray();
-        double[] text = [.. Enumerable.Range(0, x.Length).Select(k => runs.Average(run => run[k].Probes!.TextLoss))];
+        ArmResult first = data.Pretrained[0];
+        ProbeScores[] scores = [.. first.Evaluations.Select(e => e.Probes!)];
+        double[] x = Tokens(first, first.Evaluations.Select(e => e.Step));
+        Curve[] curves = [.. data.Tasks.Select((task, i) => curve(task, i, x, [.. scores.Select(score => score.Correct[task].Average())]))];
+        string Change(string task) => $"{task} from {data.Before.Correct[task].Average():P0} to {data.After(task).Mean:P0}";
+        Mark[] chance = [.. data.Before.Chance.Values.Where(value => value > 0).Distinct().Select(value => level("chance", value)).Take(1)];
+        double[] text = [.. scores.Select(score => score.TextLoss)];
         var panels = new List<IPanel> { new CurvePanel("Accuracy of the probes", axis("tokens seen"), axis("share right"), curves, chance) };
         if (text.All(double.IsFinite))
             panels.Add(new CurvePanel("Held-out text", axis("tokens seen"), axis("nats a token"), [curve("loss on text", 4, x, text)], []));
         return new Figure(
             "table1-forgetting", "What the pre-trained model forgets", "Table 1",
             "After 5B of 100B tokens knowledge and in-context learning are gone.",
-            $"Right answers: {string.Join("; ", data.Material.Abilities.Select(Change))}. Mean over {Seeds(runs.Length)}.",
+            $"Right answers: {string.Join("; ", data.Material.Abilities.Select(Change))}, mean over {Seeds(data.Pretrained.Length)}. The curves are of the first seed.",
             panels);
     }
 

@@ -15,15 +15,15 @@ public sealed class StudyJob
     private readonly string directory;
     private readonly string folder;
     private readonly bool halfPrecision;
-    private readonly int atOnce;
+    private readonly int? parallel;
     private readonly Progress progress;
     private readonly CancellationToken stop;
     private readonly StageStore stages;
     private readonly StudyFiles files;
 
-    private StudyJob(Plan plan, string directory, string folder, bool halfPrecision, int atOnce, Progress progress, CancellationToken stop)
+    private StudyJob(Plan plan, string directory, string folder, bool halfPrecision, int? parallel, Progress progress, CancellationToken stop)
     {
-        (this.plan, this.directory, this.folder, this.halfPrecision, this.atOnce) = (plan, directory, folder, halfPrecision, atOnce);
+        (this.plan, this.directory, this.folder, this.halfPrecision, this.parallel) = (plan, directory, folder, halfPrecision, parallel);
         (this.progress, this.stop) = (progress, stop);
         stages = new StageStore(Path.Combine(directory, "stages"));
         files = new StudyFiles(directory);
@@ -51,7 +51,7 @@ public sealed class StudyJob
         using var progress = new Progress();
         try
         {
-            new StudyJob(plan, directory, folder, half, command.Parallel ?? ArmSchedule.Usual, progress, stop).Run(command.Json);
+            new StudyJob(plan, directory, folder, half, command.Parallel, progress, stop).Run(command.Json);
         }
         catch (OperationCanceledException)
         {
@@ -76,6 +76,7 @@ public sealed class StudyJob
                 "completions-before", StageStore.Hash(["completions 1", material.Key, .. material.Prompts]), runner.CompletionsBefore);
 
             Arm[] arms = Hybrid.Study.runs(plan);
+            int atOnce = parallel ?? ArmSchedule.Usual(StepBytes(material));
             string KeyOf(Arm arm) => ArmKey(arm, material.Key, alignmentKey);
             ArmSchedule.Run(
                 [.. arms.Where(arm => !stages.Has<ArmResult>("arm-" + arm.Name, KeyOf(arm)))], atOnce,
@@ -87,6 +88,13 @@ public sealed class StudyJob
                 Stopwatch.GetElapsedTime(began).TotalSeconds, (results.Sum(arm => arm.Cost.Seconds) / atOnce) + alignment.Seconds);
             Report(new StudyData(plan, material, halfPrecision, before, completions, results, alignment, seconds), json);
         }
+    }
+
+    /// <summary>Bytes that a step of an arm takes, by the longest sequences.</summary>
+    private long StepBytes(IMaterial material)
+    {
+        ModelConfig grown = Extension.grow(material.Pictures(PictureCodes.Learned).Vocabulary.Rows, material.TextModel);
+        return StepMemories.Of(grown, halfPrecision, new Training(), plan.Twins.Batch, Math.Max(plan.Positions, plan.LongPositions)).Total;
     }
 
     /// <summary>A hash of all that an arm's result depends on.</summary>

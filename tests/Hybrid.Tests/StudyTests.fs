@@ -290,7 +290,7 @@ let private ownMaterial =
         study (command (folder.Write("world.json", first)) world false) |> ignore
         let config = material folder world
         let alone = folder.At "alone"
-        let result = parsed (study (command config alone false))
+        let result = parsed (study { command config alone false with Parallel = Nullable 1 })
         let names = [ for arm in (result.GetProperty "arms").EnumerateObject() -> arm.Name ]
         Expect.contains names "replay-pretrained-seed1" "text of the corpus is replayed"
         Expect.isFalse (names |> List.exists _.StartsWith("words")) "codes that stand for words are World's"

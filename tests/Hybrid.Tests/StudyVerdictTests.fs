@@ -63,6 +63,7 @@ let private verdicts =
                 Expect.equal (claim first (shifted effect)).Verdict Verdict.DoesNotHold "an effect"
                 Expect.equal (claim (Array.take 1 first) (Array.take 1 (shifted 0.0))).Verdict Verdict.Undecided "one run"
                 Expect.equal (claim [||] first).Verdict Verdict.Undecided "not run"
+                Expect.equal (claim first first).Verdict Verdict.Undecided "no scatter, no interval"
                 let wild = first |> Array.mapi (fun i a -> a + (if i % 2 = 0 then 3.0 else -3.0))
                 Expect.equal (claim first wild).Verdict Verdict.Undecided "noise larger than the margin"
 
