@@ -15,12 +15,7 @@ let private starts =
 
 let private captions = [ "none", CaptionKind.None; "own", CaptionKind.Own; "long", CaptionKind.Long ]
 
-let private codes =
-    [
-        "learned", PictureCodes.Learned
-        "words", PictureCodes.Words
-        "told", PictureCodes.Told
-    ]
+let private codes = [ "learned", PictureCodes.Learned; "words", PictureCodes.Words; "told", PictureCodes.Told ]
 
 let private nameOf (names: (string * 'a) list) (value: 'a) : string = names |> List.find (fun (_, v) -> v = value) |> fst
 

@@ -165,8 +165,7 @@ module Comparison =
 
         let power =
             match smallestEffect differences with
-            | least when least > 0.0 ->
-                $" Over {seeds} seeds a difference of {least:F4} would be seen four times in five."
+            | least when least > 0.0 -> $" Over {seeds} seeds a difference of {least:F4} would be seen four times in five."
             | _ -> ""
 
         {

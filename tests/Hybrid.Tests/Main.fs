@@ -16,6 +16,8 @@ let private all =
             BenchTests.tests
             CheckpointingTests.tests
             BatchFeedTests.tests
+            CommandParsingTests.tests
+            CommandParsingMoreTests.tests
             CommandLineTests.tests
             ConfigTests.tests
             ConvertTests.tests

@@ -219,10 +219,15 @@ let private words =
                 let whole = text.Split(" .", StringSplitOptions.TrimEntries)
 
                 for sentence in whole[.. whole.Length - 2] do
-                    let about = scene.Things |> Array.map (fun t -> WorldScene.wordOf WorldScene.colours t.Colour, WorldScene.wordOf WorldScene.figures t.Figure)
+                    let about =
+                        scene.Things
+                        |> Array.map (fun t ->
+                            WorldScene.wordOf WorldScene.colours t.Colour, WorldScene.wordOf WorldScene.figures t.Figure)
 
                     let shape =
-                        about |> Array.exists (fun (colour, figure) -> sentence = $"the shape is a {figure} and its colour is {colour}")
+                        about
+                        |> Array.exists (fun (colour, figure) ->
+                            sentence = $"the shape is a {figure} and its colour is {colour}")
 
                     let related =
                         about |> Array.exists (fun (colour, figure) -> sentence.StartsWith $"if the {colour} {figure} is ")

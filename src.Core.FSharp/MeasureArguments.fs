@@ -1,0 +1,202 @@
+/// The schema of the commands that measure: probe, align, fid and bench.
+namespace Hybrid.Arguments
+
+open System
+open Argu
+
+type internal ProbeArguments =
+    | [<Mandatory; Unique; Value("PATH")>] Model of string
+    | [<Unique; Value("F")>] Model_Config of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Text_Rows of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Image_Codes of int
+    | [<Value("PATH", Several = true)>] Against of string
+    | [<Value("F", Several = true)>] Tasks of string
+    | [<Value("F", Several = true)>] Text of string
+    | [<Value("TEXT", Several = true)>] Complete of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Max_Tokens of int
+    | [<Unique; Value("K", Minimum = 0.0, Maximum = 1000.0)>] Shots of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Limit of int
+    | [<Unique; Value("S")>] Seed of int64
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Model _ -> Words.model
+            | Model_Config _ -> Words.modelConfig
+            | Text_Rows _ -> Words.textRows
+            | Image_Codes _ -> Words.imageCodes
+            | Against _ -> "models to compare with, in order; the first is the one before training"
+            | Tasks _ -> "task files: JSON lines, lists of pairs, facts, paragraphs"
+            | Text _ -> "plain text whose loss is measured, a token and a byte"
+            | Complete _ -> "beginnings of texts, each in quotes, that the models go on from greedily"
+            | Max_Tokens _ -> "the most tokens of a completion (default: 40)"
+            | Shots _ -> "examples before each question (default: 5 in lists of pairs, else none)"
+            | Limit _ -> "only the first N questions of each task, and windows of each text"
+            | Seed _ -> "draw the examples by this seed (default: the questions that follow)"
+            | Json -> Words.json
+
+type internal AlignArguments =
+    | [<Unique; Value("PATH")>] Model of string
+    | [<Unique; Value("PATH")>] Tokens of string
+    | [<Unique; Value("F")>] Model_Config of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Text_Rows of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Image_Codes of int
+    | [<Unique; Value("F")>] Codes of string
+    | [<Unique; Value("F")>] Text_Ids of string
+    | [<Unique; Value("F")>] Text_Embedding of string
+    | [<Unique; Value("F")>] Initial of string
+    | [<Unique; Value("F")>] Tokenizer of string
+    | [<Unique; Value("N", Minimum = 2.0)>] Batch of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
+    | [<Unique; Value("R", Above = 0.0, Maximum = 1e6)>] Learning_Rate of float
+    | [<Unique; Value("A B", Minimum = 0.0, Maximum = 0.999999999)>] Betas of first: float * second: float
+    | [<Unique; Value("E", Minimum = 0.0, Maximum = 1.0)>] Epsilon of float
+    | [<Unique; Value("sequential|shuffled", Closed = true)>] Order of string
+    | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("N", Minimum = 0.0)>] Held_Out of int
+    | [<Value("shuffled-captions|random-text", Closed = true, Several = true)>] Control of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Nearest of int
+    | [<Unique; Value("\"1 2 3\"", Ids = true)>] Nearest_Of of string
+    | [<Value("TEXT", Several = true)>] Codes_Of_Word of string
+    | [<Mandatory; Unique; Value("DIR")>] Out of string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Model _ -> Words.model
+            | Tokens _ -> "with --model: token shards, or ready sequences as .npy"
+            | Model_Config _ -> Words.modelConfig
+            | Text_Rows _ -> "rows of text, where an open_lm .pt holds image rows already"
+            | Image_Codes _ -> "how many image codes there are (default: what the model or its data say)"
+            | Codes _ -> "without a model: codes of the pictures, whole numbers [pairs, codes] as .npy"
+            | Text_Ids _ -> "the captions' token ids, a JSON list of lists"
+            | Text_Embedding _ -> "the text table, .npy [rows, width]"
+            | Initial _ -> "the image table to begin with, .npy [codes, width] (default: the model's own rows, or random)"
+            | Tokenizer _ -> "a tokenizer.json for showing text (default: the one beside the model)"
+            | Batch _ -> "pairs of a step (default: 1024, or all pairs where there are fewer)"
+            | Steps _ -> "steps of Adam (default: 1000)"
+            | Learning_Rate _ -> "its learning rate (default: 0.01)"
+            | Betas _ -> "decays of its moments (default: 0.9 0.98)"
+            | Epsilon _ -> "added to the root of its second moment (default: 1e-6)"
+            | Order _ -> "shuffled (default), or sequential: as they stand, wrapping at the end"
+            | Seed _ -> "seed of everything random (default: 0)"
+            | Held_Out _ -> "pairs kept out of training, to search among at the end (default: 0)"
+            | Control _ -> "train beside it on captions of other pictures, or against random text embeddings"
+            | Nearest _ -> "text tokens shown for a code (default: 5)"
+            | Nearest_Of _ -> "codes that they are shown for (default: the ten used most)"
+            | Codes_Of_Word _ -> "words whose codes are looked for, with their nearest text tokens"
+            | Out _ -> "a new directory: the aligned table, its curves and align.json"
+            | Json -> Words.json
+
+type internal FidArguments =
+    | [<Mandatory; Unique; Value("PATH")>] Real of string
+    | [<Mandatory; Unique; Value("PATH")>] Generated of string
+    | [<Unique; Value("F")>] Extractor of string
+    | [<Unique; Value("none|center", Closed = true)>] Crop of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 8192.0)>] Pre_Size of int
+    | [<Unique; Value("lanczos|bicubic|bilinear", Closed = true)>] Pre_Filter of string
+    | [<Unique; Value("clean|lanczos|bilinear|none", Closed = true)>] Resize of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 8192.0)>] Input_Size of int
+    | [<Unique; Value("inception|symmetric|unit|bytes", Closed = true)>] Scale of string
+    | [<Unique; Value("auto|forward|layers|features", Closed = true)>] Entry of string
+    | [<Value("fid|kid|neighbours", Several = true, Closed = true)>] Measures of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Subsets of int
+    | [<Unique; Value("N", Minimum = 2.0)>] Subset_Size of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Neighbours of int
+    | [<Unique>] Extrapolate
+    | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("N", Minimum = 2.0)>] Limit of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Batch of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Workers of int
+    | [<Unique; Value("DIR")>] Save_Features of string
+    | [<Unique>] Strict
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Real _ -> "pictures (folder, tar, a directory of generate) or features (.npy [N, d])"
+            | Generated _ -> "the same of the pictures to be judged"
+            | Extractor _ ->
+                "a TorchScript file that makes features of pictures. It is a program and is run: give one that you trust"
+            | Crop _ -> "center: the central square first (default: none)"
+            | Pre_Size _ -> "then N x N pixels of whole numbers, as if pictures were stored so"
+            | Pre_Filter _ -> "the filter of --pre-size, as Pillow's (default: lanczos)"
+            | Resize _ ->
+                "to the extractor's size. clean (default), lanczos: Pillow's filters, antialiased, fractions kept; bilinear: torch's, not antialiased; none: pictures as they are"
+            | Input_Size _ -> "the extractor takes N x N pixels (default: 299)"
+            | Scale _ ->
+                "what it takes of a value x from 0 to 255: inception (x-128)/128 (default), symmetric 2x/255-1, unit x/255, bytes x"
+            | Entry _ ->
+                "what is called: the module; its layers; the module with return_features. auto (default): the last two for Inception in NVIDIA's form, else the module"
+            | Measures _ -> "only these (default: all)"
+            | Subsets _ -> "subsets for KID's spread (default: 100)"
+            | Subset_Size _ -> "samples of each, at most (default: 1000)"
+            | Neighbours _ -> "balls of precision and recall reach to the K-th neighbour (default: 3)"
+            | Extrapolate -> "also FID at 40 to 100 % of the samples, and where the line ends"
+            | Seed _ -> "seed of subsets (default: 0)"
+            | Limit _ -> "the first N of each set only"
+            | Batch _ -> "pictures that go through the extractor together (default: 32)"
+            | Workers _ -> "threads that decode (default: one for each core)"
+            | Save_Features _ -> "keep the features, to be given instead of the pictures next time"
+            | Strict -> "end at a picture that cannot be read instead of leaving it out"
+            | Json -> Words.json
+
+type internal BenchArguments =
+    | [<Mandatory; Unique; MainCommand; Value("prepare|train|generate|load", Closed = true)>] Action of string
+    | [<Unique; Value("F")>] Text_Tokenizer of string
+    | [<Value("F", Several = true)>] Text of string
+    | [<Unique; Value("PATH")>] Image_Tokenizer of string
+    | [<Value("PATH", Several = true)>] Pictures of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Threads of int
+    | [<Unique; Value("S", Above = 0.0, Maximum = 3600.0)>] Seconds of float
+    | [<Unique; Value("small|tiny|160m|1b", Closed = true)>] Size of string
+    | [<Unique; Value("PATH")>] Model of string
+    | [<Unique; Value("F")>] Model_Config of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Batch of int
+    | [<Unique; Value("N", Minimum = 1.0)>] Micro_Batch of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Positions of int
+    | [<Unique; Value("bf16|fp32", Closed = true)>] Precision of string
+    | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
+    | [<Unique; Value("none|selective|full", Closed = true)>] Checkpointing of string
+    | [<Unique>] Profile
+    | [<Unique; Value("PATH")>] Tokens of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] New of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Prompt_Length of int
+    | [<Unique; Value("K", Minimum = 1.0)>] Top_K of int
+    | [<Unique; Value("G", Minimum = 0.0)>] Guidance of float
+    | [<Unique; Value("W", Minimum = 1.0, Maximum = 1024.0)>] Lookahead of int
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Action _ ->
+                "prepare: tokenizing, decoding and resizing, encoding; train: steps of training; generate: drawing tokens; load: batches for training"
+            | Text_Tokenizer _ -> "prepare: a tokenizer.json"
+            | Text _ -> "prepare: UTF-8 files to tokenize"
+            | Image_Tokenizer _ -> "prepare: a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
+            | Pictures _ -> "prepare: pictures, folders of them, or tars"
+            | Image_Size _ -> "prepare: pictures are cropped and resized to N x N pixels (default: 256)"
+            | Threads _ -> "threads of the measurements with several (default: all cores; load: as many as training takes)"
+            | Seconds _ -> "prepare, load: how long each measurement goes on (default: 5)"
+            | Size _ -> "train, generate: a shape to compare by (default: small)"
+            | Model _ -> "train, generate: a model on disk instead"
+            | Model_Config _ -> Words.modelConfig
+            | Batch _ -> "train, load: sequences of a step; generate: sequences drawn together (default: the size's, else 8)"
+            | Micro_Batch _ -> "train: sequences worked on together (default: the batch)"
+            | Positions _ -> "train, load: positions of a sequence (default: the size's or the model's; load: 1152)"
+            | Precision _ -> "train, generate: what the model computes in (default: bf16)"
+            | Steps _ -> "train: steps that are timed, after some that are not (default: 8)"
+            | Checkpointing _ -> "train: what is computed again in the backward pass (default: none)"
+            | Profile -> "train: where the time of a step goes"
+            | Tokens _ -> "load: shards or ready sequences (default: shards made for the purpose)"
+            | New _ -> "generate: new tokens of each (default: what the positions hold, at most 256)"
+            | Prompt_Length _ -> "generate: tokens before them (default: 16)"
+            | Top_K _ -> "generate: draws from the K most probable tokens (default: 100)"
+            | Guidance _ -> "generate: strength of classifier-free guidance (default: 1, none)"
+            | Lookahead _ -> "generate: tokens that a pass reads ahead (default: 1, none)"
+            | Json -> Words.json
