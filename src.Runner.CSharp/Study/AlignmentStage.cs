@@ -43,6 +43,7 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
         var result = new AlignmentResult(
             own.Losses, [.. own.Steps.Select(s => s.Temperature)], own.Accuracies,
             shuffled.Losses, shuffled.Accuracies, unmeaning.Losses, unmeaning.Accuracies,
+            own.HeldOut, shuffled.HeldOut, unmeaning.HeldOut,
             [.. favoured.Select(f => Share(own.Nearest[f.Code], f.Words))],
             [.. favoured.Select(f => Share(shuffled.Nearest[f.Code], f.Words))],
             [.. favoured.Take(ShownCodes).Select(f => Shown(f.Code, own.Nearest[f.Code], f.Words))],
@@ -50,7 +51,7 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
         return new Outcome(result, own.Images);
     }
 
-    private sealed record Aligned(AlignmentStep[] Steps, int[][] Nearest, torch.Tensor Images)
+    private sealed record Aligned(AlignmentStep[] Steps, int[][] Nearest, torch.Tensor Images, HeldOutRetrieval HeldOut)
     {
         public double[] Losses => [.. Steps.Select(s => s.Loss)];
 
@@ -82,7 +83,11 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
             progress.Report((int)control * budget.Steps + step + 1, done.Count > 0 ? new Metrics { Loss = done[^1].Loss } : default);
         }
 
-        return new Aligned([.. done], aligner.Nearest(NearestWords), aligner.Images);
+        Retrieval found = aligner.Retrieve(
+            [.. pictures.HeldOut.Select(pair => pair.Caption)], [.. pictures.HeldOut.Select(pair => pair.Codes)], Seed);
+        Statistics.Interval own = found.PictureToText;
+        return new Aligned(
+            [.. done], aligner.Nearest(NearestWords), aligner.Images, new HeldOutRetrieval(own.Mean, own.Low, own.High, found.Chance));
     }
 
     /// <summary>For each code used often enough, the words that occur with it at least half as often again as with pictures at large.</summary>

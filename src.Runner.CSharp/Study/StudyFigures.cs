@@ -77,7 +77,7 @@ internal static class StudyFigures
         return new Figure(
             "fig7-alignment", "Aligning image codes with text", "Fig. 7",
             "The contrastive loss plateaus; the text tokens nearest to an image code are noise; the aligned start brings nothing.",
-            $"Loss from {number(3, r.Loss[0])} to {number(3, r.Loss[^1])} nats on true captions, to {number(3, r.ShuffledLoss[^1])} on shuffled ones, to {number(3, r.RandomLoss[^1])} with random text embeddings; {data.Plan.Alignment.Batch} pairs a step, frozen text embeddings.",
+            $"Loss from {number(3, r.Loss[0])} to {number(3, r.Loss[^1])} nats on true captions, to {number(3, r.ShuffledLoss[^1])} on shuffled ones, to {number(3, r.RandomLoss[^1])} with random text embeddings; {data.Plan.Alignment.Batch} pairs a step, frozen text embeddings. Of held-out pictures {Found(r.HeldOut)} have their own caption nearest, {Found(r.ShuffledHeldOut)} after shuffled captions, {Found(r.RandomHeldOut)} with random text embeddings; guessing gives {r.HeldOut.Chance:P1}.",
             [
                 Of("Loss", "nats", curve("true captions", Pretrained, steps, r.Loss), dashed(curve("shuffled captions", Shuffled, steps, r.ShuffledLoss)),
                     dashed(curve("random text embeddings", Unmeaning, steps, r.RandomLoss))),
@@ -86,6 +86,8 @@ internal static class StudyFigures
                     dashed(curve("shuffled captions", Shuffled, steps, r.ShuffledAccuracy)), dashed(curve("random text embeddings", Unmeaning, steps, r.RandomAccuracy))),
             ]);
     }
+
+    private static string Found(HeldOutRetrieval held) => $"{held.Share:P1} [{100 * held.Low:F1}, {100 * held.High:F1}]";
 
     public static Figure AlignedStart(StudyData data) => new(
         "fig7-aligned-start", "Starting from aligned embeddings", "Fig. 7",

@@ -66,7 +66,7 @@ public sealed class StudyJob
         using IMaterial material = plan.Material is null
             ? WorldMaterial.Make(plan, halfPrecision, stages, files, progress, stop)
             : GivenMaterial.Read(plan, plan.Material.Value, folder, progress, stop);
-        string alignmentKey = StageStore.Hash("alignment 1", material.Key, $"{plan.Seed} {plan.TrainPairs}", plan.Alignment.ToString());
+        string alignmentKey = StageStore.Hash("alignment 2", material.Key, $"{plan.Seed} {plan.TrainPairs}", plan.Alignment.ToString());
         (AlignmentResult alignment, torch.Tensor alignedRows) = Align(material, alignmentKey);
         using (alignedRows)
         {

@@ -30,8 +30,12 @@ public sealed record ArmResult(
     string Plan, long Seed, double[] Total, double[] Text, double[] Image, Evaluation[] Evaluations, double[] FinalImageBySequence,
     long Moving, long Parameters, int Positions, Cost Cost, string[] CompletionsOnTheWay, string[] Completions, Drawings? Drawings, ArmDiagnosis? Diagnosis);
 
+/// <summary>Share of held-out pictures whose own caption is the nearest, with its 95 % interval over pictures, and what guessing gives.</summary>
+public sealed record HeldOutRetrieval(double Share, double Low, double High, double Chance);
+
 /// <summary>Alignment on true captions, on shuffled ones, and with random text embeddings.</summary>
 public sealed record AlignmentResult(
     double[] Loss, double[] Temperature, double[] Accuracy, double[] ShuffledLoss, double[] ShuffledAccuracy,
     double[] RandomLoss, double[] RandomAccuracy,
+    HeldOutRetrieval HeldOut, HeldOutRetrieval ShuffledHeldOut, HeldOutRetrieval RandomHeldOut,
     double[] Hits, double[] ShuffledHits, string[][] Nearest, double Seconds);
