@@ -39,7 +39,7 @@ public sealed class StageStore(string directory)
     /// <summary>The stored result of a stage with this key, or what <paramref name="run"/> gives, stored.</summary>
     public T Get<T>(string name, string key, Func<T> run)
     {
-        if (Read<T>(name) is { } stored && stored.Key == key)
+        if (Read<T>(name, key) is { } stored)
             return stored.Value;
         T result = run();
         Directory.CreateDirectory(directory);
@@ -55,19 +55,23 @@ public sealed class StageStore(string directory)
     }
 
     /// <summary>Whether a stage with this key is there.</summary>
-    public bool Has<T>(string name, string key) => Read<T>(name)?.Key == key;
+    public bool Has<T>(string name, string key) => Read<T>(name, key) is not null;
 
     private string PathOf(string name) => Path.Combine(directory, name + ".json");
 
-    private Stored<T>? Read<T>(string name)
+    /// <summary>A stage with this key; null for one with another, whatever it holds.</summary>
+    private Stored<T>? Read<T>(string name, string key)
     {
         string path = PathOf(name);
         if (!File.Exists(path))
             return null;
         try
         {
-            return JsonSerializer.Deserialize<Stored<T>>(File.ReadAllText(path), Options)
+            Stored<JsonElement> stored = JsonSerializer.Deserialize<Stored<JsonElement>>(File.ReadAllText(path), Options)
                 ?? throw new JsonException("the file holds null");
+            if (stored.Key != key)
+                return null;
+            return new Stored<T>(key, stored.Value.Deserialize<T>(Options) ?? throw new JsonException("its value is null"));
         }
         catch (JsonException e)
         {
