@@ -315,6 +315,12 @@ let private examples =
         example "Image tokenizer training" |> ImageTrainConfig.parse |> Generate.accepted "formats.md" |> ignore
         example "Study plan" |> StudyPlan.parse |> Generate.accepted "formats.md" |> ignore
 
+        for page in [ "study.md"; "findings.md" ] do
+            let text = File.ReadAllText(Path.Combine(root, "docs", page))
+
+            for plan in Regex.Matches(text, "```json\n(.*?)```", RegexOptions.Singleline) do
+                StudyPlan.parse plan.Groups[1].Value |> Generate.accepted page |> ignore
+
         String.Join("\n", fst (parted (Some "json") (Path.Combine(root, "docs", "quick-start.md"))))
         |> TrainConfig.parse
         |> Generate.accepted "quick-start.md"
