@@ -115,8 +115,8 @@ let tests =
                     join (plain config v store Kind.Text rows), join (plain config v store Kind.Image rows)
 
                 let (textA, imageA), (textB, imageB) = half 0, half 1
-                near 1e-5 0.0 "text agrees" (cosine textA textB) found.Whole.FirstAgreement
-                near 1e-5 0.0 "image agrees" (cosine imageA imageB) found.Whole.SecondAgreement
+                near 1e-4 0.0 "text agrees" (cosine textA textB) found.Whole.FirstAgreement
+                near 1e-4 0.0 "image agrees" (cosine imageA imageB) found.Whole.SecondAgreement
                 let signal = dot textA textB * dot imageA imageB
 
                 if dot textA textB > 1e-6 && dot imageA imageB > 1e-6 then
