@@ -2,6 +2,7 @@
 namespace Hybrid
 
 open System
+open System.Globalization
 open Hybrid.Report
 open Hybrid.Statistics
 
@@ -116,11 +117,13 @@ module Comparison =
         | ArmMeasure.Pictures -> "Logarithm of the Fréchet distance of drawn pictures", "(5 % are 0.049)"
         | ArmMeasure.Task task -> $"Share right in {task} at the end", "of the questions"
 
+    let private four (value: float) = value.ToString("F4", CultureInfo.InvariantCulture).Replace('-', '−')
+
     /// A value with its interval, for a sentence.
     let show (interval: Interval) : string =
         if Double.IsNaN interval.Mean then "no value"
-        elif Double.IsNaN interval.Low then $"{interval.Mean:F4} (no interval)"
-        else $"{interval.Mean:F4} [{interval.Low:F4}, {interval.High:F4}]"
+        elif Double.IsNaN interval.Low then $"{four interval.Mean} (no interval)"
+        else $"{four interval.Mean} [{four interval.Low}, {four interval.High}]"
 
     /// What a 95 % interval says of a rule. Same: the whole interval within ± the margin holds, outside it does not. Lower and higher: the side
     /// of zero. Clearly lower or higher: beyond the margin holds, short of it does not. All else, and no interval, is undecided.
@@ -151,7 +154,7 @@ module Comparison =
         | Rule.Same -> $"the same means within ±{margin:F4}"
         | Rule.Lower -> "lower means below zero"
         | Rule.Higher -> "higher means above zero"
-        | Rule.ClearlyLower -> $"that counts from {-margin:F4} down"
+        | Rule.ClearlyLower -> $"that counts from {four -margin} down"
         | _ -> $"that counts from {margin:F4} up"
 
     /// The verdict on a comparison from the values of both arms, seed by seed; an arm that was run for fewer seeds is compared with the first

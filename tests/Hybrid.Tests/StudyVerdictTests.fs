@@ -198,7 +198,7 @@ let private answers =
                 Verdict.Undecided, 0.015, "Not decided: "
             ] do
             Expect.stringContains (said verdict mean) word "the verdict in a word"
-            Expect.stringContains (said verdict mean) $"{mean:F4}" "the number"
+            Expect.stringContains (said verdict mean) ($"{mean:F4}".Replace('-', '−')) "the number"
             Expect.stringContains (said verdict mean) "led by 1.500" "and that of the text"
 
         let claim verdict : Claim = { Source = "Table 1"; Statement = ""; Verdict = verdict; Evidence = "" }
