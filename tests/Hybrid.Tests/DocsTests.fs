@@ -62,6 +62,7 @@ let private endings =
     Map
         [
             "model.fsx", "^without feed-forward layers: loss \d"
+            "arms.fsx", ": \d+ runs, 2 claims of its own$"
             "loss.fsx", "^step 59: total 0\."
             "extension.fsx", "^trained: ([\d,]+) of \\1 old logits have the same bits$"
         ]
