@@ -6,7 +6,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Study;
 
 /// <summary>Trains one arm of the study and evaluates it on the way.</summary>
-internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor> alignedRows, bool halfPrecision)
+internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor> alignedRows, bool halfPrecision, string logs)
 {
     private const int ReadEvery = 20;
     private const int EvaluationBatch = 32;
@@ -31,7 +31,9 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         Schedule schedule = Hybrid.Study.schedule(budget);
         int[] evaluateAt = Hybrid.Study.evaluationSteps(budget, plan.Evaluations);
 
-        var curve = new Curves(budget.Steps);
+        using var log = new ArmLog(Path.Combine(logs, arm.Name));
+        var curve = new Curves(budget.Steps, (step, curves) => log.Step(
+            step + 1, curves.Total[step], curves.Text[step], curves.Image[step], Compose.LearningRate(schedule, step)));
         using Examination? examination = arm.Plan.Diagnosed && arm.First
             ? new Examination(model, pictures, sequences.HeldOut, arm.Plan.Start == Hybrid.Start.FromRandom ? null : material.Pretrained)
             : null;
@@ -41,6 +43,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         void Look(int step)
         {
             evaluations.Add(Evaluate(model, arm, step, sequences.HeldOut));
+            log.Evaluation(evaluations[^1]);
             examination?.Look(step);
             if (spoken && evaluations.Count == evaluateAt.Length / 2 + 1)
                 onTheWay = material.Complete(model);
@@ -157,8 +160,8 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         return (new Drawings(strengths, [.. distances], [.. codes], wanted.Length), first);
     }
 
-    /// <summary>Loss curves, read from the device a few steps at a time.</summary>
-    private sealed class Curves(int steps)
+    /// <summary>Loss curves, read from the device a few steps at a time; of each step that is read <paramref name="read"/> is told.</summary>
+    private sealed class Curves(int steps, Action<int, Curves> read)
     {
         private int last = -1;
 
@@ -179,6 +182,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
                 (Text[item.Step], Image[item.Step]) = (Mean(0), Mean(1));
                 Total[item.Step] = sums.Sum() / result.Counts.Sum();
                 last = item.Step;
+                read(last, this);
             }
         }
 

@@ -48,6 +48,7 @@ public sealed class StudyJob
         string directory = command.Out ?? DefaultDirectory(plan, command.Resume);
         string folder = command.Config is null ? "" : Path.GetDirectoryName(Path.GetFullPath(command.Config)) ?? "";
         bool half = Prepare(directory, plan, command.Resume);
+        using FileStream alone = Alone(directory);
         using var progress = new Progress();
         try
         {
@@ -70,7 +71,7 @@ public sealed class StudyJob
         (AlignmentResult alignment, torch.Tensor alignedRows) = Align(material, alignmentKey);
         using (alignedRows)
         {
-            var runner = new ArmRunner(plan, material, () => alignedRows, halfPrecision);
+            var runner = new ArmRunner(plan, material, () => alignedRows, halfPrecision, Path.Combine(directory, "arms"));
             ProbeScores before = stages.Get("before", StageStore.Hash("before 1", material.Key), runner.Before);
             string[] completions = stages.Get(
                 "completions-before", StageStore.Hash(["completions 1", material.Key, .. material.Prompts]), runner.CompletionsBefore);
@@ -213,6 +214,20 @@ public sealed class StudyJob
             var made = new JsonObject { ["job"] = "study", ["halfPrecision"] = precision, ["plan"] = JsonNode.Parse(planText) };
             File.WriteAllText(file + ".partial", made.ToJsonString(new() { WriteIndented = true }));
             File.Move(file + ".partial", file, overwrite: true);
+        }
+    }
+
+    /// <summary>Keeps other studies out of a directory while this one works in it; the system lets go of it when the process ends, however it ends.</summary>
+    private static FileStream Alone(string directory)
+    {
+        try
+        {
+            return new FileStream(
+                Path.Combine(directory, "study.lock"), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+        }
+        catch (IOException e)
+        {
+            throw new InputException($"another study works in {directory} just now; wait for it, or give another --out.", e);
         }
     }
 

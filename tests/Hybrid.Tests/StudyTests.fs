@@ -122,6 +122,14 @@ let private wholeStudy =
             for file in [ "model.safetensors"; "config.json"; "tokenizer.json" ] do
                 Expect.isTrue (File.Exists(at $"models/{name}/{file}")) $"models/{name}/{file}"
 
+        // Each arm is a run that a page of runs can show.
+        let logs = [| for arm in arms -> at $"arms/{arm.Name}" |]
+
+        for arm, log in Seq.zip arms (Hybrid.Runner.Runs.RunData.Open(logs, false)) do
+            Expect.equal log.Kind Hybrid.Runner.Runs.RunKind.Train arm.Name
+            Expect.hasLength log.Metrics.Steps (Study.budgetOf plan arm.Plan).Steps $"steps of {arm.Name}"
+            Expect.isTrue (Double.IsFinite(log.Evaluations.Last "loss.image")) $"held-out loss of {arm.Name}"
+
         let left = Directory.GetFiles(out, "*.part*", SearchOption.AllDirectories)
         Expect.isEmpty left "nothing half-written stays"
 
@@ -174,6 +182,12 @@ let private wholeStudy =
         Expect.stringContains ((other.GetProperty "claims").ToString()) "Light is like the twin." "its own claim"
         let back = parsed (study (command config out true))
         Expect.equal ((back.GetProperty "claims").ToString()) ((result.GetProperty "claims").ToString()) "and back again"
+
+        // One study at a time works in a directory.
+        using (new FileStream(at "study.lock", FileMode.Create, FileAccess.ReadWrite, FileShare.None)) (fun _ ->
+            fails [ "another study works in"; "--out" ] (fun () -> study (command config out true) |> ignore))
+
+        File.Delete(at "study.lock")
 
         // Damaged files are named, with what to do.
         let damaged (file: string) (text: string) (wanted: string list) =
