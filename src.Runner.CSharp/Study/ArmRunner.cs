@@ -40,9 +40,11 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         var evaluations = new List<Evaluation>();
         bool spoken = arm.Plan.Probed && arm.First;
         string[] onTheWay = [];
+        SequenceLoss[] losses = [];
         void Look(int step)
         {
-            evaluations.Add(Evaluate(model, arm, step, sequences.HeldOut));
+            losses = model.Losses(sequences.HeldOut, EvaluationBatch);
+            evaluations.Add(Evaluate(model, arm, step, losses));
             log.Evaluation(evaluations[^1]);
             examination?.Look(step);
             if (spoken && evaluations.Count == evaluateAt.Length / 2 + 1)
@@ -69,7 +71,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
                 Look(step + 1);
         }
 
-        double[] bySequence = [.. model.Losses(sequences.HeldOut, EvaluationBatch).Select(loss => loss.Image / loss.ImageCount)];
+        double[] bySequence = [.. losses.Select(loss => loss.Image / loss.ImageCount)];
         string[] completions = spoken ? material.Complete(model) : [];
         (Drawings? drawings, int[][] drawn) = arm.Plan.Sampled && plan.Samples > 0 ? Draw(model, arm, pictures, stop) : (null, []);
         finished?.Invoke(model);
@@ -113,9 +115,8 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         };
     }
 
-    private Evaluation Evaluate(Model model, Arm arm, int step, long[][] heldOut)
+    private Evaluation Evaluate(Model model, Arm arm, int step, SequenceLoss[] losses)
     {
-        SequenceLoss[] losses = model.Losses(heldOut, EvaluationBatch);
         long text = losses.Sum(l => l.TextCount), image = losses.Sum(l => l.ImageCount), marks = losses.Sum(l => l.StructureCount);
         double textSum = losses.Sum(l => l.Text), imageSum = losses.Sum(l => l.Image), marksSum = losses.Sum(l => l.Structure);
         return new Evaluation(
