@@ -44,7 +44,7 @@ internal interface IMaterial : IDisposable
     /// <summary>The pre-trained weights by open_lm's names.</summary>
     IReadOnlyDictionary<string, torch.Tensor> Pretrained { get; }
 
-    /// <summary>Rows of the text table that stand for a word, and what each says.</summary>
+    /// <summary>How many rows of the text table, from the first on, stand for a token of text; rows after them only pad it.</summary>
     int Words { get; }
 
     CodedPictures Pictures(PictureCodes codes);
