@@ -208,8 +208,5 @@ module Study =
     /// Tokens of the paper's run and of one of its steps.
     let paperTokens, paperTokensPerStep = 100e9, 1e6
 
-    /// A learning curve's x axis of evaluated steps, in tokens.
-    let tokensAt (budget: Budget) (positions: int) (step: int) : float = float step * float budget.Batch * float positions
-
     /// The plan with its seeds counted from another one.
     let withSeed (seed: int64) (plan: Plan) : Plan = { plan with Seed = seed }

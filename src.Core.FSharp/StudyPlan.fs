@@ -106,19 +106,23 @@ let parse (text: string) : Result<Plan, string list> =
         json.Finish()
         plan)
 
+let private budgetToJson (budget: Budget) : JsonNode | null =
+    JsonSerializer.SerializeToNode(
+        {|
+            steps = budget.Steps
+            batch = budget.Batch
+            learningRate = budget.LearningRate
+            warmupSteps = budget.WarmupSteps
+        |}
+    )
+
+/// A budget to the last digit, wherever it is written.
+let budgetText (budget: Budget) : string =
+    budgetToJson budget |> Option.ofObj |> Option.map _.ToJsonString() |> Option.defaultValue ""
+
 /// The plan, every key written out; `parse` reads it back.
 let toJson (plan: Plan) : JsonObject =
     let value (v: 'a) : JsonNode | null = JsonValue.Create<'a> v
-
-    let budget (budget: Budget) : JsonNode | null =
-        JsonSerializer.SerializeToNode(
-            {|
-                steps = budget.Steps
-                batch = budget.Batch
-                learningRate = budget.LearningRate
-                warmupSteps = budget.WarmupSteps
-            |}
-        )
 
     let list (items: (JsonNode | null) seq) : JsonNode | null = JsonArray(Seq.toArray items)
 
@@ -134,7 +138,7 @@ let toJson (plan: Plan) : JsonObject =
             "frozenSeeds", value plan.FrozenSeeds
             "ratioSeeds", value plan.RatioSeeds
             "wordSeeds", value plan.WordSeeds
-            "tokenizer", budget plan.Tokenizer
+            "tokenizer", budgetToJson plan.Tokenizer
             "smallTokenizer", value plan.SmallTokenizer
             "width", value plan.Width
             "layers", value plan.Layers
@@ -142,10 +146,10 @@ let toJson (plan: Plan) : JsonObject =
             "positions", value plan.Positions
             "longPositions", value plan.LongPositions
             "textPositions", value plan.TextPositions
-            "pretraining", budget plan.Pretraining
-            "twins", budget plan.Twins
-            "imageOnly", budget plan.ImageOnly
-            "alignment", budget plan.Alignment
+            "pretraining", budgetToJson plan.Pretraining
+            "twins", budgetToJson plan.Twins
+            "imageOnly", budgetToJson plan.ImageOnly
+            "alignment", budgetToJson plan.Alignment
             "trainPairs", value plan.TrainPairs
             "heldOutPairs", value plan.HeldOutPairs
             "heldOutTexts", value plan.HeldOutTexts

@@ -6,6 +6,22 @@ namespace Hybrid.Runner;
 /// <summary>Reading small files, with sentences for what goes wrong.</summary>
 internal static class Files
 {
+    /// <summary>
+    /// Keeps others out by a file that only one process can hold; the system lets go of it when the process ends, however it ends. Errors:
+    /// InputException with the sentence given where another one holds it.
+    /// </summary>
+    public static FileStream Alone(string path, string taken)
+    {
+        try
+        {
+            return new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+        }
+        catch (IOException error) when (File.Exists(path))
+        {
+            throw new InputException(taken, error);
+        }
+    }
+
     /// <summary>A file's text. Errors: InputException saying what the file was wanted for.</summary>
     public static string Text(string path, string what)
     {

@@ -40,7 +40,7 @@ internal sealed class PrepareFolder : IDisposable
         }
 
         Directory.CreateDirectory(path);
-        PrepareFolder folder = new(path, there, Lock(path));
+        PrepareFolder folder = new(path, there, Files.Alone(Path.Combine(path, LockName), $"another call is filling {path}; wait for it, or choose another --out."));
         try
         {
             folder.Begin(settings, sources, begun);
@@ -128,20 +128,6 @@ internal sealed class PrepareFolder : IDisposable
     }
 
     private static string Cut(string text) => text.Length > 500 ? text[..500] + "…" : text;
-
-    private static FileStream Lock(string path)
-    {
-        string name = Path.Combine(path, LockName);
-        try
-        {
-            // The operating system lets go of it however the process ends.
-            return new FileStream(name, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
-        }
-        catch (IOException e) when (File.Exists(name))
-        {
-            throw new InputException($"another call is filling {path}; wait for it, or choose another --out.", e);
-        }
-    }
 
     private long Committed() => Manifest.Entries.Count > 0 ? Manifest.Entries[^1].Made?.DroppedBytes ?? 0 : 0;
 

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
@@ -48,7 +49,8 @@ public sealed class StudyJob
         string directory = command.Out ?? DefaultDirectory(plan, command.Resume);
         string folder = command.Config is null ? "" : Path.GetDirectoryName(Path.GetFullPath(command.Config)) ?? "";
         bool half = Prepare(directory, plan, command.Resume);
-        using FileStream alone = Alone(directory);
+        using FileStream alone = Files.Alone(
+            Path.Combine(directory, "study.lock"), $"another study works in {directory} just now; wait for it, or give another --out.");
         using var progress = new Progress();
         try
         {
@@ -67,7 +69,7 @@ public sealed class StudyJob
         using IMaterial material = plan.Material is null
             ? WorldMaterial.Make(plan, halfPrecision, stages, files, progress, stop)
             : GivenMaterial.Read(plan, plan.Material.Value, folder, progress, stop);
-        string alignmentKey = StageStore.Hash("alignment 2", material.Key, $"{plan.Seed} {plan.TrainPairs}", plan.Alignment.ToString());
+        string alignmentKey = StageStore.Hash("alignment 2", material.Key, $"{plan.Seed} {plan.TrainPairs}", StudyPlan.budgetText(plan.Alignment));
         (AlignmentResult alignment, torch.Tensor alignedRows) = Align(material, alignmentKey);
         using (alignedRows)
         {
@@ -101,9 +103,9 @@ public sealed class StudyJob
     /// <summary>A hash of all that an arm's result depends on.</summary>
     private string ArmKey(Arm arm, string material, string alignment) => StageStore.Hash(
         "arm 1", material, arm.Plan.Start == Start.FromAligned ? alignment : "",
-        StudyArmPlan.identity(arm.Plan), Hybrid.Study.budgetOf(plan, arm.Plan).ToString(),
+        StudyArmPlan.identity(arm.Plan), StudyPlan.budgetText(Hybrid.Study.budgetOf(plan, arm.Plan)),
         $"{arm.Seed} {arm.First} {plan.Positions} {plan.LongPositions} {plan.TrainPairs} {plan.HeldOutPairs} {plan.Evaluations} {plan.Pictures} {plan.Samples} {halfPrecision}",
-        string.Join(' ', plan.Guidance), string.Join('\n', plan.Material is null ? [] : plan.Material.Value.Prompts));
+        string.Join(' ', plan.Guidance.Select(strength => strength.ToString(CultureInfo.InvariantCulture))), string.Join('\n', plan.Material is null ? [] : plan.Material.Value.Prompts));
 
     private (AlignmentResult, torch.Tensor) Align(IMaterial material, string key)
     {
@@ -214,20 +216,6 @@ public sealed class StudyJob
             var made = new JsonObject { ["job"] = "study", ["halfPrecision"] = precision, ["plan"] = JsonNode.Parse(planText) };
             File.WriteAllText(file + ".partial", made.ToJsonString(new() { WriteIndented = true }));
             File.Move(file + ".partial", file, overwrite: true);
-        }
-    }
-
-    /// <summary>Keeps other studies out of a directory while this one works in it; the system lets go of it when the process ends, however it ends.</summary>
-    private static FileStream Alone(string directory)
-    {
-        try
-        {
-            return new FileStream(
-                Path.Combine(directory, "study.lock"), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
-        }
-        catch (IOException e)
-        {
-            throw new InputException($"another study works in {directory} just now; wait for it, or give another --out.", e);
         }
     }
 

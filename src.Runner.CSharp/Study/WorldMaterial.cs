@@ -163,9 +163,9 @@ internal sealed class WorldMaterial : IMaterial
     }
 
     private static string PictureKey(Plan plan, bool half) =>
-        StageStore.Hash("pictures", $"{DataSeed} {plan.TrainPairs} {plan.HeldOutPairs} {plan.SmallTokenizer} {half}", plan.Tokenizer.ToString());
+        StageStore.Hash("pictures", $"{DataSeed} {plan.TrainPairs} {plan.HeldOutPairs} {plan.SmallTokenizer} {half}", StudyPlan.budgetText(plan.Tokenizer));
 
     private static string TextKey(Plan plan, bool half) => StageStore.Hash(
         "texts", $"{DataSeed} {plan.Seed} {plan.Width} {plan.Layers} {plan.Heads} {plan.TextPositions} {plan.HeldOutTexts} {plan.ProbeItems} {half}",
-        plan.Pretraining.ToString());
+        StudyPlan.budgetText(plan.Pretraining));
 }
