@@ -34,6 +34,9 @@ type Training() =
     /// Micro-batches of a model in bf16 add up in bf16 instead of fp32
     member val HalfGradients = false with get, set
 
+    /// The decay of a moving average of the weights; 0: none is kept
+    member val AverageDecay = 0.0 with get, set
+
     /// The threads that share the micro-batches of a step
     member val Team = Team.Alone with get, set
 

@@ -27,6 +27,13 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
     let store = model.Store
     let team, pass = training.Team, training.Pass
     let state = new OptimizerState(store, (if training.HalfGradients then Bf16 else Fp32))
+
+    let average: MovingAverage | null =
+        if training.AverageDecay > 0.0 then
+            new MovingAverage(store, training.AverageDecay)
+        else
+            null
+
     // Made when they are needed: micro-batches may be fewer than threads.
     let replicas = ResizeArray<Replica>()
 
@@ -115,6 +122,11 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
             part.Dispose()
 
         let norm = Step.updateBy pass.Lap optimizer learningRate store state
+
+        match average with
+        | null -> ()
+        | average -> average.Update norm
+
         new StepResult(sum.MoveToOuterDisposeScope(), norm.MoveToOuterDisposeScope(), counts)
 
     /// Sequences of one length as the micro-batches that the threads share, all in memory together, on the model's device, without
@@ -128,6 +140,12 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
         dict [ "first", state.First; "second", state.Second; "steps", state.Steps; "skipped", state.Skipped ]
         |> Dictionary
         :> IReadOnlyDictionary<string, torch.Tensor>
+
+    /// The moving average of the weights, or null.
+    member _.Average: MovingAverage | null = average
+
+    /// The places of the parameters of which something moves.
+    member _.AveragedSlots: Slot seq = store.Slots |> Seq.filter (fun slot -> slot.Movement <> Stays)
 
     /// The layout of the flat state: parameter names in order. A state of another layout does not fit.
     member _.StateLayout: string =
@@ -147,6 +165,10 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
         member _.Dispose() =
             for replica in replicas do
                 (replica :> IDisposable).Dispose()
+
+            match average with
+            | null -> ()
+            | average -> (average :> IDisposable).Dispose()
 
             (state :> IDisposable).Dispose()
 

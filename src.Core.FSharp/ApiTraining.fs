@@ -146,7 +146,11 @@ type TrainPlan(config: TrainConfig) =
             | Given choice -> choice
             | Auto -> Checkpointing.None
 
-        Training(Checkpointing = Checkpointing.name checkpointing, HalfGradients = (config.Gradients = Bf16))
+        Training(
+            Checkpointing = Checkpointing.name checkpointing,
+            HalfGradients = (config.Gradients = Bf16),
+            AverageDecay = Option.defaultValue 0.0 config.AverageDecay
+        )
 
     /// Whether the precision is left to the machine.
     member _.PrecisionIsOpen = (config.Precision = Auto)
@@ -227,6 +231,33 @@ type TrainPlan(config: TrainConfig) =
         | TextOnly -> max 0 (config.Length - Sequence.marks TextOnly)
         | ImageOnly
         | CaptionDropped -> Int32.MaxValue
+
+    /// Whether a run goes back when its loss spikes.
+    member _.Rewinds = (config.Spikes.Deviations.IsSome && config.Spikes.Action = SpikeAction.Rewind)
+
+    /// How many deviations a loss is above those before it, where that is a spike; else NaN.
+    member _.Spike(before: float[], loss: float) : float =
+        let height = Spikes.height config.Spikes before loss
+        if Spikes.isSpike config.Spikes height then height.Value else nan
+
+    /// The losses that the next step is held against, from those of the step before and its own.
+    member _.After(before: float[], loss: float) : float[] = Spikes.after config.Spikes before loss
+
+    /// Time between checkpoints, beside steps; null for none.
+    member _.SavingInterval: Nullable<TimeSpan> =
+        match config.Saving.EveryMinutes with
+        | Some minutes -> Nullable(TimeSpan.FromMinutes minutes)
+        | None -> Nullable()
+
+    /// How long a run goes on without being able to save.
+    member _.SavingDeadline = TimeSpan.FromMinutes config.Saving.DeadlineMinutes
+
+    /// Whether removed checkpoints are to be looked for at all.
+    member _.Removes = config.Saving.KeepLast.IsSome
+
+    /// Which checkpoints may go, of those after these numbers of steps, where some are spared.
+    member _.Removable(spared: IEnumerable<int>, steps: IEnumerable<int>) : IReadOnlyList<int> =
+        Saving.removable config.Saving (List.ofSeq spared) (Seq.sort steps |> List.ofSeq) |> List.toArray :> IReadOnlyList<int>
 
     /// The resolved configuration, every key written out.
     member _.Json = TrainConfig.toJson config

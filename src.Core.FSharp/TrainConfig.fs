@@ -61,6 +61,12 @@ type TrainConfig =
         /// GiB that a step may take, for a choice that is left to the machine; absent: what is free
         MemoryBudget: float option
         CheckpointEvery: int
+        Saving: Saving
+        /// Decay of the moving average of the weights; none is kept when absent
+        AverageDecay: float option
+        Spikes: SpikeRule
+        /// The exit code of a run that is interrupted
+        InterruptedExit: int
         Seed: int64
     }
 
@@ -186,7 +192,18 @@ module TrainConfig =
         let clip = clipNorm json
         let saving = json.Object("checkpoint", true)
         let every = saving.Int("everySteps", 1, million, 1000)
+        let keeping = Saving.read (not heldOut.IsEmpty) saving
         saving.Finish()
+        let average = json.Object("ema", true)
+        let averageDecay = if average.Has "decay" then Some(average.Float("decay", 0.0, 0.9999999)) else None
+        average.Ignore [ "decay" ]
+        average.Finish()
+        let spikes = json.Object("spikes", true)
+        let spikeRule = Saving.readSpikes spikes
+        spikes.Finish()
+        let interruption = json.Object("interruption", true)
+        let interruptedExit = interruption.Int("exitCode", 1, 255, 130)
+        interruption.Finish()
 
         let precision = json.Choice("precision", precisions, Auto)
         let gradients = json.Choice("gradients", gradients, Fp32)
@@ -225,6 +242,10 @@ module TrainConfig =
                 Checkpointing = checkpointing
                 MemoryBudget = budget
                 CheckpointEvery = every
+                Saving = keeping
+                AverageDecay = averageDecay
+                Spikes = spikeRule
+                InterruptedExit = interruptedExit
                 Seed = json.Int64("seed", 0L)
             }
 
@@ -379,7 +400,17 @@ module TrainConfig =
                              | Some budget -> value budget
                              | None -> null)
                         ]
-                    "checkpoint", object [ "everySteps", value config.CheckpointEvery ]
+                    "checkpoint", object (("everySteps", value config.CheckpointEvery) :: Saving.fields config.Saving)
+                    "ema",
+                    object
+                        [
+                            "decay",
+                            (match config.AverageDecay with
+                             | Some decay -> value decay
+                             | None -> null)
+                        ]
+                    "spikes", object (Saving.spikeFields config.Spikes)
+                    "interruption", object [ "exitCode", value config.InterruptedExit ]
                     "seed", value config.Seed
                 ]
 

@@ -1,6 +1,9 @@
 namespace Hybrid.Runner;
 
-/// <summary>From the words of the command line to an exit code: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.</summary>
+/// <summary>
+/// From the words of the command line to an exit code: 0 done, 1 failed, 2 usage or configuration, 130 interrupted (or the code that a
+/// run names for that).
+/// </summary>
 public static class Program
 {
     private const int Done = 0, Failed = 1, Usage = 2, Interrupted = 130;
@@ -29,6 +32,10 @@ public static class Program
         try
         {
             return Jobs.Run(command, interruption.Token) ? Done : Failed;
+        }
+        catch (RunStoppedException stopped)
+        {
+            return stopped.ExitCode;
         }
         catch (OperationCanceledException) when (interruption.Token.IsCancellationRequested)
         {

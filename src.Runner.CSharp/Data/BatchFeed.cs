@@ -26,7 +26,8 @@ internal sealed class BatchFeed : IDisposable
     /// <param name="firstStep">The step to begin with.</param>
     /// <param name="lastStep">The step before which to end.</param>
     /// <param name="threads">How many steps are composed at once; 0 leaves it to the machine.</param>
-    public BatchFeed(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long firstStep, long lastStep, int threads = 0)
+    /// <param name="passedOver">Sequences that the run left out: so much further on are the positions of every step.</param>
+    public BatchFeed(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long firstStep, long lastStep, int threads = 0, long passedOver = 0)
     {
         Threads = threads > 0 ? threads : Math.Clamp(Environment.ProcessorCount / 2, 1, Ahead);
         free = new(Threads);
@@ -38,7 +39,7 @@ internal sealed class BatchFeed : IDisposable
                 for (long step = firstStep; step < lastStep; step++)
                 {
                     await free.WaitAsync(stopping.Token).ConfigureAwait(false);
-                    Task<Batch[]> work = Begin(source, plan, microBatch, device, step);
+                    Task<Batch[]> work = Begin(source, plan, microBatch, device, step, passedOver);
                     try
                     {
                         await steps.Writer.WriteAsync(work, stopping.Token).ConfigureAwait(false);
@@ -78,13 +79,13 @@ internal sealed class BatchFeed : IDisposable
     }
 
     /// <summary>The places of the sequences that a step sees.</summary>
-    public static long[] Places(ISequenceSource source, TrainPlan plan, long step)
+    public static long[] Places(ISequenceSource source, TrainPlan plan, long step, long passedOver = 0)
     {
         int sequences = plan.Config.Sequences;
         long[] places = new long[sequences];
         for (int i = 0; i < sequences; i++)
         {
-            places[i] = Hybrid.Api.Compose.Place(source.Count, plan.Config.Seed, plan.Shuffled, step * sequences + i);
+            places[i] = Hybrid.Api.Compose.Place(source.Count, plan.Config.Seed, plan.Shuffled, step * sequences + passedOver + i);
         }
 
         return places;
@@ -111,11 +112,11 @@ internal sealed class BatchFeed : IDisposable
         stopping.Dispose();
     }
 
-    private Task<Batch[]> Begin(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step) => Task.Run(() =>
+    private Task<Batch[]> Begin(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step, long passedOver) => Task.Run(() =>
     {
         try
         {
-            return Compose(source, plan, microBatch, device, step);
+            return Compose(source, plan, microBatch, device, step, passedOver);
         }
         finally
         {
@@ -135,10 +136,10 @@ internal sealed class BatchFeed : IDisposable
         }
     }
 
-    private static Batch[] Compose(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step)
+    private static Batch[] Compose(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step, long passedOver)
     {
-        long first = step * plan.Config.Sequences;
-        long[] places = Places(source, plan, step);
+        long first = step * plan.Config.Sequences + passedOver;
+        long[] places = Places(source, plan, step, passedOver);
         long[][] rows = new long[places.Length][];
         for (int i = 0; i < rows.Length; i++)
         {

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text;
+using Microsoft.Win32.SafeHandles;
 
 namespace Hybrid.Runner.Formats;
 
@@ -106,6 +107,17 @@ public static partial class AtomicFile
             _ = SyncDescriptor(descriptor);
             _ = CloseDescriptor(descriptor);
         }
+    }
+
+    /// <summary>
+    /// Opens a file for reading without asking whether another process holds it, as .NET's own streams do; null where it cannot be.
+    /// </summary>
+    internal static FileStream? Unlocked(string path)
+    {
+        // Another program that this one starts must not inherit it.
+        const int closeOnExec = 0x80000;
+        int descriptor = OperatingSystem.IsLinux() ? OpenDescriptor(path, closeOnExec) : -1;
+        return descriptor < 0 ? null : new FileStream(new SafeFileHandle(descriptor, ownsHandle: true), FileAccess.Read, 1);
     }
 
     /// <summary>A free name beside a file, recognisable as unfinished.</summary>

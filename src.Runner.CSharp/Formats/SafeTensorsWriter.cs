@@ -32,21 +32,23 @@ public sealed class SafeTensorsWriter : IDisposable
 
     /// <summary>Writes tensors as one file, making one at a time.</summary>
     /// <exception cref="ArgumentException">A name is repeated or reserved.</exception>
-    public static void Write(string path, IEnumerable<TensorSource> tensors, IReadOnlyDictionary<string, string>? metadata = null)
+    public static void Write(string path, IEnumerable<TensorSource> tensors, IReadOnlyDictionary<string, string>? metadata = null) =>
+        AtomicFile.Write(path, stream => WriteTo(stream.Write, tensors, metadata));
+
+    /// <summary>Hands the bytes of a file of tensors on, in order, making one tensor at a time.</summary>
+    /// <exception cref="ArgumentException">A name is repeated or reserved.</exception>
+    internal static void WriteTo(TensorBytes write, IEnumerable<TensorSource> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
         TensorSource[] ordered =
         [
             .. tensors.OrderByDescending(t => SafeTensorsTypes.Size(SafeTensorsTypes.StoredAs(t.Type))).ThenBy(t => t.Name, StringComparer.Ordinal),
         ];
         byte[] header = Header(ordered.Select(t => (t.Name, SafeTensorsTypes.StoredAs(t.Type), t.Shape)), metadata);
-        AtomicFile.Write(path, stream =>
+        write(header);
+        foreach (TensorSource tensor in ordered)
         {
-            stream.Write(header);
-            foreach (TensorSource tensor in ordered)
-            {
-                tensor.Copy(stream.Write);
-            }
-        });
+            tensor.Copy(write);
+        }
     }
 
     /// <summary>

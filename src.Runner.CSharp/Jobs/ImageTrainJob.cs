@@ -47,7 +47,7 @@ public static class ImageTrainJob
     public static ImageTrainOutcome Run(ImageTrainPlan plan, string directory, bool resume, CancellationToken stop, Progress progress)
     {
         using RunDirectory run = resume ? RunDirectory.Existing(directory) : RunDirectory.New(directory);
-        Checkpoint? checkpoint = resume ? run.Checkpoints.Newest() : null;
+        Checkpoint? checkpoint = resume ? run.Checkpoints.Newest(bytes: true) : null;
         if (checkpoint is not null && run.Differences(plan.Json, "checkpoint") is { Count: > 0 } differences)
         {
             throw new ConfigurationException(

@@ -11,6 +11,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
     private const string StateFile = "training.safetensors", Digest = "pictures";
     private const int LargestSkippedRow = 20;
     private readonly string configuration = RunDirectory.Hash(plan.Json);
+    private readonly int interruptedExit = RunStoppedException.CodeOr(130);
     private string savedAt = "";
     private int saved = -1, measured = -1;
     private int skippedInARow;
@@ -39,7 +40,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
     }
 
     /// <summary>
-    /// From a step to the end. Errors: OperationCanceledException when asked to stop, after saving; InputException after 20 updates in a
+    /// From a step to the end. Errors: RunStoppedException when asked to stop, after saving; InputException after 20 updates in a
     /// row without a finite gradient.
     /// </summary>
     public ImageTrainOutcome Carry(int firstStep, Progress progress, CancellationToken stop)
@@ -78,7 +79,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
         {
             run.Log($"stopped after step {saved}; --resume auto goes on");
             Terminal.Say($"saved {savedAt}; the same command with --resume auto goes on");
-            throw new OperationCanceledException(stop);
+            throw new RunStoppedException(interruptedExit, stop);
         }
 
         run.Log("done");

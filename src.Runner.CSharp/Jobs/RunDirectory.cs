@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
@@ -9,17 +10,25 @@ namespace Hybrid.Runner;
 
 /// <summary>
 /// A run on disk: run.json (the resolved configuration), metrics.jsonl (an object a step), evaluations.jsonl (an object for each
-/// evaluation on held-out data), checkpoints/ and log.txt.
+/// evaluation on held-out data), checkpoints/ and log.txt. It is this process's alone until it is disposed. Lines that cannot be
+/// written while the run goes on wait in memory: that is warned of once, and tried again.
 /// </summary>
 public sealed class RunDirectory : IDisposable
 {
-    private StreamWriter? log;
-    private StreamWriter? metrics;
+    private static readonly TimeSpan flushInterval = TimeSpan.FromSeconds(0.5);
+    private readonly RunLock alone;
+    private readonly LineFile log, metrics, evaluations;
+    private readonly HashSet<string> failing = [];
+    private readonly HashSet<int> evaluated = [];
+    private long flushed;
+    private bool begun;
 
     private RunDirectory(string root)
     {
         Root = root;
         Checkpoints = new Checkpoints(root);
+        (log, metrics, evaluations) = (new(LogFile), new(MetricsFile), new(EvaluationsFile));
+        alone = RunLock.Take(root);
     }
 
     public string Root { get; }
@@ -32,13 +41,16 @@ public sealed class RunDirectory : IDisposable
 
     public string EvaluationsFile => Path.Combine(Root, "evaluations.jsonl");
 
+    /// <summary>What the steps saw that ended the run because their gradients were not finite.</summary>
+    public string NotFiniteFile => Path.Combine(Root, "not-finite.json");
+
     public string LogFile => Path.Combine(Root, "log.txt");
 
     /// <summary>The directory of a new run. Errors: InputException where something is there already.</summary>
     public static RunDirectory New(string root)
     {
         string full = Path.GetFullPath(root);
-        return Files.Occupied(full) || File.Exists(full)
+        return RunLock.Occupied(full) || File.Exists(full)
             ? throw new InputException($"{root} exists and is not empty; a run does not overwrite another. Go on with it by --resume auto, or choose another --out.")
             : new RunDirectory(full);
     }
@@ -46,11 +58,14 @@ public sealed class RunDirectory : IDisposable
     /// <summary>The directory of a run that may be there already. Errors: InputException where something else is.</summary>
     public static RunDirectory Existing(string root)
     {
-        RunDirectory run = new(Path.GetFullPath(root));
-        return Files.Occupied(run.Root) && !File.Exists(run.RunFile)
+        string full = Path.GetFullPath(root);
+        return RunLock.Occupied(full) && !File.Exists(Path.Combine(full, "run.json"))
             ? throw new InputException($"{root} is not a run: it is not empty and has no run.json. Choose another --out.")
-            : run;
+            : new RunDirectory(full);
     }
+
+    /// <summary>Whether a path lies in this directory.</summary>
+    public bool Holds(string path) => Path.GetFullPath(path).StartsWith(Root + Path.DirectorySeparatorChar, StringComparison.Ordinal);
 
     /// <summary>SHA-256 of a resolved configuration.</summary>
     public static string Hash(TrainPlan plan) => Hash(plan.Json);
@@ -60,17 +75,31 @@ public sealed class RunDirectory : IDisposable
 
     /// <summary>
     /// Begins writing: the resolved configuration, and metrics of steps before <paramref name="firstStep"/> only, because later
-    /// ones will be made again.
+    /// ones will be made again. <paramref name="begunAt"/> is the step at which the run began; a line that is missing since is warned of.
     /// </summary>
-    public void Begin(string configuration, int firstStep)
+    public void Begin(string configuration, int firstStep, int begunAt = 0)
     {
-        Directory.CreateDirectory(Root);
         AtomicFile.WriteText(RunFile, configuration + "\n");
-        Keep(MetricsFile, step => step < firstStep);
-        Keep(EvaluationsFile, step => step <= firstStep);
-        log = new StreamWriter(LogFile, append: true) { AutoFlush = true };
-        metrics = new StreamWriter(MetricsFile, append: true);
+        begun = true;
+        int[] there = GoBack(firstStep);
+        int missing = firstStep - begunAt - there.Count(step => step >= begunAt);
+        if (missing > 0)
+        {
+            string words = $"{MetricsFile} lacks {missing} of the steps {begunAt} to {firstStep - 1}, which were made before; they stay missing";
+            Terminal.Warn(words);
+            Log(words);
+        }
+
         Trace.To(LogFile);
+    }
+
+    /// <summary>Keeps the metrics of steps before one, and the evaluations up to it; returns the steps whose metrics are kept.</summary>
+    public int[] GoBack(int step)
+    {
+        Sync();
+        evaluated.Clear();
+        Keep(EvaluationsFile, other => other <= step);
+        return Keep(MetricsFile, other => other < step);
     }
 
     /// <summary>
@@ -103,15 +132,57 @@ public sealed class RunDirectory : IDisposable
     }
 
     /// <summary>Adds a line to the log.</summary>
-    public void Log(string line) => log?.WriteLine($"{DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z {line}");
+    public void Log(string line)
+    {
+        log.Add($"{DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm:ss}Z {line}");
+        TryFlush(log);
+    }
 
     public void Add(StepMetrics step) => Add(step.ToJson());
 
     /// <summary>Adds a line to the metrics; its first key is <c>step</c>.</summary>
-    public void Add(JsonObject step) => metrics?.WriteLine(step.ToJsonString());
+    public void Add(JsonObject step)
+    {
+        metrics.Add(step.ToJsonString());
+        if (Stopwatch.GetElapsedTime(flushed) >= flushInterval)
+        {
+            Flush();
+        }
+    }
 
-    /// <summary>Puts the metrics that were added onto the disk's side.</summary>
-    public void Flush() => metrics?.Flush();
+    /// <summary>Hands what was added to the system, where it takes it.</summary>
+    public void Flush()
+    {
+        flushed = Stopwatch.GetTimestamp();
+        TryFlush(metrics);
+        TryFlush(evaluations);
+        TryFlush(log);
+    }
+
+    /// <summary>Puts metrics and evaluations onto the disk. Errors: IOException, UnauthorizedAccessException; the lines then wait on.</summary>
+    public void Sync()
+    {
+        RequireThere();
+        metrics.Flush(toDisk: true);
+        evaluations.Flush(toDisk: true);
+    }
+
+    /// <summary>That the run is where it was: an empty directory in its place is another one. Errors: IOException.</summary>
+    public void RequireThere()
+    {
+        if (!File.Exists(RunFile))
+        {
+            throw new DirectoryNotFoundException($"the directory of the run, {Root}, is not there any more.");
+        }
+    }
+
+    /// <summary>Writes down what steps without a finite gradient saw.</summary>
+    public void Keep(NotFiniteSteps found)
+    {
+        Flush();
+        RequireThere();
+        AtomicFile.WriteText(NotFiniteFile, found.ToJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
+    }
 
     public void Add(int step, Evaluation evaluation) => Add(step, evaluation.ToJson()!);
 
@@ -124,32 +195,98 @@ public sealed class RunDirectory : IDisposable
             line[key] = value;
         }
 
-        File.AppendAllText(EvaluationsFile, Json.Text(line) + "\n");
+        evaluations.Add(Json.Text(line));
+        evaluated.Add(step);
+        TryFlush(evaluations);
+    }
+
+    /// <summary>The held-out losses that the evaluations have, by step.</summary>
+    public IReadOnlyDictionary<int, double> HeldOutLosses()
+    {
+        Dictionary<int, double> losses = [];
+        foreach (string line in File.Exists(EvaluationsFile) ? File.ReadLines(EvaluationsFile) : [])
+        {
+            if (StepOf(line) is { } step && JsonNode.Parse(line)?["loss"] is JsonObject loss && loss["total"] is JsonValue total && total.TryGetValue(out double value))
+            {
+                losses[step] = value;
+            }
+        }
+
+        return losses;
     }
 
     /// <summary>Whether the evaluations have a line of a step.</summary>
-    public bool Evaluated(int step) => File.Exists(EvaluationsFile) && File.ReadLines(EvaluationsFile).Any(line => StepOf(line) == step);
+    public bool Evaluated(int step) => evaluated.Contains(step) || File.Exists(EvaluationsFile) && File.ReadLines(EvaluationsFile).Any(line => StepOf(line) == step);
 
     public void Dispose()
     {
-        metrics?.Dispose();
-        log?.Dispose();
+        if (begun)
+        {
+            Flush();
+        }
+
         Trace.To(null);
+        alone.Dispose();
     }
 
-    private static void Keep(string path, Func<int, bool> wanted)
+    private void TryFlush(LineFile file)
+    {
+        string name = Path.GetFileName(file.Path);
+        try
+        {
+            RequireThere();
+            file.Flush();
+            if (Failing(name, false))
+            {
+                Terminal.Say($"{name} is written again; nothing of it was lost");
+            }
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            if (Failing(name, true))
+            {
+                Terminal.Warn($"{name} cannot be written just now: {error.Message} The run goes on; the lines wait in memory.");
+            }
+        }
+    }
+
+    /// <summary>Notes whether a file fails; whether that is new.</summary>
+    private bool Failing(string name, bool fails)
+    {
+        lock (failing)
+        {
+            return fails ? failing.Add(name) : failing.Remove(name);
+        }
+    }
+
+    /// <summary>
+    /// Leaves in a file the lines of the steps that are wanted, each step once (the line that was written last) and in order, and nothing
+    /// that was cut off; returns these steps.
+    /// </summary>
+    private static int[] Keep(string path, Func<int, bool> wanted)
     {
         if (!File.Exists(path))
         {
-            return;
+            return [];
         }
 
-        string[] lines = File.ReadAllLines(path);
-        string[] kept = [.. lines.Where(line => StepOf(line) is { } step && wanted(step))];
-        if (kept.Length < lines.Length)
+        string text = File.ReadAllText(path);
+        SortedDictionary<int, string> kept = [];
+        foreach (string line in text.Split('\n'))
         {
-            AtomicFile.WriteText(path, string.Concat(kept.Select(line => line + "\n")));
+            if (StepOf(line) is { } step && wanted(step))
+            {
+                kept[step] = line;
+            }
         }
+
+        string whole = string.Concat(kept.Values.Select(line => line + "\n"));
+        if (whole != text)
+        {
+            AtomicFile.WriteText(path, whole);
+        }
+
+        return [.. kept.Keys];
     }
 
     /// <summary>The step of a line, or null where the line was cut off.</summary>
@@ -160,7 +297,7 @@ public sealed class RunDirectory : IDisposable
             using JsonDocument document = JsonDocument.Parse(line);
             return document.RootElement.GetProperty("step").GetInt32();
         }
-        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException)
+        catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
         {
             return null;
         }

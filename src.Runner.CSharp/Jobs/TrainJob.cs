@@ -73,7 +73,8 @@ public static class TrainJob
             TrainPlan measuring = plan.WithoutDrops;
             using ISequenceSource? heldOut = plan.HeldOut.Count == 0 ? null : TokenData.Open(plan.HeldOut, model.Vocabulary, new PairComposer(measuring, model.Vocabulary));
             int first = checkpoint?.State.Step ?? 0;
-            run.Begin(plan.Json, first);
+            int begun = checkpoint is null ? 0 : run.Holds(checkpoint.Directory) ? checkpoint.State.Begun : first;
+            run.Begin(plan.Json, first, begun);
             run.Log($"starts at step {first} with {start.Words}");
             run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
             run.Log(settled);
@@ -85,7 +86,7 @@ public static class TrainJob
 
             try
             {
-                return new TrainRun(plan, run, model, trainer, source, heldOut, Companions.Of(start.Tokenizer, plan.Train), checkpoint).Carry(first, progress, stop);
+                return new TrainRun(plan, run, model, trainer, source, heldOut, Companions.Of(start.Tokenizer, plan.Train), checkpoint).Carry(first, begun, progress, stop);
             }
             catch (Exception error) when (error is not OperationCanceledException)
             {
@@ -103,17 +104,16 @@ public static class TrainJob
             case null:
                 return (RunDirectory.New(directory), null, plan);
             case "auto" or "must":
-                RunDirectory run = RunDirectory.Existing(directory);
-                Checkpoint? newest = run.Checkpoints.Newest();
-                if (newest is null && resume == "must")
+                return Placed(RunDirectory.Existing(directory), run =>
                 {
-                    throw new InputException($"--resume must: {directory} has no whole checkpoint to go on from.");
-                }
-
-                return (run, newest, newest is null ? plan : Same(plan, run));
+                    Checkpoint? newest = run.Checkpoints.Newest(bytes: true);
+                    return newest is null && resume == "must"
+                        ? throw new InputException($"--resume must: {directory} has no whole checkpoint to go on from.")
+                        : (newest, newest is null ? plan : Same(plan, run));
+                });
             default:
-                Checkpoint given = Checkpoint.Open(Checkpoints.Resolve(resume));
-                if (given.State.Position != (long)given.State.Step * plan.Config.Sequences)
+                Checkpoint given = Checkpoint.Open(Checkpoints.Resolve(resume), bytes: true);
+                if (given.State.Position - given.State.PassedOver != (long)given.State.Step * plan.Config.Sequences)
                 {
                     throw new ConfigurationException($"batch.sequences: the run of {given.Directory} saw another number of sequences a step; it must stay as it was.");
                 }
@@ -124,8 +124,23 @@ public static class TrainJob
                     return (RunDirectory.New(directory), given, plan);
                 }
 
-                RunDirectory same = RunDirectory.Existing(directory);
-                return (same, given, Same(plan, same));
+                return Placed(RunDirectory.Existing(directory), same => (given, Same(plan, same)));
+        }
+    }
+
+    /// <summary>Lets go of a directory again where what is to happen in it is refused.</summary>
+    private static (RunDirectory Run, Checkpoint? Checkpoint, TrainPlan Plan) Placed(
+        RunDirectory run, Func<RunDirectory, (Checkpoint? Checkpoint, TrainPlan Plan)> look)
+    {
+        try
+        {
+            (Checkpoint? checkpoint, TrainPlan plan) = look(run);
+            return (run, checkpoint, plan);
+        }
+        catch
+        {
+            run.Dispose();
+            throw;
         }
     }
 
@@ -136,8 +151,8 @@ public static class TrainJob
         TrainPlan begun = new(Descriptions.Training(run.RunFile, text, []));
         plan = plan.Following(begun);
 
-        // Where a run started from, when it saves, and what it keeps in memory may change. A run of an earlier version has its defaults.
-        IReadOnlyList<string> differences = RunDirectory.Differences(begun.Json, plan.Json, ["model", "checkpoint", "memory"]);
+        // Where a run started from, when it saves, what it keeps in memory and how it is watched may change. A run of an earlier version has its defaults.
+        IReadOnlyList<string> differences = RunDirectory.Differences(begun.Json, plan.Json, ["model", "checkpoint", "memory", "spikes", "interruption"]);
         return differences.Count == 0
             ? plan
             : throw new ConfigurationException(

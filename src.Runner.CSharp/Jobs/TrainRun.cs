@@ -6,65 +6,94 @@ namespace Hybrid.Runner;
 internal sealed class TrainRun(
     TrainPlan plan, RunDirectory run, Model model, Trainer trainer, ISequenceSource source, ISequenceSource? heldOut, Companions companions, Checkpoint? resumed)
 {
-    private readonly string configuration = RunDirectory.Hash(plan);
-    private int saved = resumed?.State.Step ?? -1;
-    private string savedAt = resumed?.Directory ?? "";
+    private readonly int interruptedExit = RunStoppedException.CodeOr(plan.Config.InterruptedExit);
     private long tokens;
     private StepMetrics? last;
 
-    /// <summary>From a step to the end. Errors: OperationCanceledException when asked to stop, after saving.</summary>
-    public TrainOutcome Carry(int firstStep, Progress progress, CancellationToken stop)
+    /// <summary>
+    /// From a step to the end; <paramref name="begun"/> is the step at which the run in this directory began. Errors: RunStoppedException
+    /// when asked to stop, after saving; InputException where what is there cannot be saved, or goes on making no sense.
+    /// </summary>
+    public TrainOutcome Carry(int firstStep, int begun, Progress progress, CancellationToken stop)
     {
-        if (resumed is not null && !InOwnFolder(resumed.Directory))
-        {
-            // The first checkpoint of a run that goes on from another one's is its own.
-            saved = -1;
-        }
-
+        using RunSaver saver = new(plan, run, model, trainer, companions, resumed, begun);
         bool whole;
+        Evaluation? evaluation = null;
         using (Stage stage = progress.Stage("train", plan.Config.Schedule.Steps, firstStep))
         {
-            TrainingLoop loop = new(trainer, plan, source)
+            if (plan.Rewinds && saver.Saved < 0)
             {
-                Measured = step => Record(step, stage),
-                CheckpointDue = step =>
-                {
-                    Save(step);
-                    Evaluate(step, progress, stop);
-                },
-            };
-            whole = loop.Run(firstStep, stop);
-            run.Flush();
-            if (loop.Done > saved)
+                saver.Save(firstStep);
+            }
+
+            if (saver.Saved == firstStep && firstStep > begun && Measures(firstStep))
             {
-                Save(loop.Done);
+                // The run was cut off between a checkpoint and what is measured at it.
+                Evaluate(firstStep, saver, progress, stop);
+            }
+
+            (whole, int done) = Steps(firstStep, saver, stage, progress, stop);
+            if (done > saver.Saved)
+            {
+                saver.Save(done);
             }
 
             if (whole && heldOut is not null)
             {
-                Evaluation evaluation = Evaluate(loop.Done, progress, stop)!;
-                run.Log("done");
-                return new(run.Root, savedAt, last, evaluation);
+                evaluation = Evaluate(done, saver, progress, stop);
+                whole = evaluation is not null;
             }
+
+            saver.Finish();
         }
 
         if (!whole)
         {
-            run.Log($"stopped after step {saved}; --resume auto goes on");
-            Terminal.Say($"saved {savedAt}; the same command with --resume auto goes on");
-            throw new OperationCanceledException(stop);
+            run.Log($"stopped after step {saver.Saved}; --resume auto goes on");
+            Terminal.Say($"saved {saver.Directory}; the same command with --resume auto goes on");
+            throw new RunStoppedException(interruptedExit, stop);
         }
 
         run.Log("done");
-        return new(run.Root, savedAt, last, null);
+        return new(run.Root, saver.Directory, last, evaluation);
     }
 
-    private bool InOwnFolder(string directory) =>
-        Path.GetFullPath(directory).StartsWith(run.Root + Path.DirectorySeparatorChar, StringComparison.Ordinal);
-
-    private void Record(StepMetrics step, Stage stage)
+    /// <summary>The steps, however often the run goes back on its way; whether it came to the end, and the steps that are done.</summary>
+    private (bool Whole, int Done) Steps(int firstStep, RunSaver saver, Stage stage, Progress progress, CancellationToken stop)
     {
-        run.Add(step);
+        while (true)
+        {
+            TrainingLoop loop = new(trainer, plan, source, saver.Spikes.PassedOver)
+            {
+                Measured = step => Record(step, saver.Spikes, stage),
+                CheckpointWanted = saver.Due,
+                CheckpointDue = step =>
+                {
+                    saver.Save(step);
+                    if (Measures(step))
+                    {
+                        Evaluate(step, saver, progress, stop);
+                    }
+                },
+                NotFinite = run.Keep,
+            };
+            try
+            {
+                return (loop.Run(firstStep, stop), loop.Done);
+            }
+            catch (LossSpikeException spike)
+            {
+                firstStep = saver.GoBack(spike);
+            }
+        }
+    }
+
+    /// <summary>Whether a run measures held-out data at the checkpoint of a step that is not its last: not where one is due by the clock.</summary>
+    private bool Measures(int step) => step % plan.Config.CheckpointEvery == 0 && step < plan.Config.Schedule.Steps;
+
+    private void Record(StepMetrics step, LossSpikes spikes, Stage stage)
+    {
+        run.Add(spikes.Look(step));
         last = step;
         tokens += step.Counts.Sum();
         if (step.Skipped)
@@ -77,28 +106,30 @@ internal sealed class TrainRun(
 
     private static double? Shown(double value) => double.IsFinite(value) ? value : null;
 
-    private void Save(int step)
-    {
-        run.Flush();
-        savedAt = run.Checkpoints.At(step);
-        Checkpoint.Write(
-            savedAt, model, trainer, new(step, (long)step * plan.Config.Sequences, plan.Config.Seed, configuration, trainer.StateLayout), companions);
-        run.Checkpoints.Advance(step);
-        saved = step;
-        run.Log($"step {step}: saved {savedAt}");
-    }
-
-    private Evaluation? Evaluate(int step, Progress progress, CancellationToken stop)
+    /// <summary>The losses on held-out data, written down where they are not yet; null where there are none or the run is to stop.</summary>
+    private Evaluation? Evaluate(int step, RunSaver saver, Progress progress, CancellationToken stop)
     {
         if (heldOut is null)
         {
             return null;
         }
 
-        using Stage stage = progress.Stage("held out", heldOut.Count);
-        Evaluation evaluation = Evaluation.Of(model, heldOut, long.MaxValue, stop, stage.Report);
-        run.Add(step, evaluation);
-        run.Log($"step {step}: held-out loss {evaluation.Total.Loss.Mean:0.0000} nats (text {evaluation.Text.Loss.Mean:0.0000}, image {evaluation.Image.Loss.Mean:0.0000})");
-        return evaluation;
+        try
+        {
+            using Stage stage = progress.Stage("held out", heldOut.Count);
+            Evaluation evaluation = Evaluation.Of(model, heldOut, long.MaxValue, stop, stage.Report);
+            saver.Measured(step, evaluation.Total.Loss.Mean);
+            if (!run.Evaluated(step))
+            {
+                run.Add(step, evaluation);
+                run.Log($"step {step}: held-out loss {evaluation.Total.Loss.Mean:0.0000} nats (text {evaluation.Text.Loss.Mean:0.0000}, image {evaluation.Image.Loss.Mean:0.0000})");
+            }
+
+            return evaluation;
+        }
+        catch (OperationCanceledException) when (stop.IsCancellationRequested)
+        {
+            return null;
+        }
     }
 }

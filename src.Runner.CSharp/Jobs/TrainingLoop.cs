@@ -8,7 +8,11 @@ namespace Hybrid.Runner;
 /// The steps of a run. What a step measures stays on the device until several are read together, so that no step waits for the
 /// host.
 /// </summary>
-public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSource source)
+/// <param name="trainer">Takes the steps.</param>
+/// <param name="plan">The schedule, the order, the size of steps.</param>
+/// <param name="source">Where sequences come from.</param>
+/// <param name="passedOver">Sequences that the run left out before these steps.</param>
+public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSource source, long passedOver = 0)
 {
     private const int LargestSkippedRow = 20, MostPending = 64;
     private static readonly TimeSpan readingInterval = TimeSpan.FromMilliseconds(500);
@@ -18,6 +22,12 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
 
     /// <summary>What each step measured, in order, some steps late.</summary>
     public Action<StepMetrics> Measured { get; init; } = _ => { };
+
+    /// <summary>Whether a checkpoint is due after some steps beside those that the plan names; asked at each.</summary>
+    public Func<int, bool> CheckpointWanted { get; init; } = _ => false;
+
+    /// <summary>Is given what the steps saw whose gradients were not finite, before the run ends because of them.</summary>
+    public Action<NotFiniteSteps> NotFinite { get; init; } = _ => { };
 
     /// <summary>Called with the number of steps done when a checkpoint is due; everything before it has been measured.</summary>
     public Action<int> CheckpointDue { get; init; } = _ => { };
@@ -33,7 +43,7 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
     {
         int steps = plan.Config.Schedule.Steps;
         Done = firstStep;
-        using BatchFeed feed = new(source, plan, trainer.Share(plan.Config.MicroBatch), trainer.Device, firstStep, steps);
+        using BatchFeed feed = new(source, plan, trainer.Share(plan.Config.MicroBatch), trainer.Device, firstStep, steps, passedOver: passedOver);
         long clock = Stopwatch.GetTimestamp();
         try
         {
@@ -51,7 +61,7 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
                 }
 
                 Done++;
-                bool due = Done % plan.Config.CheckpointEvery == 0 && Done < steps;
+                bool wanted = CheckpointWanted(Done), due = (wanted || Done % plan.Config.CheckpointEvery == 0) && Done < steps;
                 if (due || pending.Count >= MostPending || Stopwatch.GetElapsedTime(clock) >= readingInterval)
                 {
                     Read(ref clock);
@@ -120,10 +130,9 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
         pending.Clear();
         if (skippedInARow >= LargestSkippedRow)
         {
-            long last = (long)Done * plan.Config.Sequences;
-            string places = string.Join(", ", BatchFeed.Places(source, plan, Done - 1));
-            throw new InputException(
-                $"the gradient was not finite in {skippedInARow} steps in a row, up to step {Done - 1} (positions {last - plan.Config.Sequences} to {last - 1}, which are the sequences {places} of {source.Name}); lower optimizer.learningRate or look at these sequences. The weights are those of before these steps.");
+            NotFiniteSteps found = NotFiniteSteps.Of(source, plan, Done - 1, skippedInARow, passedOver);
+            NotFinite(found);
+            throw new InputException(found.Sentence);
         }
     }
 }

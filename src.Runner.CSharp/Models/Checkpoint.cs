@@ -1,3 +1,4 @@
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
@@ -8,11 +9,50 @@ namespace Hybrid.Runner;
 
 /// <summary>Where a run stands when a checkpoint is written.</summary>
 /// <param name="Step">Steps that are done.</param>
-/// <param name="Position">Sequences that were seen.</param>
+/// <param name="Position">Sequences that were seen or passed over.</param>
 /// <param name="Seed">The seed of the run.</param>
 /// <param name="Configuration">SHA-256 of the resolved configuration.</param>
 /// <param name="Layout">The optimizer's layout; moments of another one do not fit.</param>
-public sealed record CheckpointState(int Step, long Position, long Seed, string Configuration, string Layout);
+public sealed record CheckpointState(int Step, long Position, long Seed, string Configuration, string Layout)
+{
+    /// <summary>The step at which the run in this directory began: 0, or that of another run's checkpoint.</summary>
+    public int Begun { get; init; }
+
+    /// <summary>Sequences of <see cref="Position"/> that were passed over because the loss spiked.</summary>
+    public long PassedOver { get; init; }
+
+    /// <summary>How many times the run went back.</summary>
+    public int Rewinds { get; init; }
+
+    /// <summary>The losses that the next step is held against; empty where nothing is a spike.</summary>
+    public double[] Losses { get; init; } = [];
+
+    internal static CheckpointState Read(JsonElement root)
+    {
+        string Word(string name) => root.GetProperty(name).GetString() ?? "";
+        long Number(string name) => root.TryGetProperty(name, out JsonElement value) ? value.GetInt64() : 0;
+        return new(root.GetProperty("step").GetInt32(), root.GetProperty("position").GetInt64(), root.GetProperty("seed").GetInt64(), Word("configuration"), Word("layout"))
+        {
+            Begun = (int)Number("begun"),
+            PassedOver = Number("passedOver"),
+            Rewinds = (int)Number("rewinds"),
+            Losses = root.TryGetProperty("losses", out JsonElement losses) ? [.. losses.EnumerateArray().Select(loss => loss.GetDouble())] : [],
+        };
+    }
+
+    internal JsonObject ToJson() => new()
+    {
+        ["step"] = Step,
+        ["position"] = Position,
+        ["seed"] = Seed,
+        ["configuration"] = Configuration,
+        ["layout"] = Layout,
+        ["begun"] = Begun,
+        ["passedOver"] = PassedOver,
+        ["rewinds"] = Rewinds,
+        ["losses"] = new JsonArray([.. Losses.Select(loss => (JsonNode)loss)]),
+    };
+}
 
 /// <summary>The tokenizers that stand beside a model's weights, so that it can read captions and show pictures; null where not known.</summary>
 public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
@@ -22,6 +62,20 @@ public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
     {
         string? Beside(string name) => data.Select(folder => Path.Combine(folder, name)).FirstOrDefault(File.Exists);
         return new(textTokenizer ?? Beside(Checkpoint.Tokenizer), Beside(ImageTokenizers.FileName));
+    }
+
+    /// <summary>Adds copies of them to a snapshot; <paramref name="folder"/> is empty or ends with a slash.</summary>
+    public void AddTo(Snapshot snapshot, string folder)
+    {
+        if (TextTokenizer is not null)
+        {
+            snapshot.AddCopy(folder + Checkpoint.Tokenizer, TextTokenizer);
+        }
+
+        if (ImageTokenizer is not null)
+        {
+            snapshot.AddCopy(folder + ImageTokenizers.FileName, ImageTokenizer);
+        }
     }
 
     /// <summary>Copies them into a directory.</summary>
@@ -42,11 +96,14 @@ public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
 
 /// <summary>
 /// A checkpoint: a directory with model.safetensors, optimizer.safetensors, config.json, state.json and, where they are known, the
-/// text and the image tokenizer. It is written aside, flushed and renamed, so that its name stands for something whole.
+/// text and the image tokenizer; ema/ is a model of averaged weights where a run keeps one. It is written aside, flushed and renamed, so that its name stands for something whole.
 /// </summary>
 public sealed class Checkpoint
 {
     public const string Weights = "model.safetensors", Optimizer = "optimizer.safetensors", Description = "config.json", StateFile = "state.json", Tokenizer = "tokenizer.json";
+
+    /// <summary>The folder of the averaged weights, before the names of its files.</summary>
+    public const string Average = "ema/";
 
     private Checkpoint(string directory, CheckpointState state) => (Directory, State) = (directory, state);
 
@@ -54,33 +111,34 @@ public sealed class Checkpoint
 
     public CheckpointState State { get; }
 
-    /// <summary>Writes a checkpoint of a model, with the moments of its trainer where it has one. An older one of the same name is replaced.</summary>
-    public static void Write(string directory, Model model, Trainer? trainer, CheckpointState state, Companions companions) =>
-        Write(
-            directory,
-            state,
-            aside =>
-            {
-                WriteWeights(Path.Combine(aside, Weights), model);
-                if (trainer is not null)
-                {
-                    SafeTensorsWriter.Write(Path.Combine(aside, Optimizer), trainer.State.Select(pair => (pair.Key, pair.Value)));
-                }
-
-                File.WriteAllText(Path.Combine(aside, Description), Descriptions.Write(model.Config, model.Vocabulary));
-                companions.CopyTo(aside);
-            });
-
-    /// <summary>Writes a checkpoint of files that <paramref name="fill"/> puts into a folder. An older one of the same name is replaced.</summary>
-    public static void Write(string directory, CheckpointState state, Action<string> fill) =>
+    /// <summary>
+    /// Writes a checkpoint of files that <paramref name="fill"/> puts into a folder, returning the marks of those that it knows; the
+    /// others are read for theirs. An older one of the same name is replaced. Errors: those of writing.
+    /// </summary>
+    /// <remarks>
+    /// Other processes may put files into the folder too while <paramref name="fill"/> is under way; their marks belong among those it
+    /// returns.
+    /// </remarks>
+    public static void Write(string directory, CheckpointState state, Func<string, IReadOnlyDictionary<string, FileMark>> fill) =>
         AtomicFile.WriteFolder(
             directory,
             aside =>
             {
-                fill(aside);
-                File.WriteAllText(Path.Combine(aside, StateFile), Text(state, aside));
+                IReadOnlyDictionary<string, FileMark> marks = fill(aside);
+                string text = Text(state, aside, marks);
+                FileMark.Write(Path.Combine(aside, StateFile), write => write(Encoding.UTF8.GetBytes(text)));
+
+                // Whoever takes the folder away in the middle must not leave half of it under the name of the whole.
+                Open(aside);
             },
             replace: true);
+
+    /// <summary>The same where no mark is known.</summary>
+    public static void Write(string directory, CheckpointState state, Action<string> fill) => Write(directory, state, aside =>
+    {
+        fill(aside);
+        return new Dictionary<string, FileMark>();
+    });
 
     /// <summary>Fills a folder with a checkpoint of a model without optimizer, at step 0.</summary>
     internal static void WriteModel(string folder, ModelConfig config, Vocabulary vocabulary, IEnumerable<TensorSource> tensors, Companions companions)
@@ -88,35 +146,22 @@ public sealed class Checkpoint
         SafeTensorsWriter.Write(Path.Combine(folder, Weights), tensors);
         File.WriteAllText(Path.Combine(folder, Description), Descriptions.Write(config, vocabulary));
         companions.CopyTo(folder);
-        File.WriteAllText(Path.Combine(folder, StateFile), Text(new CheckpointState(0, 0, 0, "", ""), folder));
+        File.WriteAllText(Path.Combine(folder, StateFile), Text(new CheckpointState(0, 0, 0, "", ""), folder, new Dictionary<string, FileMark>()));
     }
 
     /// <summary>
-    /// Opens a checkpoint and checks that its files are there in full. Errors: InputException that says what is torn or missing.
+    /// Opens a checkpoint and checks that its files are there in full; with <paramref name="bytes"/> also that no byte of them was
+    /// altered. Errors: InputException that says what is torn, altered or missing.
     /// </summary>
-    public static Checkpoint Open(string directory)
+    public static Checkpoint Open(string directory, bool bytes = false)
     {
         string path = Path.Combine(directory, StateFile);
         string text = Files.Text(path, "the state of the checkpoint");
         try
         {
             using JsonDocument document = JsonDocument.Parse(text);
-            JsonElement root = document.RootElement;
-            foreach (JsonProperty file in root.GetProperty("files").EnumerateObject())
-            {
-                FileInfo there = new(Path.Combine(directory, Path.GetFileName(file.Name)));
-                long length = file.Value.GetInt64();
-                if (!there.Exists || there.Length != length)
-                {
-                    string found = there.Exists ? $"has {there.Length} bytes" : "is missing";
-                    throw new InputException($"the checkpoint {directory} is not whole: {file.Name} {found}, {length} bytes were written.");
-                }
-            }
-
-            string Word(string name) => root.GetProperty(name).GetString() ?? "";
-            return new(
-                directory,
-                new(root.GetProperty("step").GetInt32(), root.GetProperty("position").GetInt64(), root.GetProperty("seed").GetInt64(), Word("configuration"), Word("layout")));
+            CheckpointFiles.Check(directory, document.RootElement.GetProperty("files"), bytes);
+            return new(directory, CheckpointState.Read(document.RootElement));
         }
         catch (Exception error) when (error is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
         {
@@ -151,41 +196,51 @@ public sealed class Checkpoint
 
             TensorReading.Into(file, name, target);
         });
+        RestoreAverage(trainer);
     }
 
-    private static void WriteWeights(string path, Model model)
+    /// <summary>Puts weights, moments and the moving average back into a model and its trainer. Errors: those of <see cref="Restore"/>.</summary>
+    public void Restore(Model model, Trainer trainer)
     {
-        Dictionary<string, torch.Tensor> views = model.Names.ToDictionary(name => name, model.Values);
-        try
+        using (ModelFile file = ModelFiles.Open(Directory))
         {
-            SafeTensorsWriter.Write(path, views.Select(pair => (pair.Key, pair.Value)));
-        }
-        finally
-        {
-            foreach (torch.Tensor view in views.Values)
+            foreach (string name in model.Names)
             {
-                view.Dispose();
+                using torch.Tensor target = model.Values(name);
+                file.Fill(name, target);
             }
         }
+
+        model.Store.Refresh();
+        Restore(trainer);
     }
 
-    private static string Text(CheckpointState state, string aside)
+    private void RestoreAverage(Trainer trainer)
     {
-        JsonObject files = [];
-        foreach (FileInfo file in new DirectoryInfo(aside).GetFiles().OrderBy(file => file.Name, StringComparer.Ordinal))
+        if (trainer.Average is not { } average)
         {
-            files[file.Name] = file.Length;
+            return;
         }
 
-        JsonObject json = new()
+        string folder = Path.Combine(Directory, Path.TrimEndingDirectorySeparator(Average));
+        if (!System.IO.Directory.Exists(folder))
         {
-            ["step"] = state.Step,
-            ["position"] = state.Position,
-            ["seed"] = state.Seed,
-            ["configuration"] = state.Configuration,
-            ["layout"] = state.Layout,
-            ["files"] = files,
-        };
+            Terminal.Warn($"{Directory} has no moving average (ema.decay); it begins with the weights of that checkpoint.");
+            return;
+        }
+
+        using ModelFile file = ModelFiles.Open(folder);
+        foreach (Slot slot in trainer.AveragedSlots)
+        {
+            using torch.Tensor values = file.Load(slot.Spec.Name);
+            average.Set(slot.Spec.Name, values);
+        }
+    }
+
+    private static string Text(CheckpointState state, string folder, IReadOnlyDictionary<string, FileMark> marks)
+    {
+        JsonObject json = state.ToJson();
+        json["files"] = CheckpointFiles.List(folder, marks);
         return json.ToJsonString(new JsonSerializerOptions { WriteIndented = true });
     }
 }

@@ -229,7 +229,21 @@ let private notFinite =
         let lines = File.ReadAllLines(folder.At "run/metrics.jsonl")
         Expect.isGreaterThanOrEqual lines.Length 20 "every step is recorded"
         Expect.isTrue (((parsed lines[0]).GetProperty "skipped").GetBoolean()) "the update was left out"
-        Expect.stringContains (File.ReadAllText(folder.At "run/log.txt")) "failed: the gradient was not finite" "the log says so")
+        Expect.stringContains (File.ReadAllText(folder.At "run/log.txt")) "failed: the gradient was not finite" "the log says so"
+        let identity = parsed (File.ReadAllText(folder.At "run/not-finite.json"))
+        let last = (parsed (Array.last lines)).GetProperty("step").GetInt32()
+        Expect.equal ((identity.GetProperty "step").GetInt32()) last "the last of the steps"
+
+        let positions = [ for position in (identity.GetProperty "positions").EnumerateArray() -> position.GetInt64() ]
+        Expect.equal positions [ int64 last * 4L; int64 last * 4L + 3L ] "its positions"
+        let places = [ for place in (identity.GetProperty "sequences").EnumerateArray() -> place.GetInt64() ]
+
+        Expect.equal
+            places
+            [ for position in int64 last * 4L .. int64 last * 4L + 3L -> Compose.Place(20L, 0L, true, position) ]
+            "its sequences"
+
+        Expect.stringContains ((identity.GetProperty "source").GetString() |> nonNull) "train.npy" "where they are from")
 
 let tests =
     TorchLibrary.Load()

@@ -25,6 +25,8 @@ let private generated (seed: int64) : TrainConfig =
     let sequences = chooser.Int(1, 1000)
     let peak = chooser.Float(0.0, 1.0)
     let precision = chooser.Of [ Auto; Given Fp32; Given Bf16 ]
+    let heldOut = [ for i in 1 .. chooser.Int(0, 3) -> $"held-{i}.safetensors" ]
+    let keepLast = chooser.Of [ None; Some(chooser.Int(1, 100)) ]
 
     {
         Checkpoint = checkpoint
@@ -32,7 +34,7 @@ let private generated (seed: int64) : TrainConfig =
         Initialisation = if checkpoint.IsSome && chooser.Bool() then Pretrained else RandomWeights
         Vocabulary = { TextRows = chooser.Int(1, 60000); ImageCodes = chooser.Int(0, 20000) }
         Train = [ for i in 0 .. chooser.Int(0, 3) -> $"shard-{i}.safetensors" ]
-        HeldOut = [ for i in 1 .. chooser.Int(0, 3) -> $"held-{i}.safetensors" ]
+        HeldOut = heldOut
         Order = chooser.Of [ Shuffled; Sequential ]
         Form = chooser.Of [ Captioned; ImageOnly; TextOnly; CaptionDropped ]
         Length = chooser.Int(2, 5000)
@@ -64,6 +66,24 @@ let private generated (seed: int64) : TrainConfig =
         Checkpointing = chooser.Of(Auto :: [ for _, choice in Checkpointing.names -> Given choice ])
         MemoryBudget = chooser.Of [ None; Some(chooser.Float(0.1, 1000.0)) ]
         CheckpointEvery = chooser.Int(1, 100000)
+        Saving =
+            {
+                EveryMinutes = chooser.Of [ None; Some(chooser.Float(0.01, 100.0)) ]
+                Asynchronous = chooser.Bool()
+                KeepLast = keepLast
+                KeepEvery = if keepLast.IsSome then chooser.Of [ None; Some(chooser.Int(1, 100000)) ] else None
+                KeepBest = not heldOut.IsEmpty && chooser.Bool()
+                DeadlineMinutes = chooser.Float(0.0, 100.0)
+            }
+        AverageDecay = chooser.Of [ None; Some(chooser.Float(0.0, 0.9999)) ]
+        Spikes =
+            {
+                Deviations = chooser.Of [ None; Some(chooser.Float(0.2, 100.0)) ]
+                Window = chooser.Int(2, 1000)
+                Action = chooser.Of [ SpikeAction.Warn; SpikeAction.Rewind ]
+                Limit = chooser.Int(1, 10)
+            }
+        InterruptedExit = chooser.Int(1, 255)
         Seed = int64 (chooser.Int(-1000, 1000)) * 4_000_000_000_000_000L
     }
 
@@ -100,6 +120,9 @@ let tests =
                         "gradients"
                         "memory"
                         "checkpoint"
+                        "ema"
+                        "spikes"
+                        "interruption"
                         "seed"
                     ] do
                     Expect.isTrue (root.ContainsKey key) key)
@@ -140,6 +163,18 @@ let tests =
                         Checkpointing = Given Checkpointing.None
                         MemoryBudget = None
                         CheckpointEvery = 1000
+                        Saving =
+                            {
+                                EveryMinutes = None
+                                Asynchronous = true
+                                KeepLast = None
+                                KeepEvery = None
+                                KeepBest = false
+                                DeadlineMinutes = 30.0
+                            }
+                        AverageDecay = None
+                        Spikes = { Deviations = None; Window = 100; Action = SpikeAction.Warn; Limit = 3 }
+                        InterruptedExit = 130
                         Seed = 0L
                     }
                     "defaults")

@@ -1,0 +1,173 @@
+using System.Diagnostics;
+using Hybrid.Api;
+
+namespace Hybrid.Runner;
+
+/// <summary>
+/// The checkpoints of a run: when they are due, written while steps go on, and which of them stay. The step waits only until weights and
+/// moments are in host memory.
+/// </summary>
+internal sealed class RunSaver : IDisposable
+{
+    private readonly TrainPlan plan;
+    private readonly RunDirectory run;
+    private readonly Model model;
+    private readonly Trainer trainer;
+    private readonly Companions companions;
+    private readonly CheckpointWriter writer;
+    private readonly Snapshot snapshot = new();
+    private readonly string configuration;
+    private readonly int begun;
+    private readonly Lock gate = new();
+    private readonly SortedDictionary<int, double> measured = [];
+    private long last = Stopwatch.GetTimestamp();
+
+    public RunSaver(TrainPlan plan, RunDirectory run, Model model, Trainer trainer, Companions companions, Checkpoint? resumed, int begun)
+    {
+        (this.plan, this.run, this.model, this.trainer, this.companions, this.begun) = (plan, run, model, trainer, companions, begun);
+        writer = new CheckpointWriter(plan.SavingDeadline);
+        configuration = RunDirectory.Hash(plan);
+        Spikes = new LossSpikes(plan, run);
+        if (resumed is not null)
+        {
+            Spikes.Restore(resumed.State);
+        }
+
+        if (resumed is not null && run.Holds(resumed.Directory))
+        {
+            Saved = resumed.State.Step;
+        }
+
+        foreach (var (step, loss) in plan.Config.Saving.KeepBest ? run.HeldOutLosses() : new Dictionary<int, double>())
+        {
+            measured[step] = loss;
+        }
+    }
+
+    public LossSpikes Spikes { get; }
+
+    /// <summary>The step of the newest checkpoint, which may still be under way; −1 where there is none.</summary>
+    public int Saved { get; private set; } = -1;
+
+    /// <summary>Where the newest checkpoint is, or will be.</summary>
+    public string Directory => Saved < 0 ? "" : run.Checkpoints.At(Saved);
+
+    /// <summary>
+    /// Whether a checkpoint is due by the clock. Errors: InputException where none could be written for longer than the deadline.
+    /// </summary>
+    public bool Due(int step)
+    {
+        writer.Check();
+        return step > Saved && plan.SavingInterval is { } interval && Stopwatch.GetElapsedTime(last) >= interval;
+    }
+
+    /// <summary>Saves what is there after some steps; waits for the checkpoint before it, if that is still being written.</summary>
+    public void Save(int step)
+    {
+        run.Flush();
+        writer.Check();
+        writer.Free();
+        TrainingSnapshot.Take(snapshot, model, trainer, companions);
+        CheckpointState state = Spikes.In(new(step, (long)step * plan.Config.Sequences + Spikes.PassedOver, plan.Config.Seed, configuration, trainer.StateLayout) { Begun = begun });
+        (Saved, last) = (step, Stopwatch.GetTimestamp());
+        string directory = Directory;
+        writer.Begin(
+            () =>
+            {
+                run.RequireThere();
+                Checkpoint.Write(directory, state, snapshot.WriteTo);
+
+                // No step before the checkpoint may be missing from the metrics once the run can go on from it.
+                run.Sync();
+                run.Checkpoints.Advance(step);
+                run.Log($"step {step}: saved {directory}");
+                Remove();
+            },
+            waits: !plan.Config.Saving.Asynchronous);
+    }
+
+    /// <summary>Takes a held-out loss in, so that the checkpoint of that step may be the best.</summary>
+    public void Measured(int step, double loss)
+    {
+        lock (gate)
+        {
+            measured[step] = loss;
+        }
+    }
+
+    /// <summary>
+    /// Goes back after a spike, to the newest whole checkpoint of those by steps, and returns its step. Errors: InputException where there
+    /// is none.
+    /// </summary>
+    public int GoBack(LossSpikeException spike)
+    {
+        writer.Finish();
+        Checkpoint newest = run.Checkpoints.Newest(bytes: true, Regular)
+            ?? throw new InputException($"{spike.Message}, and there is no whole checkpoint in {run.Root} to go back to.");
+        newest.Restore(model, trainer);
+        run.Checkpoints.GoBack(newest.State.Step);
+        run.GoBack(newest.State.Step);
+        Spikes.GoBack(spike, newest.State);
+        Saved = newest.State.Step;
+        lock (gate)
+        {
+            foreach (int step in measured.Keys.Where(step => step > newest.State.Step).ToArray())
+            {
+                measured.Remove(step);
+            }
+        }
+
+        return newest.State.Step;
+    }
+
+    /// <summary>
+    /// Whether a run has a checkpoint after some steps however often it is stopped: going back must not depend on when it was.
+    /// </summary>
+    private bool Regular(int step) => step == begun || step % plan.Config.CheckpointEvery == 0;
+
+    /// <summary>
+    /// Waits until everything is on the disk, trying until the deadline. Errors: InputException where it could not be put there.
+    /// </summary>
+    public void Finish()
+    {
+        writer.Finish();
+        writer.Begin(
+            () =>
+            {
+                run.Sync();
+                Remove();
+            },
+            waits: true);
+        writer.Finish();
+    }
+
+    public void Dispose()
+    {
+        writer.Dispose();
+        snapshot.Dispose();
+    }
+
+    /// <summary>Names the best checkpoint, and removes those that need not stay; both again the next time where they fail.</summary>
+    private void Remove()
+    {
+        try
+        {
+            if (plan.Config.Saving.KeepBest)
+            {
+                lock (gate)
+                {
+                    run.Checkpoints.Best(measured);
+                }
+            }
+
+            if (plan.Removes)
+            {
+                run.Checkpoints.Remove(plan.Removable, step => plan.Rewinds && Regular(step));
+            }
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            Terminal.Warn($"an older checkpoint could not be removed: {error.Message}");
+        }
+    }
+}
