@@ -133,6 +133,9 @@ type Drawing() =
 type Model private (description: ModelConfig, vocabulary: Vocabulary, store: ParameterStore) =
     let mutable config = description
 
+    // Where the weights are kept elsewhere than in the store: how to compute with them.
+    let mutable elsewhere: (Weights * Decoder.Pass) option = None
+
     static let allocate (layout: Layout) (oldRows: int) (config: ModelConfig) =
         let preset = Trainable.presets |> List.find (fun (name, _) -> name = layout.Trainable) |> snd
 
@@ -145,6 +148,9 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
              else
                  Trainable.movement config (if layout.OldRows > 0 then layout.OldRows else oldRows) preset)
             (Decoder.parameters config)
+
+    /// Lets losses be computed with weights that are kept elsewhere than in the store.
+    member internal _.ComputeBy(weights: Weights, pass: Decoder.Pass) : unit = elsewhere <- Some(weights, pass)
 
     member _.Config = config
     member _.Vocabulary = vocabulary
@@ -280,9 +286,11 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
                 use _ = torch.NewDisposeScope()
                 let rows = Sequence.batchOf Dropped vocabulary store.Device chunk
 
+                let weights, pass = Option.defaultValue (store.Weights, Decoder.plainPass) elsewhere
+
                 let scored =
-                    Decoder.hiddenOf config store.Weights rows
-                    |> Decoder.head config store.Weights vocabulary.Rows
+                    Decoder.hiddenBy pass config weights rows
+                    |> Decoder.head config weights vocabulary.Rows
                     |> Loss.score vocabulary rows
 
                 let host (t: torch.Tensor) = t.cpu().to_type(torch.float64).contiguous().data<float>().ToArray()

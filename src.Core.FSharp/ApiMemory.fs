@@ -26,6 +26,31 @@ type Team(size: int, run: Action<int, Action<int>>) =
                     work.Invoke i
         )
 
+/// How the processes of a run share a step.
+[<Sealed>]
+type ProcessSharing() =
+    member val Exchange: IExchange = Exchange.alone with get, set
+
+    /// What each process keeps a slice of. 0: nothing; 1: moments (and in bf16 the fp32 weights); 2: gradients too; 3: the weights of
+    /// blocks too
+    member val Zero = 0 with get, set
+
+    /// Whether gradients are summed over processes while the backward pass goes on
+    member val Overlap = true with get, set
+
+    /// Elements that are sent as one, at most
+    member val Bucket = 1L <<< 24 with get, set
+
+    member internal s.Of(store: ParameterStore) : Sharing =
+        if s.Exchange.Size = 1 then
+            Sharing.Alone
+        else
+            {
+                Exchange = s.Exchange
+                Stage = s.Zero
+                Buckets = (if s.Zero >= 3 then Exchange.blockBuckets else Exchange.buckets) s.Bucket store.Slots store.Length
+            }
+
 /// How a step of training uses memory and threads.
 [<Sealed>]
 type Training() =
@@ -40,6 +65,9 @@ type Training() =
     /// The threads that share the micro-batches of a step
     member val Team = Team.Alone with get, set
 
+    /// The processes that share a step, and how
+    member val Sharing = ProcessSharing() with get, set
+
     /// Is told of each part of a step when it is over, by its name, on the thread that did it; null for nobody
     member val Lap: Action<string> | null = null with get, set
 
@@ -53,6 +81,8 @@ type Training() =
                     match t.Lap with
                     | null -> ignore
                     | lap -> fun phase -> lap.Invoke(Phase.name phase)
+                Passed = None
+                Gathered = None
             }
         | None ->
             let names = Checkpointing.names |> List.map fst |> String.concat ", "

@@ -25,19 +25,51 @@ type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
 [<Sealed>]
 type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, training: Training) =
     let store = model.Store
-    let team, pass = training.Team, training.Pass
-    let state = new OptimizerState(store, (if training.HalfGradients then Bf16 else Fp32))
+    let team = training.Team
+    let sharing = training.Sharing.Of store
+    let exchange = sharing.Exchange
+    let state = new OptimizerState(store, (if training.HalfGradients then Bf16 else Fp32), sharing)
+    let reductions = new GradientExchange(store, state, training.Sharing.Overlap, model.Config.Layers)
+    let shards = if sharing.SlicesWeights then Some(new BlockShards(store, state)) else None
+
+    let pass =
+        match shards with
+        | Some shards ->
+            { training.Pass with
+                Gathered = Some { Enter = (fun block down -> shards.Enter(block, down)); Leave = shards.Leave }
+            }
+        | None -> training.Pass
+
+    do shards |> Option.iter (fun shards -> model.ComputeBy(shards.Weights, pass))
+
+    let last = { pass with Passed = Some reductions.Passed }
 
     let average: MovingAverage | null =
         if training.AverageDecay > 0.0 then
-            new MovingAverage(store, training.AverageDecay)
+            new MovingAverage(state, training.AverageDecay)
         else
             null
+
+    let publish () =
+        match shards with
+        | Some shards -> shards.Publish()
+        | None -> Step.publish store state
 
     // Made when they are needed: micro-batches may be fewer than threads.
     let replicas = ResizeArray<Replica>()
 
-    let backward (total: int64) (batch: Batch) (weights: Weights) : torch.Tensor =
+    let replica (i: int) =
+        while replicas.Count < i do
+            let made = store.Replica()
+
+            if sharing.SlicesGradients then
+                made.Loosen()
+
+            replicas.Add made
+
+        if i = 0 then store.Own else replicas[i - 1]
+
+    let backward (pass: Decoder.Pass) (total: int64) (batch: Batch) (weights: Weights) : torch.Tensor =
         let loss weights =
             let value =
                 Decoder.hiddenBy pass model.Config weights batch
@@ -51,33 +83,59 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
         pass.Lap Phase.Backward
         parts
 
+    // Blocks come and go for one micro-batch at a time.
+    let byShards (shards: BlockShards) (total: int64) (rounds: Batch[][]) (most: int) : torch.Tensor[] =
+        let parts =
+            [|
+                for batches in rounds do
+                    for batch in batches do
+                        backward pass total batch shards.Weights
+                        shards.Finish()
+            |]
+
+        for _ in parts.Length .. most - 1 do
+            shards.TakePart()
+
+        parts
+
     // Micro-batches side by side, each with a gradient of its own; these are added in order, so that the sum does not depend on
     // which thread is done first.
-    let together (total: int64) (batches: Batch[]) : torch.Tensor[] =
+    let together (reduced: bool) (total: int64) (batches: Batch[]) : torch.Tensor[] =
         let parts = Array.zeroCreate<torch.Tensor> batches.Length
+        let used = [ for i in 0 .. batches.Length - 1 -> replica i ]
+        let pass = if reduced then last else pass
+
+        if reduced then
+            reductions.Begin used
 
         if batches.Length = 1 then
-            parts[0] <- backward total batches[0] store.Weights
-            pass.Lap Phase.Begin
-            Step.collect store state store.Gradient
+            parts[0] <- backward pass total batches[0] store.Weights
         else
-            while replicas.Count < batches.Length - 1 do
-                replicas.Add(store.Replica())
-
             team.Run(
                 batches.Length,
-                fun i ->
-                    let weights = if i = 0 then store.Weights else replicas[i - 1].Weights
-                    parts[i] <- (backward total batches[i] weights).DetachFromDisposeScope()
+                fun i -> parts[i] <- (backward pass total batches[i] used[i].Weights).DetachFromDisposeScope()
             )
 
-            pass.Lap Phase.Begin
-            Step.collect store state store.Gradient
+        pass.Lap Phase.Begin
 
-            for i in 1 .. batches.Length - 1 do
-                Step.collect store state (replicas[i - 1]).Gradient
+        if reduced then
+            reductions.Finish()
+        else
+            for replica in used do
+                Step.collect store state replica
 
         pass.Lap Phase.Gradients
+        parts
+
+    // Targets of each kind over all processes, and the rounds that the process with the most has.
+    let agree (microBatches: IReadOnlyList<Batch>) (rounds: int) : int64[] * int =
+        let counts = [| for kind in 0..2 -> microBatches |> Seq.sumBy (fun batch -> batch.Counts[kind]) |> float |]
+        let all = [| for rank in 0 .. exchange.Size - 1 -> if rank = exchange.Rank then float rounds else 0.0 |]
+        let sums = exchange.Sum(Array.append counts all)
+        [| for kind in 0..2 -> int64 sums[kind] |], (if exchange.Size = 1 then rounds else int (Array.max sums[3..]))
+
+    let summed (parts: torch.Tensor) : torch.Tensor =
+        exchange.Begin(fun () -> exchange.AllReduce parts).Invoke()
         parts
 
     /// A trainer that keeps all that the gradients need, adds up micro-batches in fp32, and works on one thread, but for torch's own.
@@ -105,23 +163,37 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
     /// How many sequences a micro-batch should have where `atOnce` may be in memory together: the threads share them.
     member _.Share(atOnce: int) : int = max 1 (atOnce / team.Size)
 
-    /// One step over micro-batches of sequences (of one length): gradients of all of them, then one update.
+    /// One step over micro-batches of sequences (of one length): gradients of all of them, and of those that other processes have, then
+    /// one update.
     member _.Step(microBatches: IReadOnlyList<Batch>, learningRate: float) : StepResult =
         use _ = torch.NewDisposeScope()
         use _ = team.Lead()
-        let counts = Array.init 3 (fun kind -> microBatches |> Seq.sumBy (fun batch -> batch.Counts[kind]))
+        let atOnce = if shards.IsSome then 1 else team.Size
+        let rounds = microBatches |> Seq.chunkBySize atOnce |> Seq.toArray
+        let counts, most = agree microBatches rounds.Length
         let total = Array.sum counts
         pass.Lap Phase.Begin
         Step.zero store state
         pass.Lap Phase.Gradients
 
-        let parts = microBatches |> Seq.chunkBySize team.Size |> Seq.collect (together total) |> Seq.toArray
-        let sum = torch.stack(parts).sum 0L
+        // Gradients that are kept in slices are summed in each round; a process that has none left takes part with nothing.
+        let reduced (i: int) = exchange.Size > 1 && (sharing.SlicesGradients || i = rounds.Length - 1)
+        let parts =
+            match shards with
+            | Some shards -> byShards shards total rounds most
+            | None -> rounds |> Array.mapi (fun i -> together (reduced i) total) |> Array.concat
+
+        if sharing.SlicesGradients && shards.IsNone then
+            for _ in rounds.Length .. most - 1 do
+                reductions.Begin []
+                reductions.Finish()
+
+        let sum = torch.stack(parts).sum 0L |> summed
 
         for part in parts do
             part.Dispose()
 
-        let norm = Step.updateBy pass.Lap optimizer learningRate store state
+        let norm = Step.updateBy pass.Lap optimizer learningRate publish state
 
         match average with
         | null -> ()
@@ -134,6 +206,38 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
     member trainer.Batches(sequences: int64[][]) : Batch[] =
         let share = (sequences.Length + team.Size - 1) / team.Size
         Sequence.microBatches Dropped model.Vocabulary store.Device (max 1 share) sequences
+
+    /// All fp32 weights in the store's layout, in host memory; the caller owns them. All processes must ask together.
+    member _.HostWeights() : torch.Tensor = Step.wholeWeights store state
+
+    /// The moving average of the weights in the same form, with what does not move as it is; null where none is kept.
+    member _.HostAverage() : torch.Tensor | null =
+        match average with
+        | null -> null
+        | average -> Step.whole store state average.Of
+
+    /// Puts a parameter's fp32 values, on any device, in the place of its weights, as far as they move and this process keeps them. Call
+    /// `Publish` when all are set.
+    member _.SetWeights(name: string, values: torch.Tensor) : unit = Step.setParameter store state _.Weights name values
+
+    /// Renews the weights that compute. All processes must ask together.
+    member _.Publish() : unit = publish ()
+
+    /// Puts a parameter's fp32 average, on any device, in the place of the one that is kept.
+    member _.SetAverage(name: string, values: torch.Tensor) : unit =
+        match average with
+        | null -> ()
+        | average -> Step.setParameter store state average.Of name values
+
+    /// Elements of the moments of all processes together.
+    member _.StateLength: int64 = store.Segments |> List.sumBy _.Length
+
+    /// Whether each process keeps its own slices of the moments.
+    member _.StateIsSliced: bool = sharing.Sliced
+
+    /// Where this process's part of the moments stands among all of them: place and length of each piece, in order.
+    member _.StatePlaces: IReadOnlyList<struct (int64 * int64)> =
+        [| for piece in state.Pieces -> struct (piece.Place, piece.Segment.Length) |] :> IReadOnlyList<struct (int64 * int64)>
 
     /// The optimizer's tensors by name, in flat layout; the trainer keeps them.
     member _.State: IReadOnlyDictionary<string, torch.Tensor> =
@@ -165,6 +269,9 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
         member _.Dispose() =
             for replica in replicas do
                 (replica :> IDisposable).Dispose()
+
+            (reductions :> IDisposable).Dispose()
+            shards |> Option.iter (fun shards -> (shards :> IDisposable).Dispose())
 
             match average with
             | null -> ()

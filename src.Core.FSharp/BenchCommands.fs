@@ -50,6 +50,8 @@ type BenchTrainCommand =
         Threads: Nullable<int>
         /// Says where the time of a step goes.
         Profile: bool
+        /// What each process of a launcher keeps a slice of: 0 nothing, 1 moments, 2 gradients too, 3 weights too
+        Zero: int
         Json: bool
     }
 
@@ -67,6 +69,20 @@ type BenchLoadCommand =
         Batch: int
         /// Steps composed at once; null takes what training takes
         Threads: Nullable<int>
+        Seconds: float
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// How fast the processes of a launcher exchange memory.
+type BenchCollectiveCommand =
+    {
+        /// Lengths of messages in bytes
+        Bytes: IReadOnlyList<int64>
+        HalfPrecision: bool
+        /// How long each measurement goes on.
         Seconds: float
         Json: bool
     }

@@ -2,11 +2,9 @@
 module internal Hybrid.BenchTable
 
 open System
-open System.Collections.Generic
 open Argu
 open Hybrid.Arguments
-
-let private readOnly (values: 'T list) = values :> IReadOnlyList<'T>
+open Hybrid.ArgumentValues
 
 let private benchShape (given: ParseResults<BenchArguments>) : BenchShape =
     {
@@ -58,6 +56,17 @@ let command (given: ParseResults<BenchArguments>) : ICommand =
             Json = json
         }
     | "generate" -> benchGenerate given
+    | "collective" ->
+        {
+            BenchCollectiveCommand.Bytes =
+                (match given.GetResults <@ BenchArguments.Bytes @> |> List.choose parseBytes with
+                 | [] -> [ 1L <<< 12; 1L <<< 16; 1L <<< 20; 1L <<< 24; 1L <<< 26 ]
+                 | sizes -> sizes)
+                |> readOnly
+            HalfPrecision = given.GetResult(<@ BenchArguments.Precision @>, defaultValue = "bf16") = "bf16"
+            Seconds = given.GetResult(<@ BenchArguments.Seconds @>, defaultValue = 1.0)
+            Json = json
+        }
     | "load" ->
         {
             BenchLoadCommand.Tokens = given.TryGetResult <@ BenchArguments.Tokens @> |> Option.toObj
@@ -76,5 +85,6 @@ let command (given: ParseResults<BenchArguments>) : ICommand =
             Steps = given.GetResult(<@ BenchArguments.Steps @>, defaultValue = 8)
             Threads = threads
             Profile = given.Contains <@ BenchArguments.Profile @>
+            Zero = given.GetResult(<@ BenchArguments.Zero @>, defaultValue = "0") |> int
             Json = json
         }

@@ -36,6 +36,8 @@ module internal Recompute =
     type private Again =
         {
             Run: torch.Tensor list -> torch.Tensor -> torch.Tensor
+            /// Is told when the backward pass is over
+            Done: unit -> unit
             Constants: torch.Tensor list
             InputMoves: bool
             WeightMoves: bool
@@ -89,10 +91,13 @@ module internal Recompute =
             let saved = ctx.get_saved_variables ()
             let input, y = again plan (Seq.tail saved) saved[0]
             torch.autograd.backward (y, gradient)
+            plan.Done()
             returned [ gradientOf plan input ] plan.Arguments
 
-    /// `run constants x`, of which x and the constants are kept. `parameters` are the weights that `run` reads by itself.
-    let whole
+    /// `run constants x`, of which x and the constants are kept. `parameters` are the weights that `run` reads by itself; `over` is told
+    /// when the backward pass is over.
+    let wholeThen
+        (over: unit -> unit)
         (run: torch.Tensor list -> torch.Tensor -> torch.Tensor)
         (constants: torch.Tensor list)
         (parameters: torch.Tensor list)
@@ -107,6 +112,7 @@ module internal Recompute =
             let plan =
                 {
                     Run = run
+                    Done = over
                     Constants = constants
                     InputMoves = collects x
                     WeightMoves = false
@@ -116,6 +122,9 @@ module internal Recompute =
 
             let arguments: obj list = [ x; plan ]
             Whole.apply(List.toArray (arguments @ others)).MoveToOuterDisposeScope()
+
+    /// `wholeThen` with nobody told.
+    let whole run constants parameters x : torch.Tensor = wholeThen ignore run constants parameters x
 
     let private flat (x: torch.Tensor) = x.reshape (-1L, x.shape[x.shape.Length - 1])
 
@@ -166,6 +175,7 @@ module internal Recompute =
         let plan =
             {
                 Run = fun _ -> f
+                Done = ignore
                 Constants = Option.toList bias
                 InputMoves = collects x
                 WeightMoves = collects weight

@@ -325,7 +325,7 @@ let table: Entry list =
 
         { entry<BenchArguments>
               "bench"
-              "how fast this machine prepares and loads data, trains and draws"
+              "how fast this machine prepares and loads data, trains, draws and exchanges"
               "hybrid bench train --size small"
               BenchTable.command with
             Choices =
@@ -350,8 +350,10 @@ let table: Entry list =
                                 "--steps"
                                 "--checkpointing"
                                 "--profile"
+                                "--zero"
                             ]
                     }
+                    { Word = "collective"; Needs = []; Takes = [ "--bytes"; "--precision"; "--seconds" ] }
                     { Word = "load"; Needs = []; Takes = [ "--tokens"; "--positions"; "--batch"; "--seconds" ] }
                     {
                         Word = "generate"

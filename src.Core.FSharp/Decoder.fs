@@ -4,6 +4,16 @@ module Hybrid.Decoder
 
 open TorchSharp
 
+/// Blocks whose weights come and go.
+[<NoEquality; NoComparison>]
+type GatheredBlocks =
+    {
+        /// The weights with those of a block, which is one of a backward pass or not
+        Enter: int -> bool -> Weights
+        /// The backward pass of a block is over
+        Leave: int -> unit
+    }
+
 /// How a forward pass goes about its work; what comes out is the same up to rounding.
 [<NoEquality; NoComparison>]
 type Pass =
@@ -12,10 +22,14 @@ type Pass =
         Checkpointing: Checkpointing
         /// Is told of each part when it is over
         Lap: Phase -> unit
+        /// Is told in the backward pass of each block that, with all above it, has its gradients
+        Passed: (int -> unit) option
+        /// The weights of blocks that are there only while these compute
+        Gathered: GatheredBlocks option
     }
 
 /// All that the gradients need is kept.
-let plainPass: Pass = { Checkpointing = Checkpointing.None; Lap = ignore }
+let plainPass: Pass = { Checkpointing = Checkpointing.None; Lap = ignore; Passed = None; Gathered = None }
 
 // `places` takes the rows of the table of positions, from `start` on, to each token's own.
 let private embedding
@@ -117,19 +131,12 @@ let blockBy
     (layer: int)
     (x: torch.Tensor)
     : torch.Tensor =
-    match pass.Checkpointing with
-    | Checkpointing.None -> blockOf pass.Lap config weights rotation rows layer None x |> fst
-    | Checkpointing.Selective ->
-        use scope = torch.NewDisposeScope()
-        let prefix = $"layers.{layer}"
-        let mixed = Layers.attentionAgain config weights $"{prefix}.attention" $"{prefix}.attention_norm" rotation rows x
-        let after = x.plus mixed
-        pass.Lap Phase.Attention
-        let read = if config.ParallelResidual then x else after
-        let result = after.plus (Layers.feedForwardAgain config weights prefix $"{prefix}.ffn_norm" read)
-        pass.Lap Phase.FeedForward
-        result.MoveToOuterDisposeScope()
-    | Checkpointing.Full ->
+    let x =
+        match pass.Passed with
+        | Some passed -> Milestone.mark (fun () -> passed layer) x
+        | None -> x
+
+    let whole (over: unit -> unit) (enter: unit -> Weights) (parameters: torch.Tensor list) =
         let tables =
             match rotation with
             | Some rotation -> [ rotation.Cosine; rotation.Sine ]
@@ -141,11 +148,28 @@ let blockBy
                 | [ cosine; sine ] -> Some { Cosine = cosine; Sine = sine }
                 | _ -> None
 
-            blockOf ignore config weights rotation rows layer None x |> fst
+            blockOf ignore config (enter ()) rotation rows layer None x |> fst
 
-        let result = Recompute.whole run tables [ for spec in blockParameters config layer -> weights spec.Name ] x
+        let result = Recompute.wholeThen over run tables parameters x
         pass.Lap Phase.Block
         result
+
+    match pass.Gathered, pass.Checkpointing with
+    | Some gathered, _ ->
+        // Only the backward pass computes a block with a graph.
+        whole (fun () -> gathered.Leave layer) (fun () -> gathered.Enter layer (torch.is_grad_enabled ())) []
+    | None, Checkpointing.None -> blockOf pass.Lap config weights rotation rows layer None x |> fst
+    | None, Checkpointing.Selective ->
+        use scope = torch.NewDisposeScope()
+        let prefix = $"layers.{layer}"
+        let mixed = Layers.attentionAgain config weights $"{prefix}.attention" $"{prefix}.attention_norm" rotation rows x
+        let after = x.plus mixed
+        pass.Lap Phase.Attention
+        let read = if config.ParallelResidual then x else after
+        let result = after.plus (Layers.feedForwardAgain config weights prefix $"{prefix}.ffn_norm" read)
+        pass.Lap Phase.FeedForward
+        result.MoveToOuterDisposeScope()
+    | None, Checkpointing.Full -> whole ignore (fun () -> weights) [ for spec in blockParameters config layer -> weights spec.Name ]
 
 /// The final norm.
 let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : torch.Tensor =

@@ -64,7 +64,7 @@ module GradientCosine =
             leaf.grad <- gradientView
             leaves.Add(slot.Spec.Name, leaf)
 
-        new Replica(leaves, gradient)
+        new Replica(leaves, store.Slots, 0L, gradient)
 
     /// The gradient of the mean loss of one kind over all batches, flat, fp32, in the store's layout; the caller owns it.
     let private gradientOf

@@ -145,7 +145,7 @@ type internal FidArguments =
             | Json -> Words.json
 
 type internal BenchArguments =
-    | [<Mandatory; Unique; MainCommand; Value("prepare|train|generate|load", Closed = true)>] Action of string
+    | [<Mandatory; Unique; MainCommand; Value("prepare|train|generate|load|collective", Closed = true)>] Action of string
     | [<Unique; Value("F")>] Text_Tokenizer of string
     | [<Value("F", Several = true)>] Text of string
     | [<Unique; Value("PATH")>] Image_Tokenizer of string
@@ -163,6 +163,8 @@ type internal BenchArguments =
     | [<Unique; Value("N", Minimum = 1.0)>] Steps of int
     | [<Unique; Value("none|selective|full", Closed = true)>] Checkpointing of string
     | [<Unique>] Profile
+    | [<Unique; Value("0|1|2|3", Closed = true)>] Zero of string
+    | [<Value("SIZE", Bytes = true, Several = true)>] Bytes of string
     | [<Unique; Value("PATH")>] Tokens of string
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] New of int
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Prompt_Length of int
@@ -175,24 +177,26 @@ type internal BenchArguments =
         member case.Usage =
             match case with
             | Action _ ->
-                "prepare: tokenizing, decoding and resizing, encoding; train: steps of training; generate: drawing tokens; load: batches for training"
+                "prepare: tokenizing, decoding and resizing, encoding; train: steps of training; generate: drawing tokens; load: batches for training; collective: what the processes of a launcher exchange"
             | Text_Tokenizer _ -> "prepare: a tokenizer.json"
             | Text _ -> "prepare: UTF-8 files to tokenize"
             | Image_Tokenizer _ -> "prepare: a VQ-VAE or MoVQ checkpoint; without one pictures are only decoded and resized"
             | Pictures _ -> "prepare: pictures, folders of them, or tars"
             | Image_Size _ -> "prepare: pictures are cropped and resized to N x N pixels (default: 256)"
             | Threads _ -> "threads of the measurements with several (default: all cores; load: as many as training takes)"
-            | Seconds _ -> "prepare, load: how long each measurement goes on (default: 5)"
+            | Seconds _ -> "prepare, load, collective: how long each measurement goes on (default: 5)"
             | Size _ -> "train, generate: a shape to compare by (default: small)"
             | Model _ -> "train, generate: a model on disk instead"
             | Model_Config _ -> Words.modelConfig
             | Batch _ -> "train, load: sequences of a step; generate: sequences drawn together (default: the size's, else 8)"
             | Micro_Batch _ -> "train: sequences worked on together (default: the batch)"
             | Positions _ -> "train, load: positions of a sequence (default: the size's or the model's; load: 1152)"
-            | Precision _ -> "train, generate: what the model computes in (default: bf16)"
+            | Precision _ -> "train, generate: what the model computes in; collective: what is sent (default: bf16)"
             | Steps _ -> "train: steps that are timed, after some that are not (default: 8)"
             | Checkpointing _ -> "train: what is computed again in the backward pass (default: none)"
             | Profile -> "train: where the time of a step goes"
+            | Zero _ -> "train: what each process of a launcher keeps a slice of (default: 0, nothing)"
+            | Bytes _ -> "collective: lengths of messages (default: 4KiB 64KiB 1MiB 16MiB 64MiB)"
             | Tokens _ -> "load: shards or ready sequences (default: shards made for the purpose)"
             | New _ -> "generate: new tokens of each (default: what the positions hold, at most 256)"
             | Prompt_Length _ -> "generate: tokens before them (default: 16)"

@@ -65,10 +65,48 @@ type Slot =
         |> List.filter (fun slot -> slot.Movement <> Stays)
         |> List.fold (fun first slot -> min first slot.Offset) length
 
+/// Passes over flat memory.
+module internal Flat =
+
+    /// The ranges in which flat memory of one element type meets another: torch widens what it is given as a whole first, and that would
+    /// be another copy. On a CPU a range stays in its cache; a GPU wants fewer calls.
+    let ranges (flat: torch.Tensor) : (int64 * int64) list =
+        let length = flat.shape[0]
+        let atOnce = if flat.device_type = DeviceType.CPU then 1L <<< 20 else 1L <<< 26
+        [ for start in 0L .. atOnce .. length - 1L -> start, min atOnce (length - start) ]
+
+    /// target += source, of any element types. Without autograd.
+    let add (target: torch.Tensor) (source: torch.Tensor) : unit =
+        for start, count in ranges source do
+            use _ = torch.NewDisposeScope()
+            let part (flat: torch.Tensor) = flat.narrow (0L, start, count)
+            (part target).plus_ (part source) |> ignore
+
 /// Weights of a store with a gradient of their own, flat like the store's, so that several threads go backward at once. It owns its
 /// tensors; dispose it to release them.
 [<Sealed>]
-type Replica internal (leaves: Dictionary<string, torch.Tensor>, gradient: torch.Tensor) =
+type Replica internal (leaves: Dictionary<string, torch.Tensor>, moving: Slot list, first: int64, flat: torch.Tensor | null) =
+    let mutable gradient = flat
+
+    let overlapping (start: int64) (length: int64) =
+        moving |> List.filter (fun slot -> slot.Offset < start + length && slot.Offset + slot.Spec.Count > start)
+
+    // What the backward pass left of a loose gradient, parameter by parameter.
+    let takeLoose (target: torch.Tensor) (start: int64) (length: int64) =
+        for slot in overlapping start length do
+            let leaf = leaves[slot.Spec.Name]
+
+            match leaf.grad with
+            | null -> ()
+            | grad ->
+                let from, last = max start slot.Offset, min (start + length) (slot.Offset + slot.Spec.Count)
+
+                Flat.add
+                    (target.narrow (0L, from - start, last - from))
+                    (grad.reshape(-1L).narrow (0L, from - slot.Offset, last - from))
+
+                if last = slot.Offset + slot.Spec.Count then
+                    leaf.grad <- null
 
     /// The weights that a model's functions take: views of the store's `Compute` that collect gradients where they move.
     member _.Weights: Weights =
@@ -77,31 +115,71 @@ type Replica internal (leaves: Dictionary<string, torch.Tensor>, gradient: torch
             | true, leaf -> leaf
             | _ -> raise (KeyNotFoundException $"the model has no parameter {name}.")
 
-    /// In the precision of the model.
-    member _.Gradient = gradient
+    /// Whether there is a parameter of this name.
+    member _.Has(name: string) : bool = leaves.ContainsKey name
+
+    /// Flat, in the precision of the model. Errors: InvalidOperationException once it is loose.
+    member _.Gradient: torch.Tensor =
+        match gradient with
+        | null -> raise (InvalidOperationException "the gradient is not kept in flat memory.")
+        | flat -> flat
+
+    /// Keeps no gradient in flat memory from now on: each backward pass leaves tensors of its own until `Take` has them.
+    member _.Loosen() : unit =
+        match gradient with
+        | null -> ()
+        | flat ->
+            for slot in moving do
+                leaves[slot.Spec.Name].grad <- null
+
+            flat.Dispose()
+            gradient <- null
+
+    /// Adds the gradient of a range of the store's flat memory to `target`, a tensor of that length, and sets it to zero. Ranges of a
+    /// loose gradient are taken in the order of their place.
+    member _.Take(target: torch.Tensor, start: int64, length: int64) : unit =
+        use _ = torch.no_grad ()
+        use _ = torch.NewDisposeScope()
+
+        match gradient with
+        | null -> takeLoose target start length
+        | flat ->
+            let part = flat.narrow (0L, start - first, length)
+            Flat.add target part
+            part.zero_ () |> ignore
 
     interface IDisposable with
         member _.Dispose() =
             for leaf in leaves.Values do
                 leaf.Dispose()
 
-            gradient.Dispose()
+            match gradient with
+            | null -> ()
+            | flat -> flat.Dispose()
 
 /// Flat storage of a model's parameters. It owns its tensors; dispose it to release them.
 [<Sealed>]
 type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64) =
     let firstMoving = Slot.FirstMoving(slots, length)
 
-    let master = torch.zeros([| length |], dtype = torch.float32, device = device).DetachFromDisposeScope()
+    let mutable master: torch.Tensor | null =
+        torch.zeros([| length |], dtype = torch.float32, device = device).DetachFromDisposeScope()
+
+    let masterNow () : torch.Tensor =
+        match master with
+        | null -> raise (InvalidOperationException "the master weights are not here as a whole.")
+        | master -> master
 
     let compute =
         match precision with
-        | Fp32 -> master.alias().DetachFromDisposeScope()
+        | Fp32 -> masterNow().alias().DetachFromDisposeScope()
         | Bf16 -> torch.zeros([| length |], dtype = torch.bfloat16, device = device).DetachFromDisposeScope()
 
     let view (flat: torch.Tensor) (offset: int64) (slot: Slot) =
         use narrowed = flat.narrow (0, offset, slot.Spec.Count)
         narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
+
+    let moving = slots |> List.filter (fun slot -> slot.Movement <> Stays)
 
     let replica () =
         let gradient =
@@ -120,15 +198,18 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
 
             leaves.Add(slot.Spec.Name, leaf)
 
-        new Replica(leaves, gradient)
+        new Replica(leaves, moving, firstMoving, gradient)
 
     let own = replica ()
 
-    /// fp32, flat, all parameters.
-    member _.Master = master
+    /// fp32, flat, all parameters. Errors: InvalidOperationException after `ReleaseMaster`.
+    member _.Master: torch.Tensor = masterNow ()
 
     /// The copy that the model computes with: `Master` itself in fp32.
     member _.Compute = compute
+
+    /// The weights that compute, with the store's own gradient.
+    member _.Own: Replica = own
 
     /// Gradient of the flat range [FirstMoving, Length), in the precision of the model.
     member _.Gradient = own.Gradient
@@ -151,20 +232,40 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
     /// The fp32 view of a parameter in `Master`; the caller owns it.
     member _.MasterOf(name: string) : torch.Tensor =
         match slots |> List.tryFind (fun slot -> slot.Spec.Name = name) with
-        | Some slot -> view master slot.Offset slot
+        | Some slot -> view (masterNow ()) slot.Offset slot
         | None -> raise (KeyNotFoundException $"the model has no parameter {name}.")
 
     /// Renews the computing copy from the master weights.
     member _.Refresh() : unit =
         if precision = Bf16 then
             use _ = torch.no_grad ()
-            compute.copy_ master |> ignore
+            compute.copy_ (masterNow ()) |> ignore
+
+    /// Lets go of all memory, where the weights are kept elsewhere; the layout stays.
+    member _.Release() : unit =
+        (own :> IDisposable).Dispose()
+        compute.Dispose()
+
+        match master with
+        | null -> ()
+        | whole -> whole.Dispose()
+
+        master <- null
+
+    /// Lets go of the master weights of a store in bf16, where processes hold them in slices.
+    member _.ReleaseMaster() : unit =
+        if precision = Bf16 then
+            (masterNow ()).Dispose()
+            master <- null
 
     interface IDisposable with
         member _.Dispose() =
             (own :> IDisposable).Dispose()
             compute.Dispose()
-            master.Dispose()
+
+            match master with
+            | null -> ()
+            | master -> master.Dispose()
 
 module Parameters =
 

@@ -65,6 +65,8 @@ type TrainConfig =
         /// Decay of the moving average of the weights; none is kept when absent
         AverageDecay: float option
         Spikes: SpikeRule
+        /// How the processes of the run share it
+        Distribution: Distribution
         /// The exit code of a run that is interrupted
         InterruptedExit: int
         Seed: int64
@@ -205,6 +207,12 @@ module TrainConfig =
         let interruptedExit = interruption.Int("exitCode", 1, 255, 130)
         interruption.Finish()
 
+        let distribution = DistributionConfig.read json
+        let trainable = json.Choice("trainable", Trainable.presets, Trainable.All)
+
+        if json.Sound && distribution.Zero = 3 && trainable <> Trainable.All then
+            json.Error("distribution", "zero is 3, which needs everything to move (trainable: \"all\"); with less that moves, 2 keeps little more.")
+
         let precision = json.Choice("precision", precisions, Auto)
         let gradients = json.Choice("gradients", gradients, Fp32)
 
@@ -229,7 +237,7 @@ module TrainConfig =
                 Form = form
                 Length = length
                 CaptionDrop = drop
-                Trainable = json.Choice("trainable", Trainable.presets, Trainable.All)
+                Trainable = trainable
                 NewRows = newRowsOf json
                 LossWeights = weights
                 Optimizer = { Betas = betas; Epsilon = epsilon; WeightDecay = weightDecay; Decay = decay; ClipNorm = clip }
@@ -245,6 +253,7 @@ module TrainConfig =
                 Saving = keeping
                 AverageDecay = averageDecay
                 Spikes = spikeRule
+                Distribution = distribution
                 InterruptedExit = interruptedExit
                 Seed = json.Int64("seed", 0L)
             }
@@ -410,6 +419,7 @@ module TrainConfig =
                              | None -> null)
                         ]
                     "spikes", object (Saving.spikeFields config.Spikes)
+                    "distribution", DistributionConfig.write config.Distribution
                     "interruption", object [ "exitCode", value config.InterruptedExit ]
                     "seed", value config.Seed
                 ]

@@ -63,6 +63,9 @@ internal static class Jobs
             case BenchTrainCommand steps:
                 BenchJob.Run(steps, stop);
                 break;
+            case BenchCollectiveCommand exchanging:
+                BenchJob.Run(exchanging, stop);
+                break;
             case BenchLoadCommand load:
                 BenchJob.Run(load, stop);
                 break;

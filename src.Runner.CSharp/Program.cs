@@ -10,6 +10,12 @@ public static class Program
 
     public static int Main(string[] arguments)
     {
+        if (Distribution.RankVariables.Launched)
+        {
+            // Launchers give processes a terminal of their own, of which nobody sees the control characters that .NET writes to it.
+            Environment.SetEnvironmentVariable("TERM", "dumb");
+        }
+
         switch (CommandLine.parse(arguments))
         {
             case HelpOutcome help:

@@ -43,6 +43,17 @@ public static partial class TorchLibrary
         return training;
     }
 
+    /// <summary>How one process of a run uses memory and threads, and shares the run with the others.</summary>
+    public static Api.Training TrainingOf(Api.TrainPlan plan, Distribution.ProcessGroup group)
+    {
+        Api.Training training = TrainingOf(plan);
+        training.Sharing.Exchange = group.Exchange;
+        training.Sharing.Zero = plan.Config.Distribution.Zero;
+        training.Sharing.Overlap = plan.Config.Distribution.Overlap;
+        training.Sharing.Bucket = ((long)plan.Config.Distribution.BucketMiB << 20) / sizeof(float);
+        return training;
+    }
+
     /// <summary>The folder of the libtorch that belongs to this build, or null.</summary>
     internal static string? BuiltIn
     {
@@ -188,7 +199,8 @@ public static partial class TorchLibrary
         string? given = Environment.GetEnvironmentVariable(ThreadsVariable);
         if (string.IsNullOrEmpty(given))
         {
-            return Environment.ProcessorCount;
+            // Processes of one machine share its cores.
+            return Math.Max(1, Environment.ProcessorCount / Math.Max(1, Distribution.RankVariables.Read()?.LocalSize ?? 1));
         }
 
         return int.TryParse(given, NumberStyles.None, CultureInfo.InvariantCulture, out int threads) && threads is > 0 and <= 4096

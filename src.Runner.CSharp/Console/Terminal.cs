@@ -8,9 +8,20 @@ public static class Terminal
     /// <summary>The terminal on stderr, or null where stderr is a file, a pipe or a terminal that cannot move its cursor.</summary>
     internal static IAnsiConsole? Live { get; } = Open();
 
+    /// <summary>Whether another process of the run speaks for this one: only failures are said then.</summary>
+    public static bool Quiet { get; set; }
+
+    /// <summary>Whether another process says what failed, too.</summary>
+    public static bool Silent { get; set; }
+
     /// <summary>A line.</summary>
     public static void Say(string text)
     {
+        if (Quiet)
+        {
+            return;
+        }
+
         if (Live is { } console)
         {
             console.Write(new Text(Padded(text, 0, console)));
@@ -22,10 +33,22 @@ public static class Terminal
     }
 
     /// <summary>A line that begins with "warning:".</summary>
-    public static void Warn(string text) => Marked("warning: ", Color.Yellow, text);
+    public static void Warn(string text)
+    {
+        if (!Quiet)
+        {
+            Marked("warning: ", Color.Yellow, text);
+        }
+    }
 
     /// <summary>A line that begins with "error:".</summary>
-    public static void Fail(string text) => Marked("error: ", Color.Red, text);
+    public static void Fail(string text)
+    {
+        if (!Silent)
+        {
+            Marked("error: ", Color.Red, text);
+        }
+    }
 
     private static void Marked(string mark, Color colour, string text)
     {

@@ -1,6 +1,7 @@
 using System.Runtime.ExceptionServices;
 using System.Threading.Channels;
 using Hybrid.Api;
+using Hybrid.Runner.Distribution;
 using TorchSharp;
 
 namespace Hybrid.Runner;
@@ -12,6 +13,8 @@ namespace Hybrid.Runner;
 internal sealed class BatchFeed : IDisposable
 {
     private const int Ahead = 4;
+
+    private readonly int rank, size;
 
     private readonly CancellationTokenSource stopping = new();
     private readonly SemaphoreSlim free;
@@ -26,9 +29,12 @@ internal sealed class BatchFeed : IDisposable
     /// <param name="firstStep">The step to begin with.</param>
     /// <param name="lastStep">The step before which to end.</param>
     /// <param name="threads">How many steps are composed at once; 0 leaves it to the machine.</param>
+    /// <param name="group">The processes that share each step: of its sequences each takes those between two of its even borders, so that all
+    /// of them are seen once, whatever the number of processes; null for one alone.</param>
     /// <param name="passedOver">Sequences that the run left out: so much further on are the positions of every step.</param>
-    public BatchFeed(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long firstStep, long lastStep, int threads = 0, long passedOver = 0)
+    public BatchFeed(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long firstStep, long lastStep, int threads = 0, long passedOver = 0, ProcessGroup? group = null)
     {
+        (rank, size) = (group?.Rank ?? 0, group?.Size ?? 1);
         Threads = threads > 0 ? threads : Math.Clamp(Environment.ProcessorCount / 2, 1, Ahead);
         free = new(Threads);
         steps = Channel.CreateBounded<Task<Batch[]>>(Math.Max(Ahead, Threads));
@@ -136,14 +142,15 @@ internal sealed class BatchFeed : IDisposable
         }
     }
 
-    private static Batch[] Compose(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step, long passedOver)
+    private Batch[] Compose(ISequenceSource source, TrainPlan plan, int microBatch, torch.Device device, long step, long passedOver)
     {
         long first = step * plan.Config.Sequences + passedOver;
         long[] places = Places(source, plan, step, passedOver);
-        long[][] rows = new long[places.Length][];
-        for (int i = 0; i < rows.Length; i++)
+        int from = (int)((long)places.Length * rank / size), to = (int)((long)places.Length * (rank + 1) / size);
+        long[][] rows = new long[to - from][];
+        for (int i = from; i < to; i++)
         {
-            rows[i] = source.Row(places[i], first + i);
+            rows[i - from] = source.Row(places[i], first + i);
         }
 
         return Hybrid.Api.Compose.MicroBatches(plan.Config, microBatch, device, rows);

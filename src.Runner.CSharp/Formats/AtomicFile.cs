@@ -10,6 +10,9 @@ namespace Hybrid.Runner.Formats;
 /// </summary>
 public static partial class AtomicFile
 {
+    /// <summary>What the name of a folder that is being filled ends with.</summary>
+    internal const string Unfinished = ".partial";
+
     /// <summary>Writes a file. When <paramref name="write"/> throws, nothing stays behind and the old file is untouched.</summary>
     public static void Write(string path, Action<FileStream> write)
     {
@@ -62,7 +65,7 @@ public static partial class AtomicFile
 
         string parent = Folder(full);
         Directory.CreateDirectory(parent);
-        string aside = full + ".partial";
+        string aside = full + Unfinished;
         Remove(aside);
         try
         {

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Text.Json.Nodes;
+using Hybrid.Runner.Distribution;
 
 namespace Hybrid.Runner;
 
@@ -13,7 +14,15 @@ internal static class BenchJob
     public static void Run(BenchTrainCommand command, CancellationToken stop)
     {
         UseThreads(command.Threads);
-        Say(command, BenchTrainJob.Run(command, stop));
+        using ProcessGroup group = ProcessGroup.Open(new(TimeSpan.FromSeconds(30), TimeSpan.FromMinutes(10)), stop);
+        Say(command, BenchTrainJob.Run(command, group, stop), group);
+    }
+
+    /// <inheritdoc cref="Run(BenchPrepareCommand, CancellationToken)"/>
+    public static void Run(BenchCollectiveCommand command, CancellationToken stop)
+    {
+        using ProcessGroup group = ProcessGroup.Open(new(TimeSpan.FromSeconds(30), TimeSpan.FromMinutes(10)), stop);
+        Say(command, BenchCollectiveJob.Run(command, group, stop), group);
     }
 
     /// <inheritdoc cref="Run(BenchPrepareCommand, CancellationToken)"/>
@@ -83,8 +92,13 @@ internal static class BenchJob
         }
     }
 
-    private static void Say(ICommand command, JsonObject result)
+    private static void Say(ICommand command, JsonObject result, ProcessGroup? group = null)
     {
+        if (group is { Leads: false })
+        {
+            return;
+        }
+
         result["peak_rss_bytes"] = PeakMemory();
         Console.Out.WriteLine(command.Json ? result.ToJsonString(Json.Options) : Said(result));
     }
@@ -128,6 +142,7 @@ internal static class BenchJob
             _ when name.EndsWith("_bytes", StringComparison.Ordinal) => Text(figure / 1e6, "N0") + " MB",
             _ when name.EndsWith("flops_per_second", StringComparison.Ordinal) || name.EndsWith("_flops", StringComparison.Ordinal) => Text(figure / 1e9, "N0") + " GFLOP/s",
             _ when name.StartsWith("share_", StringComparison.Ordinal) || name.EndsWith("_share", StringComparison.Ordinal) => Text(100 * figure, "0.0") + " %",
+            _ when name.Contains("gb_per_second", StringComparison.Ordinal) => Text(figure, "0.000") + " GB/s",
             _ when name.EndsWith("seconds", StringComparison.Ordinal) && figure < 1 => Text(1000 * figure, "0.00") + " ms",
             _ => Text(figure, figure is > -100 and < 100 && figure != Math.Floor(figure) ? "0.00" : "N0"),
         };

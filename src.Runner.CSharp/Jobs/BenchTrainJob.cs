@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
+using Hybrid.Runner.Distribution;
 using TorchSharp;
 
 namespace Hybrid.Runner;
@@ -13,7 +14,7 @@ internal static class BenchTrainJob
     private const double LearningRate = 1e-4;
 
     /// <summary>Measures some steps. Errors: InputException.</summary>
-    public static JsonObject Run(BenchTrainCommand command, CancellationToken stop)
+    public static JsonObject Run(BenchTrainCommand command, ProcessGroup group, CancellationToken stop)
     {
         torch.Device device = TorchLibrary.Device;
         Layout layout = new() { HalfPrecision = command.Shape.HalfPrecision, Device = device };
@@ -22,16 +23,18 @@ internal static class BenchTrainJob
         int batch = command.Batch ?? usualBatch, micro = Math.Min(command.MicroBatch ?? batch, batch);
         StepProfile profile = new(device);
         Training training = new() { Team = TorchLibrary.TeamFor(micro), Checkpointing = command.Checkpointing, Lap = profile.Lap };
+        training.Sharing.Exchange = group.Exchange;
+        training.Sharing.Zero = command.Zero;
         using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0), training);
 
         // Inputs are all tokens but the last.
-        long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: 0);
+        long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: group.Rank);
         Batch[] batches = [.. sequences.Chunk(micro).SelectMany(trainer.Batches)];
         double[] seconds;
         JsonObject? parts = null;
         try
         {
-            seconds = Steps(trainer, batches, device, command.Steps, stop);
+            seconds = Steps(trainer, batches, device, command.Steps, group, stop);
             if (command.Profile)
             {
                 profile.On = true;
@@ -50,7 +53,7 @@ internal static class BenchTrainJob
             BatchFeed.Release(batches);
         }
 
-        double step = Median(seconds), rate = (double)batch * positions / step;
+        double step = Median(seconds), rate = (double)batch * group.Size * positions / step;
         double flops = Architecture.FlopsPerToken(model.Config, positions);
         double peak = MatrixPeak.Measure(command.Shape.HalfPrecision ? torch.bfloat16 : torch.float32, device);
         JsonObject result = new()
@@ -60,6 +63,8 @@ internal static class BenchTrainJob
             ["precision"] = command.Shape.HalfPrecision ? "bf16" : "fp32",
             ["threads"] = torch.get_num_threads(),
             ["parameters"] = model.ParameterCount,
+            ["processes"] = group.Size,
+            ["zero"] = group.Size > 1 ? command.Zero : null,
             ["batch"] = batch,
             ["micro_batch"] = micro,
             ["checkpointing"] = command.Checkpointing,
@@ -70,7 +75,7 @@ internal static class BenchTrainJob
             ["flop_per_token"] = flops,
             ["flops_per_second"] = rate * flops,
             ["matrix_peak_flops"] = peak,
-            ["share_of_peak"] = rate * flops / peak,
+            ["share_of_peak"] = rate * flops / peak / group.Size,
             ["gpu_memory_bytes"] = device.type == DeviceType.CUDA ? GpuMemory.Read()?.Used : null,
         };
         if (parts is not null)
@@ -97,14 +102,15 @@ internal static class BenchTrainJob
         return Stopwatch.GetElapsedTime(begun).TotalSeconds / rounds;
     }
 
-    private static double[] Steps(Trainer trainer, Batch[] batches, torch.Device device, int steps, CancellationToken stop)
+    private static double[] Steps(Trainer trainer, Batch[] batches, torch.Device device, int steps, ProcessGroup group, CancellationToken stop)
     {
         List<double> seconds = [];
         long start = Stopwatch.GetTimestamp();
         for (int i = 0; seconds.Count < steps; i++)
         {
             stop.ThrowIfCancellationRequested();
-            bool counts = i >= LeastWarmUp && Stopwatch.GetElapsedTime(start) >= warmUp;
+            // All processes make the same number of steps.
+            bool counts = i >= LeastWarmUp && !group.Any(Stopwatch.GetElapsedTime(start) < warmUp);
             MatrixPeak.Synchronize(device);
             long begun = Stopwatch.GetTimestamp();
             ((IDisposable)trainer.Step(batches, LearningRate)).Dispose();

@@ -27,10 +27,10 @@ internal sealed class CheckpointWriter(TimeSpan deadline) : IDisposable
     }
 
     /// <summary>
-    /// Begins to carry out some work that may fail because of the disk. With <paramref name="waits"/> it returns after it succeeded or,
+    /// Begins to carry out some work that may fail because of the disk, and that is told when it is given up for newer work. With <paramref name="waits"/> it returns after it succeeded or,
     /// where it did not at once, while it is tried again.
     /// </summary>
-    public void Begin(Action work, bool waits)
+    public void Begin(Action<CancellationToken> work, bool waits)
     {
         Free();
         superseded.Dispose();
@@ -88,11 +88,11 @@ internal sealed class CheckpointWriter(TimeSpan deadline) : IDisposable
         superseded.Dispose();
     }
 
-    private void Try(Action work, Action tried, CancellationToken given)
+    private void Try(Action<CancellationToken> work, Action tried, CancellationToken given)
     {
         try
         {
-            for (TimeSpan wait = firstWait; !Succeeds(work); wait = wait * 2 < longestWait ? wait * 2 : longestWait)
+            for (TimeSpan wait = firstWait; !Succeeds(work, given); wait = wait * 2 < longestWait ? wait * 2 : longestWait)
             {
                 tried();
                 if (given.WaitHandle.WaitOne(wait))
@@ -107,11 +107,11 @@ internal sealed class CheckpointWriter(TimeSpan deadline) : IDisposable
         }
     }
 
-    private bool Succeeds(Action work)
+    private bool Succeeds(Action<CancellationToken> work, CancellationToken given)
     {
         try
         {
-            work();
+            work(given);
             lock (gate)
             {
                 if (failing is not null)
@@ -122,6 +122,10 @@ internal sealed class CheckpointWriter(TimeSpan deadline) : IDisposable
                 failing = null;
             }
 
+            return true;
+        }
+        catch (OperationCanceledException) when (given.IsCancellationRequested)
+        {
             return true;
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException or InputException)

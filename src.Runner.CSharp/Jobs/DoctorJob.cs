@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
+using Hybrid.Runner.Distribution;
 using TorchSharp;
 
 namespace Hybrid.Runner;
@@ -38,6 +39,7 @@ internal static class DoctorJob
                     + (Precisions.Pays(speed["fp32_gflops"], speed["bf16_gflops"]) ? "\"precision\": \"bf16\" pays here" : "bf16 does not pay here")));
         }
 
+        findings.AddRange(Exchanging(usable));
         findings.Add(Tokenizers());
         findings.Add(Memory());
         findings.Add(Disk());
@@ -105,6 +107,28 @@ internal static class DoctorJob
         }
 
         return new("device", true, TorchLibrary.MadeForCuda ? "CPU, although this libtorch is made for CUDA: no GPU is in reach, or HYBRID_DEVICE is cpu" : "CPU (this libtorch is made for CPUs only)");
+    }
+
+    // One process needs neither, so neither is missing.
+    private static IEnumerable<Finding> Exchanging(bool usable)
+    {
+        yield return new("several processes", true, Said(() => $"{OpenMpi.Load().Version}, for mpirun and srun --mpi=pmix"));
+        if (usable && TorchLibrary.Device.type == DeviceType.CUDA)
+        {
+            yield return new("several GPUs", true, Said(() => $"NCCL of {Nccl.Load().Path}"));
+        }
+
+        static string Said(Func<string> find)
+        {
+            try
+            {
+                return find();
+            }
+            catch (InputException error)
+            {
+                return $"not by this machine: {error.Message}";
+            }
+        }
     }
 
     private static Finding Tokenizers()

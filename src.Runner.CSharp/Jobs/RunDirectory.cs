@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
@@ -16,19 +17,22 @@ namespace Hybrid.Runner;
 public sealed class RunDirectory : IDisposable
 {
     private static readonly TimeSpan flushInterval = TimeSpan.FromSeconds(0.5);
-    private readonly RunLock alone;
+    private readonly RunLock? alone;
+    private readonly bool leads;
     private readonly LineFile log, metrics, evaluations;
     private readonly HashSet<string> failing = [];
     private readonly HashSet<int> evaluated = [];
     private long flushed;
     private bool begun;
 
-    private RunDirectory(string root)
+    private RunDirectory(string root, int rank = 0)
     {
         Root = root;
+        leads = rank == 0;
+        LogFile = leads ? Path.Combine(root, "log.txt") : Path.Combine(root, "ranks", string.Create(CultureInfo.InvariantCulture, $"log-{rank:00000}.txt"));
         Checkpoints = new Checkpoints(root);
         (log, metrics, evaluations) = (new(LogFile), new(MetricsFile), new(EvaluationsFile));
-        alone = RunLock.Take(root);
+        alone = leads ? RunLock.Take(root) : null;
     }
 
     public string Root { get; }
@@ -44,7 +48,7 @@ public sealed class RunDirectory : IDisposable
     /// <summary>What the steps saw that ended the run because their gradients were not finite.</summary>
     public string NotFiniteFile => Path.Combine(Root, "not-finite.json");
 
-    public string LogFile => Path.Combine(Root, "log.txt");
+    public string LogFile { get; }
 
     /// <summary>The directory of a new run. Errors: InputException where something is there already.</summary>
     public static RunDirectory New(string root)
@@ -64,6 +68,12 @@ public sealed class RunDirectory : IDisposable
             : new RunDirectory(full);
     }
 
+    /// <summary>
+    /// The same directory for another process of a run that rank 0 has taken: it keeps a log of its own, ranks/log-NNNNN.txt, and writes
+    /// nothing else.
+    /// </summary>
+    public static RunDirectory Shared(string root, int rank) => new(Path.GetFullPath(root), rank);
+
     /// <summary>Whether a path lies in this directory.</summary>
     public bool Holds(string path) => Path.GetFullPath(path).StartsWith(Root + Path.DirectorySeparatorChar, StringComparison.Ordinal);
 
@@ -79,8 +89,15 @@ public sealed class RunDirectory : IDisposable
     /// </summary>
     public void Begin(string configuration, int firstStep, int begunAt = 0)
     {
-        AtomicFile.WriteText(RunFile, configuration + "\n");
         begun = true;
+        if (!leads)
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(LogFile)!);
+            Trace.To(LogFile);
+            return;
+        }
+
+        AtomicFile.WriteText(RunFile, configuration + "\n");
         int[] there = GoBack(firstStep);
         int missing = firstStep - begunAt - there.Count(step => step >= begunAt);
         if (missing > 0)
@@ -96,6 +113,11 @@ public sealed class RunDirectory : IDisposable
     /// <summary>Keeps the metrics of steps before one, and the evaluations up to it; returns the steps whose metrics are kept.</summary>
     public int[] GoBack(int step)
     {
+        if (!leads)
+        {
+            return [];
+        }
+
         Sync();
         evaluated.Clear();
         Keep(EvaluationsFile, other => other <= step);
@@ -143,6 +165,11 @@ public sealed class RunDirectory : IDisposable
     /// <summary>Adds a line to the metrics; its first key is <c>step</c>.</summary>
     public void Add(JsonObject step)
     {
+        if (!leads)
+        {
+            return;
+        }
+
         metrics.Add(step.ToJsonString());
         if (Stopwatch.GetElapsedTime(flushed) >= flushInterval)
         {
@@ -180,6 +207,11 @@ public sealed class RunDirectory : IDisposable
     public void Keep(NotFiniteSteps found)
     {
         Flush();
+        if (!leads)
+        {
+            return;
+        }
+
         try
         {
             RequireThere();
@@ -203,7 +235,11 @@ public sealed class RunDirectory : IDisposable
             line[key] = value;
         }
 
-        evaluations.Add(Json.Text(line));
+        if (leads)
+        {
+            evaluations.Add(Json.Text(line));
+        }
+
         evaluated.Add(step);
         TryFlush(evaluations);
     }
@@ -234,7 +270,7 @@ public sealed class RunDirectory : IDisposable
         }
 
         Trace.To(null);
-        alone.Dispose();
+        alone?.Dispose();
     }
 
     private void TryFlush(LineFile file)

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Hybrid.Api;
+using Hybrid.Runner.Distribution;
 
 namespace Hybrid.Runner;
 
@@ -18,12 +19,14 @@ internal sealed class RunSaver : IDisposable
     private readonly Snapshot snapshot = new();
     private readonly string configuration;
     private readonly int begun;
+    private readonly ProcessGroup group;
     private readonly Lock gate = new();
     private readonly SortedDictionary<int, double> measured = [];
     private long last = Stopwatch.GetTimestamp();
 
-    public RunSaver(TrainPlan plan, RunDirectory run, Model model, Trainer trainer, Companions companions, Checkpoint? resumed, int begun)
+    public RunSaver(TrainPlan plan, RunDirectory run, Model model, Trainer trainer, Companions companions, Checkpoint? resumed, int begun, ProcessGroup group)
     {
+        this.group = group;
         (this.plan, this.run, this.model, this.trainer, this.companions, this.begun) = (plan, run, model, trainer, companions, begun);
         writer = new CheckpointWriter(plan.SavingDeadline);
         configuration = RunDirectory.Hash(plan);
@@ -67,15 +70,23 @@ internal sealed class RunSaver : IDisposable
         run.Flush();
         writer.Check();
         writer.Free();
-        TrainingSnapshot.Take(snapshot, model, trainer, companions);
+        TrainingSnapshot.Take(snapshot, model, trainer, companions, group);
+        string attempt = group.Tell(Guid.NewGuid().ToString("N"));
         CheckpointState state = Spikes.In(new(step, (long)step * plan.Config.Sequences + Spikes.PassedOver, plan.Config.Seed, configuration, trainer.StateLayout) { Begun = begun });
         (Saved, last) = (step, Stopwatch.GetTimestamp());
         string directory = Directory;
+        SharedCheckpoint shared = new(directory, attempt, group, plan.SavingDeadline);
+        if (!group.Leads)
+        {
+            writer.Begin(given => shared.Add(snapshot, given), waits: !plan.Config.Saving.Asynchronous);
+            return;
+        }
+
         writer.Begin(
-            () =>
+            given =>
             {
                 run.RequireThere();
-                Checkpoint.Write(directory, state, snapshot.WriteTo);
+                Checkpoint.Write(directory, state, aside => shared.Fill(aside, snapshot, given));
 
                 // No step before the checkpoint may be missing from the metrics once the run can go on from it.
                 run.Sync();
@@ -102,10 +113,15 @@ internal sealed class RunSaver : IDisposable
     public int GoBack(LossSpikeException spike)
     {
         writer.Finish();
-        Checkpoint newest = run.Checkpoints.Newest(bytes: true, Regular)
-            ?? throw new InputException($"{spike.Message}, and there is no whole checkpoint in {run.Root} to go back to.");
+        string found = group.Tell(group.Leads ? run.Checkpoints.Newest(bytes: true, Regular)?.Directory ?? "" : "");
+        Checkpoint newest = found.Length > 0 ? Checkpoint.Open(found)
+            : throw new InputException($"{spike.Message}, and there is no whole checkpoint in {run.Root} to go back to.");
         newest.Restore(model, trainer);
-        run.Checkpoints.GoBack(newest.State.Step);
+        if (group.Leads)
+        {
+            run.Checkpoints.GoBack(newest.State.Step);
+        }
+
         run.GoBack(newest.State.Step);
         Spikes.GoBack(spike, newest.State);
         Saved = newest.State.Step;
@@ -131,8 +147,13 @@ internal sealed class RunSaver : IDisposable
     public void Finish()
     {
         writer.Finish();
+        if (!group.Leads)
+        {
+            return;
+        }
+
         writer.Begin(
-            () =>
+            _ =>
             {
                 run.Sync();
                 Remove();

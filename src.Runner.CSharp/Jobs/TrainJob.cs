@@ -1,6 +1,8 @@
 using System.Text.Json.Nodes;
 using Hybrid.Api;
+using Hybrid.Runner.Distribution;
 using Hybrid.Runner.Formats;
+using TorchSharp;
 
 namespace Hybrid.Runner;
 
@@ -12,9 +14,22 @@ public static class TrainJob
     {
         TrainPlan plan = ReadPlan(command.Config, command.Set);
         TrainOutcome outcome;
-        using (Progress progress = new())
+        using ProcessGroup group = ProcessGroup.Open(PatienceOf(plan), stop);
+        Terminal.Quiet = !group.Leads;
+        try
         {
-            outcome = Run(plan, command.Out, command.Resume, stop, progress);
+            using Progress progress = group.Leads ? new() : Progress.On(TextWriter.Null, TimeProvider.System);
+            outcome = Run(plan, command.Out, command.Resume, stop, progress, group);
+        }
+        catch (Exception error) when (error is not OperationCanceledException)
+        {
+            group.Fail(error.Message);
+            throw;
+        }
+
+        if (!group.Leads)
+        {
+            return;
         }
 
         if (command.Json)
@@ -57,17 +72,30 @@ public static class TrainJob
     /// Trains into a directory. <paramref name="resume"/>: null refuses a directory that is not empty; auto goes on where there is a
     /// checkpoint; must goes on or fails; anything else is the checkpoint or run to go on from.
     /// </summary>
-    public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress)
+    public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress) =>
+        Run(plan, directory, resume, stop, progress, ProcessGroup.Alone());
+
+    /// <summary>The same by one of several processes, all of which are given the same.</summary>
+    internal static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress, ProcessGroup group)
     {
-        (RunDirectory run, Checkpoint? checkpoint, plan) = Place(plan, directory, resume);
+        RequireShares(plan, group);
+        (RunDirectory run, Checkpoint? checkpoint, plan) = PlaceAll(plan, directory, resume, group);
         using (run)
         {
+            group.Stopping = sentence => run.Log($"stopped: {sentence}");
             using ISequenceSource source = TokenData.Open(plan.Train, plan.Config.Vocabulary, new PairComposer(plan, plan.Config.Vocabulary));
             plan = TrainSettings.Settle(plan, checkpoint, source.Length - 1, out string settled);
+            if (group.Size > 1)
+            {
+                // What the machine decides, the first one's decides for all.
+                plan = new(Descriptions.Training("what rank 0 has settled on", group.Tell(plan.Json), []));
+            }
+
             Layout layout = plan.Layout(TorchLibrary.Device);
             TrainStart start = checkpoint is null ? TrainStart.Fresh(plan, layout) : TrainStart.Resumed(plan, layout, checkpoint);
             using Model model = start.Model;
-            using Trainer trainer = new(model, plan.Optimizer, plan.Objective, TorchLibrary.TrainingOf(plan));
+            RequireSame(group, model, source);
+            using Trainer trainer = new(model, plan.Optimizer, plan.Objective, TorchLibrary.TrainingOf(plan, group));
             checkpoint?.Restore(trainer);
             model.Reach(source.Length);
             TrainPlan measuring = plan.WithoutDrops;
@@ -78,6 +106,11 @@ public static class TrainJob
             run.Log($"starts at step {first} with {start.Words}");
             run.Log($"{Architecture.Describe(model.Config)}; {plan.Movement(model.Config)}");
             run.Log(settled);
+            if (group.Size > 1)
+            {
+                run.Log($"rank {group.Rank} of {group.Size} ({Environment.MachineName}, process {Environment.ProcessId}) by {group.Engine}, ZeRO {plan.Config.Distribution.Zero}");
+            }
+
             run.Log($"{source.Count:N0} sequences of {source.Length} tokens from {source.Name}; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads");
             foreach (string loss in source.Losses.Concat(heldOut?.Losses ?? []).Distinct())
             {
@@ -86,7 +119,7 @@ public static class TrainJob
 
             try
             {
-                return new TrainRun(plan, run, model, trainer, source, heldOut, Companions.Of(start.Tokenizer, plan.Train), checkpoint).Carry(first, begun, progress, stop);
+                return new TrainRun(plan, run, model, trainer, source, heldOut, Companions.Of(start.Tokenizer, plan.Train), checkpoint, group).Carry(first, begun, progress, stop);
             }
             catch (Exception error) when (error is not OperationCanceledException)
             {
@@ -94,6 +127,60 @@ public static class TrainJob
                 throw;
             }
         }
+    }
+
+    private static Patience PatienceOf(TrainPlan plan) => new(
+        TimeSpan.FromSeconds(plan.Config.Distribution.SilenceSeconds), TimeSpan.FromSeconds(plan.Config.Distribution.TimeoutSeconds));
+
+    private static void RequireShares(TrainPlan plan, ProcessGroup group)
+    {
+        if (plan.Config.Sequences < group.Size)
+        {
+            throw new ConfigurationException($"batch.sequences: is {plan.Config.Sequences}, but there are {group.Size} processes, each of which takes at least one of a step's sequences.");
+        }
+    }
+
+    /// <summary>That all processes begin with the same weights and data. Errors: InputException naming one that does not.</summary>
+    private static void RequireSame(ProcessGroup group, Model model, ISequenceSource source)
+    {
+        if (group.Size == 1)
+        {
+            return;
+        }
+
+        using var scope = torch.NewDisposeScope();
+        using var still = torch.no_grad();
+        double weights = model.Store.Master.sum(type: torch.ScalarType.Float64).item<double>();
+        foreach (var (what, value) in new[] { ("weights", weights), ("data", (double)source.Count), ("lengths of sequences", (double)source.Length) })
+        {
+            double[] all = group.Each(value);
+            int other = Array.FindIndex(all, one => !one.Equals(all[0]));
+            if (other > 0)
+            {
+                throw new InputException($"rank {other} has other {what} than rank 0; all processes must see the same files.");
+            }
+        }
+    }
+
+    /// <summary>The same for all processes: rank 0 places the run, and tells the others.</summary>
+    private static (RunDirectory Run, Checkpoint? Checkpoint, TrainPlan Plan) PlaceAll(TrainPlan plan, string directory, string? resume, ProcessGroup group)
+    {
+        if (group.Size == 1)
+        {
+            return Place(plan, directory, resume);
+        }
+
+        if (group.Leads)
+        {
+            (RunDirectory run, Checkpoint? newest, plan) = Place(plan, directory, resume);
+            group.Tell(newest?.Directory ?? "");
+            group.Tell(plan.Json);
+            return (run, newest, plan);
+        }
+
+        string from = group.Tell("");
+        plan = new(Descriptions.Training("the plan of rank 0", group.Tell(""), []));
+        return (RunDirectory.Shared(directory, group.Rank), from.Length == 0 ? null : Checkpoint.Open(from), plan);
     }
 
     /// <summary>Where a run is to be, what it goes on from, and its plan with what an earlier part of the same run has settled on.</summary>
@@ -152,7 +239,7 @@ public static class TrainJob
         plan = plan.Following(begun);
 
         // Where a run started from, when it saves, what it keeps in memory and how it is watched may change. A run of an earlier version has its defaults.
-        IReadOnlyList<string> differences = RunDirectory.Differences(begun.Json, plan.Json, ["model", "checkpoint", "memory", "spikes", "interruption"]);
+        IReadOnlyList<string> differences = RunDirectory.Differences(begun.Json, plan.Json, ["model", "checkpoint", "memory", "spikes", "interruption", "distribution"]);
         return differences.Count == 0
             ? plan
             : throw new ConfigurationException(

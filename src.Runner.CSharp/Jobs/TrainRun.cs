@@ -1,10 +1,11 @@
 using Hybrid.Api;
+using Hybrid.Runner.Distribution;
 
 namespace Hybrid.Runner;
 
 /// <summary>A run that is under way: its loop, its checkpoints and its evaluations.</summary>
 internal sealed class TrainRun(
-    TrainPlan plan, RunDirectory run, Model model, Trainer trainer, ISequenceSource source, ISequenceSource? heldOut, Companions companions, Checkpoint? resumed)
+    TrainPlan plan, RunDirectory run, Model model, Trainer trainer, ISequenceSource source, ISequenceSource? heldOut, Companions companions, Checkpoint? resumed, ProcessGroup group)
 {
     private readonly int interruptedExit = RunStoppedException.CodeOr(plan.Config.InterruptedExit);
     private long tokens;
@@ -16,7 +17,7 @@ internal sealed class TrainRun(
     /// </summary>
     public TrainOutcome Carry(int firstStep, int begun, Progress progress, CancellationToken stop)
     {
-        using RunSaver saver = new(plan, run, model, trainer, companions, resumed, begun);
+        using RunSaver saver = new(plan, run, model, trainer, companions, resumed, begun, group);
         bool whole;
         Evaluation? evaluation = null;
         using (Stage stage = progress.Stage("train", plan.Config.Schedule.Steps, firstStep))
@@ -63,7 +64,7 @@ internal sealed class TrainRun(
     {
         while (true)
         {
-            TrainingLoop loop = new(trainer, plan, source, saver.Spikes.PassedOver)
+            TrainingLoop loop = new(trainer, plan, source, saver.Spikes.PassedOver, group)
             {
                 Measured = step => Record(step, saver.Spikes, stage),
                 CheckpointWanted = saver.Due,
@@ -117,7 +118,9 @@ internal sealed class TrainRun(
         try
         {
             using Stage stage = progress.Stage("held out", heldOut.Count);
-            Evaluation evaluation = Evaluation.Of(model, heldOut, long.MaxValue, stop, stage.Report);
+            Evaluation evaluation = group.Size == 1
+                ? Evaluation.Of(model, heldOut, long.MaxValue, stop, stage.Report)
+                : SharedEvaluation.Of(model, heldOut, group, whole: plan.Config.Distribution.Zero >= 3, stage.Report);
             saver.Measured(step, evaluation.Total.Loss.Mean);
             if (!run.Evaluated(step))
             {

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Hybrid.Api;
+using Hybrid.Runner.Distribution;
 using TorchSharp;
 
 namespace Hybrid.Runner;
@@ -12,7 +13,8 @@ namespace Hybrid.Runner;
 /// <param name="plan">The schedule, the order, the size of steps.</param>
 /// <param name="source">Where sequences come from.</param>
 /// <param name="passedOver">Sequences that the run left out before these steps.</param>
-public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSource source, long passedOver = 0)
+/// <param name="group">The processes that share each step; null for one alone.</param>
+public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSource source, long passedOver = 0, ProcessGroup? group = null)
 {
     private const int LargestSkippedRow = 20, MostPending = 64;
     private static readonly TimeSpan readingInterval = TimeSpan.FromMilliseconds(500);
@@ -43,12 +45,14 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
     {
         int steps = plan.Config.Schedule.Steps;
         Done = firstStep;
-        using BatchFeed feed = new(source, plan, trainer.Share(plan.Config.MicroBatch), trainer.Device, firstStep, steps, passedOver: passedOver);
+        using BatchFeed feed = new(source, plan, trainer.Share(plan.Config.MicroBatch), trainer.Device, firstStep, steps, passedOver: passedOver, group: group);
         long clock = Stopwatch.GetTimestamp();
         try
         {
-            while (Done < steps && !stop.IsCancellationRequested)
+            bool stopping = Agreed(stop.IsCancellationRequested, false, false).Stop;
+            while (Done < steps && !stopping)
             {
+                group?.At(Done);
                 Batch[] batches = feed.Next();
                 double rate = Compose.LearningRate(plan.Config.Schedule, Done);
                 try
@@ -61,8 +65,10 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
                 }
 
                 Done++;
-                bool wanted = CheckpointWanted(Done), due = (wanted || Done % plan.Config.CheckpointEvery == 0) && Done < steps;
-                if (due || pending.Count >= MostPending || Stopwatch.GetElapsedTime(clock) >= readingInterval)
+                (stopping, bool wanted, bool reading) = Agreed(
+                    stop.IsCancellationRequested, CheckpointWanted(Done), Stopwatch.GetElapsedTime(clock) >= readingInterval);
+                bool due = (wanted || Done % plan.Config.CheckpointEvery == 0) && Done < steps;
+                if (due || pending.Count >= MostPending || reading)
                 {
                     Read(ref clock);
                 }
@@ -86,6 +92,19 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
 
             pending.Clear();
         }
+    }
+
+    /// <summary>Whether any process is asked to stop, and what rank 0 finds due by its clock: all do the same after the same step.</summary>
+    private (bool Stop, bool Save, bool Read) Agreed(bool stop, bool save, bool read)
+    {
+        if (group is null or { Size: 1 })
+        {
+            return (stop, save, read);
+        }
+
+        double Flag(bool value) => value ? 1 : 0;
+        double[] sums = group.Exchange.Sum([Flag(stop), Flag(save && group.Leads), Flag(read && group.Leads)]);
+        return (sums[0] > 0, sums[1] > 0, sums[2] > 0);
     }
 
     private void Read(ref long clock)

@@ -175,7 +175,8 @@ public sealed class Checkpoint
     public void Restore(Trainer trainer)
     {
         string path = Path.Combine(Directory, Optimizer);
-        if (!File.Exists(path))
+        string[] shards = MomentShards.In(Directory);
+        if (!File.Exists(path) && shards.Length == 0)
         {
             throw new InputException($"{Directory} holds a model only, without {Optimizer}: a run cannot go on from it, but it can start from it as model.checkpoint.");
         }
@@ -185,17 +186,7 @@ public sealed class Checkpoint
             throw new InputException($"the moments in {path} belong to a model that moves other parameters; a run can start from it as model.checkpoint, but not go on.");
         }
 
-        using ITensorFile file = SafeTensorsFile.Open(path);
-        trainer.Restore((name, target) =>
-        {
-            if (!file.Entries.TryGetValue(name, out TensorEntry? entry) || !entry.Shape.SequenceEqual(target.shape))
-            {
-                string found = entry is null ? "is missing" : $"is {Shape.show(entry.Shape)}";
-                throw new InputException($"{path}: the tensor {name} {found}, must be {Shape.show(target.shape)}.");
-            }
-
-            TensorReading.Into(file, name, target);
-        });
+        MomentShards.Restore(shards.Length > 0 ? shards : [path], trainer);
         RestoreAverage(trainer);
     }
 
@@ -206,18 +197,18 @@ public sealed class Checkpoint
         {
             foreach (string name in model.Names)
             {
-                using torch.Tensor target = model.Values(name);
-                file.Fill(name, target);
+                using torch.Tensor values = file.Load(name);
+                trainer.SetWeights(name, values);
             }
         }
 
-        model.Store.Refresh();
+        trainer.Publish();
         Restore(trainer);
     }
 
     private void RestoreAverage(Trainer trainer)
     {
-        if (trainer.Average is not { } average)
+        if (trainer.Average is null)
         {
             return;
         }
@@ -233,7 +224,7 @@ public sealed class Checkpoint
         foreach (Slot slot in trainer.AveragedSlots)
         {
             using torch.Tensor values = file.Load(slot.Spec.Name);
-            average.Set(slot.Spec.Name, values);
+            trainer.SetAverage(slot.Spec.Name, values);
         }
     }
 

@@ -1,4 +1,5 @@
 using Hybrid.Api;
+using Hybrid.Runner.Distribution;
 using Hybrid.Runner.Formats;
 using TorchSharp;
 
@@ -8,32 +9,55 @@ namespace Hybrid.Runner;
 internal static class TrainingSnapshot
 {
     /// <summary>Takes a snapshot of a model and its trainer; whatever it held before is forgotten.</summary>
-    public static void Take(Snapshot snapshot, Model model, Trainer trainer, Companions companions)
+    public static void Take(Snapshot snapshot, Model model, Trainer trainer, Companions companions, ProcessGroup group)
     {
+        using var scope = torch.NewDisposeScope();
         snapshot.Clear();
-        string description = Descriptions.Write(model.Config, model.Vocabulary);
-        torch.Tensor weights = snapshot.Copy("weights", model.Store.Master);
-        snapshot.Add(Checkpoint.Weights, Parameters(model, (slot, shape) =>
+        if (trainer.StateIsSliced)
         {
-            using torch.Tensor part = weights.narrow(0, slot.Offset, slot.Spec.Count);
-            return part.view(shape);
-        }));
-        snapshot.Add(Checkpoint.Optimizer, trainer.State);
+            snapshot.Add(MomentShards.Name(group.Rank, group.Size), MomentShards.Of(trainer));
+        }
+        else if (group.Leads)
+        {
+            snapshot.Add(Checkpoint.Optimizer, trainer.State);
+        }
+
+        // What processes hold in slices all of them gather, and the first one writes.
+        torch.Tensor weights = Whole(snapshot, "weights", trainer.StateIsSliced ? trainer.HostWeights() : null) ?? snapshot.Copy("weights", model.Store.Master);
+        torch.Tensor? average = Whole(snapshot, "average", trainer.HostAverage());
+        if (!group.Leads)
+        {
+            return;
+        }
+
+        string description = Descriptions.Write(model.Config, model.Vocabulary);
+        snapshot.Add(Checkpoint.Weights, Parameters(model, weights));
         snapshot.Add(Checkpoint.Description, description);
         companions.AddTo(snapshot, "");
-        if (trainer.Average is { } average)
+        if (average is not null)
         {
             // A folder that is a model itself, so that whatever takes a model takes this one.
-            torch.Tensor flat = snapshot.Copy("average", average.Flat);
-            snapshot.Add(Checkpoint.Average + Checkpoint.Weights, Parameters(model, (slot, _) => average.Parameter(slot.Spec.Name, weights, flat)));
+            snapshot.Add(Checkpoint.Average + Checkpoint.Weights, Parameters(model, average));
             snapshot.Add(Checkpoint.Average + Checkpoint.Description, description);
             companions.AddTo(snapshot, Checkpoint.Average);
         }
     }
 
-    private static IEnumerable<TensorSource> Parameters(Model model, Func<Slot, long[], torch.Tensor> values) => model.Store.Slots.Select(slot =>
+    private static torch.Tensor? Whole(Snapshot snapshot, string name, torch.Tensor? gathered)
+    {
+        using (gathered)
+        {
+            return gathered is null ? null : snapshot.Copy(name, gathered);
+        }
+    }
+
+    private static IEnumerable<TensorSource> Parameters(Model model, torch.Tensor flat) => model.Store.Slots.Select(slot =>
     {
         long[] shape = [.. slot.Spec.Shape];
-        return new TensorSource(slot.Spec.Name, torch.ScalarType.Float32, shape, () => values(slot, shape));
+        return new TensorSource(slot.Spec.Name, torch.ScalarType.Float32, shape, () =>
+        {
+            using torch.Tensor part = flat.narrow(0, slot.Offset, slot.Spec.Count);
+            return part.view(shape);
+        });
     });
 }

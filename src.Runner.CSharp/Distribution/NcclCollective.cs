@@ -1,0 +1,110 @@
+using Hybrid;
+
+namespace Hybrid.Runner.Distribution;
+
+/// <summary>
+/// Processes with a GPU each, by NCCL on the memory of these, queued on a stream that <paramref name="stream"/> names when a call is made.
+/// </summary>
+internal sealed unsafe class NcclCollective : ICollective
+{
+    private readonly Nccl nccl;
+    private readonly Func<nint> stream;
+    private readonly Action synchronise;
+    private readonly nint communicator;
+    private bool over;
+
+    /// <summary>Joins the others; all must do so together. Errors: InputException.</summary>
+    public NcclCollective(Nccl nccl, byte[] id, int rank, int size, Func<nint> stream, Action synchronise)
+    {
+        (this.nccl, this.stream, this.synchronise) = (nccl, stream, synchronise);
+        (Rank, Size) = (rank, size);
+        Nccl.Id given = default;
+        id.AsSpan(0, Nccl.IdBytes).CopyTo(new Span<byte>(given.Bytes, Nccl.IdBytes));
+        nint made = 0;
+        nccl.Check(nccl.CommInitRank(&made, size, given, rank), "ncclCommInitRank");
+        communicator = made;
+    }
+
+    public string Name => $"NCCL ({nccl.Path})";
+
+    public int Rank { get; }
+
+    public int Size { get; }
+
+    public bool OnDevice => true;
+
+    /// <summary>An id for a new group of processes; rank 0 makes it and hands it out.</summary>
+    public static byte[] NewId(Nccl nccl)
+    {
+        Nccl.Id id = default;
+        nccl.Check(nccl.GetUniqueId(&id), "ncclGetUniqueId");
+        return new Span<byte>(id.Bytes, Nccl.IdBytes).ToArray();
+    }
+
+    public void AllReduce(nint data, long count, ElementType type) =>
+        nccl.Check(nccl.AllReduce(data, data, (nuint)count, Nccl.Type(type), Nccl.Sum, communicator, stream()), "ncclAllReduce");
+
+    public void ReduceScatter(nint data, long count, ElementType type)
+    {
+        long each = Slices.each(Size, count);
+        if (each * Size == count)
+        {
+            nccl.Check(nccl.ReduceScatter(data, At(data, each * Rank, type), (nuint)each, Nccl.Type(type), Nccl.Sum, communicator, stream()), "ncclReduceScatter");
+            return;
+        }
+
+        // NCCL's own wants slices of one length.
+        EachSlice(count, (rank, start, length) =>
+            nccl.Check(nccl.Reduce(At(data, start, type), At(data, start, type), (nuint)length, Nccl.Type(type), Nccl.Sum, rank, communicator, stream()), "ncclReduce"));
+    }
+
+    public void AllGather(nint data, long count, ElementType type)
+    {
+        long each = Slices.each(Size, count);
+        if (each * Size == count)
+        {
+            nccl.Check(nccl.AllGather(At(data, each * Rank, type), data, (nuint)each, Nccl.Type(type), communicator, stream()), "ncclAllGather");
+            return;
+        }
+
+        EachSlice(count, (rank, start, length) =>
+            nccl.Check(nccl.Broadcast(At(data, start, type), At(data, start, type), (nuint)length, Nccl.Type(type), rank, communicator, stream()), "ncclBroadcast"));
+    }
+
+    public void Broadcast(nint data, long count, ElementType type, int root) =>
+        nccl.Check(nccl.Broadcast(data, data, (nuint)count, Nccl.Type(type), root, communicator, stream()), "ncclBroadcast");
+
+    public void Barrier()
+    {
+        using TorchSharp.torch.Tensor one = TorchSharp.torch.ones(1, dtype: TorchSharp.torch.float32, device: TorchLibrary.Device);
+        AllReduce(Dispatcher.dataPointer(one), 1, ElementType.Float32);
+        synchronise();
+    }
+
+    public void Dispose()
+    {
+        if (!over)
+        {
+            over = true;
+            synchronise();
+            _ = nccl.CommDestroy(communicator);
+        }
+    }
+
+    private static nint At(nint data, long element, ElementType type) => data + (nint)(element * type.Bytes());
+
+    private void EachSlice(long count, Action<int, long, long> call)
+    {
+        nccl.Check(nccl.GroupStart(), "ncclGroupStart");
+        for (int rank = 0; rank < Size; rank++)
+        {
+            var (start, length) = Slices.range(Size, rank, count);
+            if (length > 0)
+            {
+                call(rank, start, length);
+            }
+        }
+
+        nccl.Check(nccl.GroupEnd(), "ncclGroupEnd");
+    }
+}
