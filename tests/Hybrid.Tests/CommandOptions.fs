@@ -182,7 +182,7 @@ let frozen =
         ]
         "bench",
         [
-            "prepare|train|generate|load"
+            "prepare|train|generate|load|collective"
             "--text-tokenizer F"
             "--text F..."
             "--image-tokenizer PATH"
@@ -200,6 +200,8 @@ let frozen =
             "--steps N"
             "--checkpointing none|selective|full"
             "--profile"
+            "--zero 0|1|2|3"
+            "--bytes SIZE..."
             "--tokens PATH"
             "--new N"
             "--prompt-length N"

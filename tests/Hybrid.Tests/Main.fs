@@ -85,6 +85,10 @@ let private all =
             StudyVerdictTests.tests
             StudyTests.tests
             TeamTests.tests
+            SharingTests.tests
+            ExchangeTests.tests
+            LifelineTests.tests
+            RanksTests.tests
             TensorFilesTests.tests
             TokenizerFilesTests.tests
             TokenizeCommandTests.tests

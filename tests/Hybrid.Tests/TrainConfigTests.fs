@@ -26,6 +26,7 @@ let private generated (seed: int64) : TrainConfig =
     let peak = chooser.Float(0.0, 1.0)
     let precision = chooser.Of [ Auto; Given Fp32; Given Bf16 ]
     let heldOut = [ for i in 1 .. chooser.Int(0, 3) -> $"held-{i}.safetensors" ]
+    let trainable = chooser.Of(List.map snd Trainable.presets)
     let keepLast = chooser.Of [ None; Some(chooser.Int(1, 100)) ]
 
     {
@@ -39,7 +40,15 @@ let private generated (seed: int64) : TrainConfig =
         Form = chooser.Of [ Captioned; ImageOnly; TextOnly; CaptionDropped ]
         Length = chooser.Int(2, 5000)
         CaptionDrop = chooser.Float(0.0, 1.0)
-        Trainable = chooser.Of(List.map snd Trainable.presets)
+        Trainable = trainable
+        Distribution =
+            {
+                Zero = if trainable = Trainable.All then chooser.Int(0, 3) else chooser.Int(0, 2)
+                Overlap = chooser.Bool()
+                BucketMiB = chooser.Int(1, 1024)
+                SilenceSeconds = chooser.Float(1.0, 86400.0)
+                TimeoutSeconds = chooser.Float(1.0, 604800.0)
+            }
         NewRows = chooser.Of("./aligned" :: "rows.npy" :: TrainConfig.newRows)
         LossWeights = chooser.Float(0.0, 2.0), chooser.Float(0.0, 2.0), chooser.Float(0.0, 2.0), chooser.Float(0.0, 1e-3)
         Optimizer =
@@ -123,6 +132,7 @@ let tests =
                         "ema"
                         "spikes"
                         "interruption"
+                        "distribution"
                         "seed"
                     ] do
                     Expect.isTrue (root.ContainsKey key) key)
@@ -173,6 +183,8 @@ let tests =
                                 DeadlineMinutes = 30.0
                             }
                         AverageDecay = None
+                        Distribution =
+                            { Zero = 0; Overlap = true; BucketMiB = 64; SilenceSeconds = 30.0; TimeoutSeconds = 600.0 }
                         Spikes = { Deviations = None; Window = 100; Action = SpikeAction.Warn; Limit = 3 }
                         InterruptedExit = 130
                         Seed = 0L
