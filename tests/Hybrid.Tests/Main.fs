@@ -71,6 +71,7 @@ let private all =
             DecodingTests.tests
             SamplingTests.tests
             HostDrawTests.tests
+            ScalingTests.tests
             ScheduleTests.tests
             SequenceTests.tests
             ShapeTests.tests
