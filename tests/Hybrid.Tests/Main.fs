@@ -71,6 +71,7 @@ let private all =
             DecodingTests.tests
             SamplingTests.tests
             HostDrawTests.tests
+            PlanCommandTests.tests
             ScalingTests.tests
             ScheduleTests.tests
             SequenceTests.tests
