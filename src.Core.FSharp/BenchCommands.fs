@@ -1,4 +1,4 @@
-/// What a person can have measured, as plain records, as in Commands.
+/// What a person can have measured or predicted, as plain records, as in Commands.
 namespace Hybrid
 
 open System
@@ -106,6 +106,47 @@ type BenchGenerateCommand =
         Lookahead: int
         /// Null takes all cores.
         Threads: Nullable<int>
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// What training over many GPUs would take, and how to go about it.
+type PlanCommand =
+    {
+        Gpus: int
+        /// Gigabytes (10⁹ bytes) of each
+        GpuMemory: float
+        /// Gigabytes per second between nodes
+        Link: float
+        NodeGpus: int
+        /// Gigabytes per second within a node; null: as between nodes
+        NodeLink: Nullable<float>
+        /// Microseconds
+        Latency: float
+        /// TFLOP/s of a GPU; null: the A100's, or what was measured
+        Peak: Nullable<float>
+        /// Of the peak; null: 0.45, or what was measured
+        Share: Nullable<float>
+        /// What `bench train --json` wrote, in the place of peak and share; or null
+        Measured: string | null
+        /// A training configuration, a model's description, or a size (null: 1b). At most one of these is not null.
+        Config: string | null
+        ModelConfig: string | null
+        Size: string | null
+        /// Positions of a sequence; null: the configuration's, else 1,152
+        Sequence: Nullable<int>
+        /// Null: the configuration's, else a million
+        TokensPerStep: Nullable<float>
+        /// Null: the configuration's, else a hundred thousand million
+        Tokens: Nullable<float>
+        /// bf16 or fp32; null: the configuration's, else bf16
+        Precision: string | null
+        /// bf16 or fp32; null: the configuration's, else fp32
+        Gradients: string | null
+        /// Gigabytes per second at which all processes together write a checkpoint; null: not said
+        CheckpointLink: Nullable<float>
         Json: bool
     }
 

@@ -375,6 +375,12 @@ let table: Entry list =
                 ]
         }
 
+        entry<PlanArguments>
+            "plan"
+            "what training over many GPUs would take, and how to go about it"
+            "hybrid plan --gpus 64 --gpu-memory 80 --link 100 --node-link 250"
+            PlanTable.command
+
         entry<InspectArguments>
             "inspect"
             "what a model, run, shard, tar or configuration is"

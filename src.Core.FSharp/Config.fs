@@ -275,3 +275,7 @@ module ModelConfig =
     let flopsPerToken (config: ModelConfig) (positions: int) : float =
         6.0 * float (matrixParameters config)
         + 12.0 * float config.Layers * float (queryWidth config) * float positions
+
+    /// Of these, the operations of the blocks' forward pass, which full checkpointing makes twice.
+    let blockFlopsPerToken (config: ModelConfig) (positions: int) : float =
+        flopsPerToken config positions / 3.0 - 2.0 * float config.Rows * float config.Width

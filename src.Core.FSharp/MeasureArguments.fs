@@ -1,4 +1,4 @@
-/// The schema of the commands that measure: probe, align, fid and bench.
+/// The schema of the commands that measure and predict: probe, align, fid, bench and plan.
 namespace Hybrid.Arguments
 
 open System
@@ -203,4 +203,48 @@ type internal BenchArguments =
             | Top_K _ -> "generate: draws from the K most probable tokens (default: 100)"
             | Guidance _ -> "generate: strength of classifier-free guidance (default: 1, none)"
             | Lookahead _ -> "generate: tokens that a pass reads ahead (default: 1, none)"
+            | Json -> Words.json
+
+type internal PlanArguments =
+    | [<Mandatory; Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Gpus of int
+    | [<Mandatory; Unique; Value("GB", Above = 0.0, Maximum = 1e6)>] Gpu_Memory of float
+    | [<Mandatory; Unique; Value("GB/s", Above = 0.0, Maximum = 1e6)>] Link of float
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Node_Gpus of int
+    | [<Unique; Value("GB/s", Above = 0.0, Maximum = 1e6)>] Node_Link of float
+    | [<Unique; Value("US", Minimum = 0.0, Maximum = 1e6)>] Latency of float
+    | [<Unique; Value("TFLOP/s", Above = 0.0, Maximum = 1e6)>] Peak of float
+    | [<Unique; Value("X", Above = 0.0, Maximum = 1.0)>] Share of float
+    | [<Unique; Value("F")>] Measured of string
+    | [<Unique; Value("F")>] Config of string
+    | [<Unique; Value("F")>] Model_Config of string
+    | [<Unique; Value("small|tiny|160m|1b|7b", Closed = true)>] Size of string
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1048576.0)>] Sequence of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1e12)>] Tokens_Per_Step of float
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1e18)>] Tokens of float
+    | [<Unique; Value("bf16|fp32", Closed = true)>] Precision of string
+    | [<Unique; Value("fp32|bf16", Closed = true)>] Gradients of string
+    | [<Unique; Value("GB/s", Above = 0.0, Maximum = 1e6)>] Checkpoint_Link of float
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Gpus _ -> "how many GPUs, one process for each"
+            | Gpu_Memory _ -> "memory of each, in gigabytes of 10⁹ bytes"
+            | Link _ -> "what a node sends to another at a time, all its network cards together"
+            | Node_Gpus _ -> "GPUs of a node (default: 8)"
+            | Node_Link _ -> "what a GPU sends to another one of its node at a time (default: as --link)"
+            | Latency _ -> "microseconds of a message from one GPU to the next, beside its bytes (default: 10)"
+            | Peak _ -> "a GPU's peak (default: an A100's by its data sheet, 312 in bf16, 19.5 in fp32)"
+            | Share _ -> "the share of the peak that a step without waiting reaches (default: 0.45)"
+            | Measured _ -> "what hybrid bench train --json wrote on such a GPU, in the place of --peak and --share"
+            | Config _ -> "a training configuration: its model, sequences, steps, precision and what moves"
+            | Model_Config _ -> "a model's description: open_lm's JSON or a config.json"
+            | Size _ -> "a shape to compare by (default: 1b, the paper's)"
+            | Sequence _ -> "positions of a sequence (default: the configuration's, else 1152)"
+            | Tokens_Per_Step _ -> "tokens of a step over all GPUs (default: the configuration's, else 1e6)"
+            | Tokens _ -> "tokens of the run (default: the configuration's, else 100e9)"
+            | Precision _ -> "what the model computes in (default: the configuration's, else bf16)"
+            | Gradients _ -> "what gradients add up in, over micro-batches and GPUs (default: the configuration's, else fp32)"
+            | Checkpoint_Link _ -> "at what speed all processes together write: says how long a checkpoint takes"
             | Json -> Words.json

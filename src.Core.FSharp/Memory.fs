@@ -40,6 +40,35 @@ type StepMemory =
 
     member m.Total = m.Weights + m.Gradients + m.Moments + m.Activations + m.Head + m.Work + m.Program
 
+/// Elements of a model's parameters as they stand in flat memory.
+type ParameterSizes =
+    {
+        /// All of them
+        Length: int64
+        /// Those that a gradient covers
+        Gradient: int64
+        /// Those that an update may change, which have moments
+        Updated: int64
+        /// All blocks together
+        Blocks: int64
+        /// The largest block
+        Block: int64
+        /// The largest parameter outside the blocks
+        Table: int64
+    }
+
+    /// What stands outside the blocks: embeddings, norms, head.
+    member s.Ends = s.Length - s.Blocks
+
+/// How processes share what belongs to the parameters: ZeRO's stages (Rajbhandari et al. 2020).
+type Sharing =
+    {
+        /// 0: each has all; 1: slices of the moments; 2: of gradients and the fp32 master too; 3: of the weights as well
+        Zero: int
+        /// How many processes
+        World: int
+    }
+
 module Memory =
 
     let private bytes (precision: Precision) = if precision = Fp32 then 4L else 2L
@@ -64,12 +93,14 @@ module Memory =
         elif plan.Precision = Fp32 then 4L * width
         else 8L * width
 
+    /// Scores that a block works on at once, piece by piece: none where torch's fused attention does without.
     let private pieces (config: ModelConfig) (plan: StepPlan) =
-        FusedAttention.scores Layers.scoresAtOnce (int64 config.Heads) (int64 plan.Sequences) (int64 plan.Positions)
+        if plan.OnCpu then
+            FusedAttention.scores Layers.scoresAtOnce (int64 config.Heads) (int64 plan.Sequences) (int64 plan.Positions)
+        else
+            []
 
-    /// Scores that a block keeps or works on: none where torch's fused attention does without.
-    let private scoresOf (plan: StepPlan) (kept: int64 list -> int64) (pieces: int64 list) =
-        if plan.OnCpu then kept pieces else 0L
+    let private scoresOf (kept: int64 list -> int64) (pieces: int64 list) = if pieces.IsEmpty then 0L else kept pieces
 
     /// What a block keeps for the backward pass when nothing is computed again. A product keeps its input for its weights' gradient,
     /// so only where they move.
@@ -95,7 +126,7 @@ module Memory =
         let whole = int64 config.Heads * tokens * int64 plan.Positions
 
         let scores =
-            scoresOf plan (fun pieces -> if whole <= Layers.scoresKept then List.sum pieces else 0L) (pieces config plan)
+            scoresOf (fun pieces -> if whole <= Layers.scoresKept then List.sum pieces else 0L) (pieces config plan)
 
         let norms = normKeeps config plan
 
@@ -131,8 +162,8 @@ module Memory =
         let again = plan.Checkpointing = Checkpointing.Selective
         // A pass leaves the gradient of the scores where that of their softmax was.
         let copies = (if again then 3L else 2L) - (if inPasses plan then 1L else 0L)
-        let scores = copies * scoresOf plan List.max pieces
-        let sums = if plan.OnCpu && pieces.Length > 1 then 8L * tokens * w.Keys else 0L
+        let scores = copies * scoresOf List.max pieces
+        let sums = if pieces.Length > 1 then 8L * tokens * w.Keys else 0L
         let attention = e * (scores + tokens * (3L * w.Joined + 2L * w.Queries)) + sums
         let inputs = if again then w.FeedForward + w.Residual else 0L
         let feedForward = 2L * w.Hidden + 2L * w.FeedForward + w.Residual + inputs
@@ -140,6 +171,24 @@ module Memory =
 
     // The C library keeps much of what it was given back: three quarters more than there is at once, as measured with glibc.
     let private held (plan: StepPlan) (passing: int64) = if plan.OnCpu then passing * 7L / 4L else passing
+
+    /// What the parameters of a model take in flat memory, in elements.
+    let sizes (config: ModelConfig) (movement: ParameterSpec -> Movement) : ParameterSizes =
+        let slots, segments, length = Parameters.layout Parameters.Matrices movement (Decoder.parameters config)
+
+        let blocks, ends = slots |> List.map _.Spec |> List.partition _.Name.StartsWith("layers.")
+
+        let block (spec: ParameterSpec) = spec.Name.Split('.')[1]
+        let counts = blocks |> List.groupBy block |> List.map (fun (_, specs) -> specs |> List.sumBy _.Count)
+
+        {
+            Length = length
+            Gradient = length - Slot.FirstMoving(slots, length)
+            Updated = segments |> List.sumBy _.Length
+            Blocks = List.sum counts
+            Block = if counts.IsEmpty then 0L else List.max counts
+            Table = if ends.IsEmpty then 0L else ends |> List.map _.Count |> List.max
+        }
 
     /// Memory of a step of a model of which `movement` moves. Measured peaks were within 15 % of it.
     let ofStep (config: ModelConfig) (movement: ParameterSpec -> Movement) (plan: StepPlan) : StepMemory =
@@ -154,20 +203,19 @@ module Memory =
         let moves name = Set.contains name moving
 
         // Before the first parameter that moves, nothing has a graph.
-        let layers =
-            [
-                for layer in 0 .. config.Layers - 1 do
-                    let prefix = $"layers.{layer}"
+        let first =
+            if
+                moves "tok_embeddings.weight"
+                || moves "pos_embeddings.weight"
+                || moving |> Set.exists _.StartsWith("post_embed_norm.")
+            then
+                0
+            else
+                [ 0 .. config.Layers - 1 ]
+                |> List.tryFind (fun layer -> moving |> Set.exists _.StartsWith($"layers.{layer}."))
+                |> Option.defaultValue config.Layers
 
-                    let begun =
-                        moves "tok_embeddings.weight"
-                        || moves "pos_embeddings.weight"
-                        || moving |> Set.exists (fun name -> name.StartsWith "post_embed_norm.")
-                        || List.exists (fun layer -> moving |> Set.exists (fun n -> n.StartsWith $"layers.{layer}.")) [ 0..layer ]
-
-                    if begun then
-                        prefix
-            ]
+        let layers = [ for layer in first .. config.Layers - 1 -> $"layers.{layer}" ]
 
         let all = layers |> List.map (everything config plan moves)
 
@@ -205,6 +253,38 @@ module Memory =
             Work = held plan (passing config plan) + again + logits
             Program = program plan.OnCpu
         }
+
+    let private slice (world: int) (elements: int64) = (elements + int64 world - 1L) / int64 world
+
+    /// Memory of a step in one of the processes that share a model, `plan` being that process's own. From stage 2 on a gradient exists
+    /// whole only for the block, or the table, that the backward pass is at; at stage 3 so do the weights, while the block that is
+    /// computed next is gathered. Errors: ArgumentException for a stage that is none, or no process.
+    let ofShared (config: ModelConfig) (movement: ParameterSpec -> Movement) (plan: StepPlan) (sharing: Sharing) : StepMemory =
+        if sharing.Zero < 0 || sharing.Zero > 3 || sharing.World < 1 then
+            invalidArg (nameof sharing) $"ZeRO {sharing.Zero} for {sharing.World} processes: stages are 0 to 3."
+
+        let whole = ofStep config movement plan
+
+        if sharing.World = 1 then
+            whole
+        else
+            let s, e = sizes config movement, bytes plan.Precision
+            let slice = slice sharing.World
+            let half = plan.Precision = Bf16
+            let from stage value otherwise = if sharing.Zero >= stage then min value otherwise else otherwise
+            let sums = if half && plan.Gradients = Bf16 then 2L else 4L
+            let passing = e * int64 (max 1 plan.Threads) * min s.Gradient (max s.Block s.Table)
+            let gathered = e * (s.Ends + min s.Blocks (2L * s.Block))
+            let master = 4L * slice s.Length
+
+            { whole with
+                Weights =
+                    whole.Weights
+                    |> from 2 (if half then e * s.Length + master else whole.Weights)
+                    |> from 3 ((if half then master + e * slice s.Length else master) + gathered)
+                Gradients = whole.Gradients |> from 2 (sums * slice s.Gradient + passing)
+                Moments = whole.Moments |> from 1 (8L * slice s.Updated)
+            }
 
     /// The fastest choice with which a step takes at most `budget` bytes; where none does, the least that a step takes.
     let fastest (budget: int64) (estimate: Checkpointing -> StepMemory) : Result<Checkpointing, int64> =

@@ -11,7 +11,7 @@ internal static class Jobs
             return DoctorJob.Run(doctor);
         }
 
-        if (command is not (TokenizeCommand or ReportCommand or BenchPrepareCommand { ImageTokenizer: null }))
+        if (command is not (TokenizeCommand or ReportCommand or PlanCommand { Config: null } or BenchPrepareCommand { ImageTokenizer: null }))
         {
             TorchLibrary.Load();
         }
@@ -74,6 +74,9 @@ internal static class Jobs
                 break;
             case ReportCommand report:
                 ReportJob.Run(report, stop);
+                break;
+            case PlanCommand plan:
+                PlanJob.Run(plan);
                 break;
             case InspectCommand inspect:
                 InspectJob.Run(inspect);

@@ -13,6 +13,7 @@ internal static class BenchModels
         ["tiny"] = (128, 4, 4, 1024, 96, 32),
         ["160m"] = (768, 12, 12, 66823, 1152, 8),
         ["1b"] = (2048, 24, 16, 66823, 1152, 8),
+        ["7b"] = (4096, 32, 32, 66823, 1152, 8),
     };
 
     /// <summary>The model of a measurement, its positions and the size's batch. Errors: InputException.</summary>
@@ -32,11 +33,18 @@ internal static class BenchModels
             return (model, positions, UsualBatch);
         }
 
-        (int width, int layers, int heads, int rows, int usual, int batch) = sizes[shape.Size ?? "small"];
-        int length = shape.Positions ?? usual;
+        string size = shape.Size ?? "small";
+        ModelConfig config = Shape(size, shape.Positions);
         // The published table is text, seven marks and codes; here a fifth of it is text.
-        Vocabulary vocabulary = new(rows / TextShare, rows - rows / TextShare - 7);
-        return (Model.Random(ModelConfigModule.openLm(width, layers, heads, rows, length), vocabulary, layout, seed: 0), length, batch);
+        Vocabulary vocabulary = new(config.Rows / TextShare, config.Rows - config.Rows / TextShare - 7);
+        return (Model.Random(config, vocabulary, layout, seed: 0), config.Positions, sizes[size].Batch);
+    }
+
+    /// <summary>A size's shape, with positions of its own or with as many as are given.</summary>
+    public static ModelConfig Shape(string size, int? positions)
+    {
+        (int width, int layers, int heads, int rows, int usual, _) = sizes[size];
+        return ModelConfigModule.openLm(width, layers, heads, rows, positions ?? usual);
     }
 
     /// <summary>Sequences of ids of every kind but padding, a function of the seed.</summary>

@@ -207,21 +207,13 @@ public sealed class RunDirectory : IDisposable
     public void Keep(NotFiniteSteps found)
     {
         Flush();
+        RequireThere();
         if (!leads)
         {
             return;
         }
 
-        try
-        {
-            RequireThere();
-            AtomicFile.WriteText(NotFiniteFile, found.ToJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            // What ends the run is said all the same.
-            Terminal.Warn($"{NotFiniteFile} could not be written: {error.Message}");
-        }
+        AtomicFile.WriteText(NotFiniteFile, found.ToJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
     }
 
     public void Add(int step, Evaluation evaluation) => Add(step, evaluation.ToJson()!);

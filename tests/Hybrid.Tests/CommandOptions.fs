@@ -210,6 +210,28 @@ let frozen =
             "--lookahead W"
             "--json"
         ]
+        "plan",
+        [
+            "--gpus N"
+            "--gpu-memory GB"
+            "--link GB/s"
+            "--node-gpus N"
+            "--node-link GB/s"
+            "--latency US"
+            "--peak TFLOP/s"
+            "--share X"
+            "--measured F"
+            "--config F"
+            "--model-config F"
+            "--size small|tiny|160m|1b|7b"
+            "--sequence N"
+            "--tokens-per-step N"
+            "--tokens N"
+            "--precision bf16|fp32"
+            "--gradients fp32|bf16"
+            "--checkpoint-link GB/s"
+            "--json"
+        ]
         "inspect", [ "PATH"; "--json" ]
         "report", [ "RUN..."; "--out F"; "--watch"; "--port N"; "--smoothing B"; "--json" ]
         "doctor", [ "--json" ]

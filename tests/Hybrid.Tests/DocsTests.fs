@@ -8,6 +8,7 @@ open System.Text.Json.Nodes
 open System.Text.RegularExpressions
 open Expecto
 open Hybrid
+open Hybrid.Runner
 
 /// The root of the repository.
 let private root: string =
@@ -327,6 +328,34 @@ let private examples =
         |> Generate.accepted "quick-start.md"
         |> ignore)
 
+/// Plans that a page shows: the words of the command after `$ hybrid`, and what stands under it in the same fence.
+let private plans (page: string) : (string list * string) list =
+    [
+        for block in Regex.Matches(File.ReadAllText page, "```\n\$ (hybrid plan (?:.|\\\\\n)*)\n((?:.|\n)*?)\n```") do
+            let line = Regex.Replace(block.Groups[1].Value, "\\\\\n\s*", " ")
+
+            match arguments line with
+            | Some words -> words, block.Groups[2].Value
+            | None -> ()
+    ]
+
+let private planned =
+    testCase "the plans that scaling.md shows are what the command prints" (fun () ->
+        let found = plans (Path.Combine(root, "docs", "scaling.md"))
+        Expect.isGreaterThanOrEqual found.Length 6 "plans"
+
+        for words, shown in found do
+            match CommandLine.parse (List.toArray words) with
+            | :? RunOutcome as outcome ->
+                match outcome.Command with
+                | :? PlanCommand as command ->
+                    let printed = PlanJob.Make(command).ToText()
+                    // Whole lines, the table at least.
+                    Expect.stringContains ("\n" + printed + "\n") ("\n" + shown + "\n") (String.Join(" ", "hybrid" :: words))
+                    Expect.stringContains shown "← picked" "the table"
+                | other -> failtest $"{other}"
+            | other -> failtest $"{other}")
+
 let tests =
     testList
         "Docs"
@@ -343,4 +372,5 @@ let tests =
             imageTrainingKeys
             planKeys
             examples
+            planned
         ]

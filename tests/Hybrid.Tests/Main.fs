@@ -72,6 +72,8 @@ let private all =
             DecodingTests.tests
             SamplingTests.tests
             HostDrawTests.tests
+            PlanCommandTests.tests
+            ScalingTests.tests
             ScheduleTests.tests
             SequenceTests.tests
             ShapeTests.tests
