@@ -62,6 +62,12 @@ public sealed class Checkpoints(string run)
         IEnumerable<string> all = Directory.Exists(folder)
             ? Directory.EnumerateDirectories(folder, Prefix + "*").Where(path => !Path.GetFileName(path).Contains('.')).OrderDescending(StringComparer.Ordinal)
             : [];
+        if (named is not null && !(Path.GetFileName(named).StartsWith(Prefix, StringComparison.Ordinal) && Directory.Exists(named)))
+        {
+            Terminal.Warn($"{pointer} names no checkpoint that is there; the newest one that is whole is taken.");
+            named = null;
+        }
+
         return named is null ? all : all.Where(path => string.CompareOrdinal(Path.GetFileName(path), Path.GetFileName(named)) < 0).Prepend(named);
     }
 }
