@@ -1,4 +1,4 @@
-/// The schema of the commands that measure: probe, align, fid and bench.
+/// The schema of the commands that measure: probe, align, fid, bench and soak.
 namespace Hybrid.Arguments
 
 open System
@@ -199,4 +199,26 @@ type internal BenchArguments =
             | Top_K _ -> "generate: draws from the K most probable tokens (default: 100)"
             | Guidance _ -> "generate: strength of classifier-free guidance (default: 1, none)"
             | Lookahead _ -> "generate: tokens that a pass reads ahead (default: 1, none)"
+            | Json -> Words.json
+
+type internal SoakArguments =
+    | [<Mandatory; Unique; Value("DIR")>] Out of string
+    | [<Unique; Value("N", Above = 0.0, Maximum = 100000.0)>] Minutes of float
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1000000.0)>] Faults of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 64.0)>] Ranks of int
+    | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("F")>] Config of string
+    | [<Unique>] Keep
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Out _ -> "a new directory for the runs; those that came out wrong stay there"
+            | Minutes _ -> "inject faults for N minutes"
+            | Faults _ -> "inject N faults"
+            | Ranks _ -> "processes of each run (default: 1); more are started by mpirun, which must be there"
+            | Seed _ -> "seed of what is injected when (default: 0)"
+            | Config _ -> "a training configuration (default: a small model on random tokens, a run of some seconds)"
+            | Keep -> "keep the runs that came out right too"
             | Json -> Words.json

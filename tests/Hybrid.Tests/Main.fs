@@ -73,6 +73,7 @@ let private all =
             HostDrawTests.tests
             ScheduleTests.tests
             SequenceTests.tests
+            SoakTests.tests
             ShapeTests.tests
             ShardTests.tests
             StatisticsTests.tests
