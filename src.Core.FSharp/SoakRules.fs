@@ -126,10 +126,8 @@ module SoakRules =
         min (count - 1L) (int64 (Random.uniform (stream seed number name) 0L * float count))
 
     /// The earliest step that a run may go on from after it was killed: from the newest checkpoint that was whole, and not from before
-    /// the one that precedes the last that was due, which may still have been in writing. `damaged` counts checkpoints that were
-    /// damaged afterwards.
-    let earliest (interval: int) (finished: int) (whole: int) (damaged: int) : int =
-        max whole (max 0 ((finished / interval - 1 - damaged) * interval))
+    /// the one that precedes the last that was due, which may still have been in writing.
+    let earliest (interval: int) (finished: int) (whole: int) : int = max whole (max 0 ((finished / interval - 1) * interval))
 
     // ---- comparing ----
 

@@ -103,14 +103,14 @@ internal sealed class FaultInjector(SoakSetting setting, RunView view, Func<Trai
     }
 
     /// <summary>Kills the process.</summary>
-    private Injection Killed(TrainingProcess process, SoakFault fault, int damaged = 0)
+    private Injection Killed(TrainingProcess process, SoakFault fault)
     {
         process.Kill();
-        return Dead(fault, damaged);
+        return Dead(fault);
     }
 
     /// <summary>What a process that is dead has left.</summary>
-    private Injection Dead(SoakFault fault, int damaged = 0)
+    private Injection Dead(SoakFault fault)
     {
         if (Started() is null)
         {
@@ -118,7 +118,7 @@ internal sealed class FaultInjector(SoakSetting setting, RunView view, Func<Trai
         }
 
         int done = view.Done();
-        return new(fault, true) { Done = done, Earliest = SoakRules.earliest(setting.Interval, done, view.Newest(), damaged) };
+        return new(fault, true) { Done = done, Earliest = SoakRules.earliest(setting.Interval, done, view.Newest()) };
     }
 
     private Injection? InCheckpoint(TrainingProcess process, int number)
@@ -243,7 +243,7 @@ internal sealed class FaultInjector(SoakSetting setting, RunView view, Func<Trai
         process.Kill();
         if (fault is SoakFault.TornMetrics or SoakFault.LatestNothing)
         {
-            Injection left = Dead(fault, fault == SoakFault.LatestNothing ? 1 : 0);
+            Injection left = Dead(fault);
             FileDamage.Of(fault, view, null, setting.Seed, number);
             return left;
         }
@@ -251,7 +251,7 @@ internal sealed class FaultInjector(SoakSetting setting, RunView view, Func<Trai
         int damaged = view.Pointed() ?? view.Named()[0], done = view.Done();
         FileDamage.Of(fault, view, damaged, setting.Seed, number);
         view.MarkDamaged(damaged);
-        return new(fault, true) { Done = done, Damaged = damaged, Earliest = SoakRules.earliest(setting.Interval, done, view.Newest(), 1) };
+        return new(fault, true) { Done = done, Damaged = damaged, Earliest = view.Newest() };
     }
 
     private Injection OneRank(TrainingProcess process, SoakFault fault, int number)

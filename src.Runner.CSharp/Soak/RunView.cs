@@ -27,7 +27,7 @@ internal sealed partial class RunView(string root)
     public int[] Starts() => [.. StartLine().Matches(Read(Path.Combine(root, "log.txt"))).Select(match => int.Parse(match.Groups[1].ValueSpan, CultureInfo.InvariantCulture))];
 
     /// <summary>The steps that are done by what is on the disk.</summary>
-    public int Done() => Math.Max(Lines(Metrics).Select(StepOf).Max() + 1 ?? 0, Pointed() ?? 0);
+    public int Done() => Math.Max(Lines(Metrics).Select(StepOf).Max() + 1 ?? 0, Newest());
 
     /// <summary>
     /// The newest checkpoint that a run can go on from, 0 where there is none: the one that `latest` names, or the one before where that was
