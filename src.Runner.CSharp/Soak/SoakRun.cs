@@ -65,7 +65,7 @@ internal sealed class SoakRun(SoakSetting setting, int number, string root, Faul
 
                 int injected = queue.Number;
                 queue.Advance();
-                if (fault.Ended && fault.Failure is null)
+                if (fault.Ended)
                 {
                     open.Add((fault, injected));
                 }
@@ -89,9 +89,15 @@ internal sealed class SoakRun(SoakSetting setting, int number, string root, Faul
             return false;
         }
 
+        if (fault is { Spoilt: true })
+        {
+            Lost(fault.Failure ?? "");
+            return false;
+        }
+
         if (fault is { Ended: true } && !(fault.Fault == SoakFault.Vanish && process.ExitCode == 0))
         {
-            return !fault.Spoilt;
+            return true;
         }
 
         if (!Settle(injector.Started()))
@@ -119,7 +125,8 @@ internal sealed class SoakRun(SoakSetting setting, int number, string root, Faul
         bool sound = true;
         foreach (var (fault, injected) in open)
         {
-            string? failure = resumed == fault.Damaged ? $"it went on from the damaged checkpoint of step {resumed}, as if that were whole."
+            string? failure = fault.Failure is not null ? fault.Failure
+                : resumed == fault.Damaged ? $"it went on from the damaged checkpoint of step {resumed}, as if that were whole."
                 : resumed < fault.Earliest ? $"it went on from step {resumed}, although it could have gone on from step {fault.Earliest}{(fault.Done is { } done ? $"; {done} steps had been done" : "")}."
                 : null;
             sound &= failure is null || fault.Damaged is null;
@@ -142,7 +149,7 @@ internal sealed class SoakRun(SoakSetting setting, int number, string root, Faul
 
         foreach (var (fault, injected) in open)
         {
-            Record(fault, injected, null, $"the run could not go on: {why}");
+            Record(fault, injected, null, fault.Failure ?? $"the run could not go on: {why}");
         }
 
         open.Clear();
