@@ -152,3 +152,24 @@ type PlanCommand =
 
     interface ICommand with
         member command.Json = command.Json
+
+/// Runs that are disturbed and go on, held against one that is not.
+type SoakCommand =
+    {
+        Out: string
+        /// How long faults are injected; exactly one of this and FaultCount is given.
+        Minutes: Nullable<float>
+        /// How many are injected.
+        FaultCount: Nullable<int>
+        /// Processes of a run; above 1 they are started by mpirun.
+        Ranks: int
+        Seed: int64
+        /// A training configuration; null: one that is made for the purpose.
+        Config: string | null
+        /// Runs that came out right are kept too.
+        Keep: bool
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json

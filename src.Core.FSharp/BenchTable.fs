@@ -1,4 +1,4 @@
-/// From the words of `hybrid bench` to a measurement.
+/// From the words of `hybrid bench` and `hybrid soak` to a measurement.
 module internal Hybrid.BenchTable
 
 open System
@@ -88,3 +88,16 @@ let command (given: ParseResults<BenchArguments>) : ICommand =
             Zero = given.GetResult(<@ BenchArguments.Zero @>, defaultValue = "0") |> int
             Json = json
         }
+
+/// The soak that is asked for.
+let soak (given: ParseResults<SoakArguments>) : ICommand =
+    {
+        SoakCommand.Out = given.GetResult <@ SoakArguments.Out @>
+        Minutes = given.TryGetResult <@ SoakArguments.Minutes @> |> Option.toNullable
+        FaultCount = given.TryGetResult <@ SoakArguments.Faults @> |> Option.toNullable
+        Ranks = given.GetResult(<@ SoakArguments.Ranks @>, defaultValue = 1)
+        Seed = given.GetResult(<@ SoakArguments.Seed @>, defaultValue = 0L)
+        Config = given.TryGetResult <@ SoakArguments.Config @> |> Option.toObj
+        Keep = given.Contains <@ SoakArguments.Keep @>
+        Json = given.Contains <@ SoakArguments.Json @>
+    }

@@ -405,6 +405,14 @@ let table: Entry list =
                     Json = given.Contains <@ ReportArguments.Json @>
                 })
 
+        { entry<SoakArguments>
+              "soak"
+              "whether a run that is killed and damaged loses anything"
+              "hybrid soak --faults 50 --out soak"
+              BenchTable.soak with
+            OneOf = [ "--minutes"; "--faults" ]
+        }
+
         entry<DoctorArguments> "doctor" "what this machine offers and what is missing" "hybrid doctor" (fun given ->
             { DoctorCommand.Json = given.Contains <@ DoctorArguments.Json @> })
     ]

@@ -1,4 +1,4 @@
-/// The schema of the commands that measure and predict: probe, align, fid, bench and plan.
+/// The schema of the commands that measure and predict: probe, align, fid, bench, plan and soak.
 namespace Hybrid.Arguments
 
 open System
@@ -247,4 +247,26 @@ type internal PlanArguments =
             | Precision _ -> "what the model computes in (default: the configuration's, else bf16)"
             | Gradients _ -> "what gradients add up in, over micro-batches and GPUs (default: the configuration's, else fp32)"
             | Checkpoint_Link _ -> "at what speed all processes together write: says how long a checkpoint takes"
+            | Json -> Words.json
+
+type internal SoakArguments =
+    | [<Mandatory; Unique; Value("DIR")>] Out of string
+    | [<Unique; Value("N", Above = 0.0, Maximum = 100000.0)>] Minutes of float
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 1000000.0)>] Faults of int
+    | [<Unique; Value("N", Minimum = 1.0, Maximum = 64.0)>] Ranks of int
+    | [<Unique; Value("S")>] Seed of int64
+    | [<Unique; Value("F")>] Config of string
+    | [<Unique>] Keep
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Out _ -> "a new directory for the runs; those that came out wrong stay there"
+            | Minutes _ -> "inject faults for N minutes"
+            | Faults _ -> "inject N faults"
+            | Ranks _ -> "processes of each run (default: 1); more are started by mpirun, which must be there"
+            | Seed _ -> "seed of what is injected when (default: 0)"
+            | Config _ -> "a training configuration (default: a small model on random tokens, a run of some seconds)"
+            | Keep -> "keep the runs that came out right too"
             | Json -> Words.json

@@ -61,9 +61,9 @@ type ParameterSizes =
     member s.Ends = s.Length - s.Blocks
 
 /// How processes share what belongs to the parameters: ZeRO's stages (Rajbhandari et al. 2020).
-type Sharing =
+type Slicing =
     {
-        /// 0: each has all; 1: slices of the moments; 2: of gradients and the fp32 master too; 3: of the weights as well
+        /// 0: each has all; 1: slices of the moments, and in bf16 of the fp32 master; 2: of gradients too; 3: of the weights as well
         Zero: int
         /// How many processes
         World: int
@@ -259,7 +259,7 @@ module Memory =
     /// Memory of a step in one of the processes that share a model, `plan` being that process's own. From stage 2 on a gradient exists
     /// whole only for the block, or the table, that the backward pass is at; at stage 3 so do the weights, while the block that is
     /// computed next is gathered. Errors: ArgumentException for a stage that is none, or no process.
-    let ofShared (config: ModelConfig) (movement: ParameterSpec -> Movement) (plan: StepPlan) (sharing: Sharing) : StepMemory =
+    let ofShared (config: ModelConfig) (movement: ParameterSpec -> Movement) (plan: StepPlan) (sharing: Slicing) : StepMemory =
         if sharing.Zero < 0 || sharing.Zero > 3 || sharing.World < 1 then
             invalidArg (nameof sharing) $"ZeRO {sharing.Zero} for {sharing.World} processes: stages are 0 to 3."
 
@@ -280,8 +280,8 @@ module Memory =
             { whole with
                 Weights =
                     whole.Weights
-                    |> from 2 (if half then e * s.Length + master else whole.Weights)
-                    |> from 3 ((if half then master + e * slice s.Length else master) + gathered)
+                    |> from 1 (if half then e * s.Length + master else whole.Weights)
+                    |> from 3 (master + gathered)
                 Gradients = whole.Gradients |> from 2 (sums * slice s.Gradient + passing)
                 Moments = whole.Moments |> from 1 (8L * slice s.Updated)
             }

@@ -164,13 +164,11 @@ module Scaling =
 
         [
             match choice.Zero with
-            | 0
+            // Sums are whole only when the last micro-batch goes backward.
+            | 0 -> ring "all-reduce of gradients" 2.0 (each sums sizes.Gradient) buckets (backward / micro)
             | 1 ->
-                // Sums are whole only when the last micro-batch goes backward.
-                ring "all-reduce of gradients" 2.0 (each sums sizes.Gradient) buckets (backward / micro)
-
-                if choice.Zero = 1 then
-                    ring "all-gather of weights" 1.0 (each Fp32 sizes.Gradient) 1.0 0.0
+                ring "reduce-scatter of gradients" 1.0 (each sums sizes.Gradient) buckets (backward / micro)
+                ring "all-gather of weights" 1.0 (each work.Precision sizes.Gradient) 1.0 0.0
             | 2 ->
                 ring "reduce-scatter of gradients" 1.0 (micro * each sums sizes.Gradient) (micro * buckets) backward
                 ring "all-gather of weights" 1.0 (each work.Precision sizes.Gradient) 1.0 0.0
@@ -327,7 +325,8 @@ module MeasuredTraining =
     let parse (text: string) : Result<MeasuredTraining, string list> =
         Json.parse text (fun json ->
             {
-                TokensPerSecond = json.Float("tokens_per_second", 1e-6, 1e15)
+                // Several processes write what they reach together.
+                TokensPerSecond = json.Float("tokens_per_second", 1e-6, 1e15) / float (json.Int("processes", 1, 1 <<< 20, 1))
                 FlopPerToken = json.Float("flop_per_token", 1.0, 1e18)
                 Checkpointing = json.Choice("checkpointing", Checkpointing.names)
                 Peak = json.Float("matrix_peak_flops", 1.0, 1e21)

@@ -11,6 +11,12 @@ internal static class Jobs
             return DoctorJob.Run(doctor);
         }
 
+        if (command is SoakCommand soak)
+        {
+            // Only the processes that it starts compute.
+            return Soak.SoakJob.Run(soak, stop);
+        }
+
         if (command is not (TokenizeCommand or ReportCommand or PlanCommand { Config: null } or BenchPrepareCommand { ImageTokenizer: null }))
         {
             TorchLibrary.Load();

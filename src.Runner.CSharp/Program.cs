@@ -34,6 +34,7 @@ public static class Program
     /// <summary>Carries out a command and says in a sentence what went wrong.</summary>
     internal static int Run(ICommand command)
     {
+        Soak.Keeper.Watch();
         using Interruption interruption = new();
         try
         {

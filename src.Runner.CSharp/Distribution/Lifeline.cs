@@ -16,8 +16,11 @@ internal sealed record Patience(TimeSpan Silence, TimeSpan Timeout)
     public TimeSpan Beat => TimeSpan.FromMilliseconds(Math.Clamp(Silence.TotalMilliseconds / 8, 20, 1000));
 }
 
-/// <summary>Is told that the run cannot go on: because of whom, the sentence, and whether another process has said it to a person.</summary>
-internal delegate void Failed(Member culprit, string sentence, bool said);
+/// <summary>
+/// Is told that the run cannot go on: because of whom, the sentence, whether another process has said it to a person, and with what exit
+/// code processes end.
+/// </summary>
+internal delegate void Failed(Member culprit, string sentence, bool said, int code);
 
 /// <summary>
 /// A connection of each process with rank 0 by which all learn of one that died, hangs, or had to stop, and by which small numbers go
@@ -44,17 +47,17 @@ internal abstract class Lifeline : IDisposable
     /// <summary>Sums numbers over all processes. Errors: IOException where a connection is gone.</summary>
     public abstract double[] Sum(double[] values);
 
-    /// <summary>Says that this process ends; a reason tells the others to stop.</summary>
-    public abstract void Bye(string reason);
+    /// <summary>Says that this process ends; a reason tells the others to stop, with an exit code.</summary>
+    public abstract void Bye(string reason, int code = 1);
 
     public abstract void Dispose();
 
     /// <summary>Tells once who is to blame, the sentence, and whether it has been said to a person.</summary>
-    protected void Fail(Member culprit, string sentence, bool said = false)
+    protected void Fail(Member culprit, string sentence, bool said = false, int code = 1)
     {
         if (!Ending && Interlocked.Exchange(ref told, 1) == 0)
         {
-            failed(culprit, sentence, said);
+            failed(culprit, sentence, said, code);
         }
     }
 
@@ -64,6 +67,12 @@ internal abstract class Lifeline : IDisposable
         socket.NoDelay = true;
         socket.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.KeepAlive, true);
     }
+
+    /// <summary>A reason to stop and an exit code as a message; empty where there is none.</summary>
+    protected static byte[] Reason(string reason, int code) => reason.Length == 0 ? [] : [(byte)code, .. System.Text.Encoding.UTF8.GetBytes(reason)];
+
+    /// <summary>The reverse.</summary>
+    protected static (string Reason, int Code) Reason(byte[] content) => content.Length == 0 ? ("", 0) : (System.Text.Encoding.UTF8.GetString(content.AsSpan(1)), content[0]);
 
     protected static byte[] Beating(Position position) => LifelineFrames.Bytes([position.Step, position.Calls]);
 
@@ -141,12 +150,12 @@ internal sealed class LifelineClient : Lifeline
         }
     }
 
-    public override void Bye(string reason)
+    public override void Bye(string reason, int code = 1)
     {
         Ending = true;
         try
         {
-            Send(LifelineKind.Bye, System.Text.Encoding.UTF8.GetBytes(reason));
+            Send(LifelineKind.Bye, Reason(reason, code));
         }
         catch (IOException)
         {
@@ -245,16 +254,17 @@ internal sealed class LifelineClient : Lifeline
 
                         break;
                     case LifelineKind.Bye:
-                        string reason = System.Text.Encoding.UTF8.GetString(content);
+                        var (reason, code) = Reason(content);
                         if (reason.Length > 0)
                         {
-                            Fail(leader, $"{leader} stopped: {reason}", said: true);
+                            Fail(leader, $"{leader} stopped: {reason}", said: true, code);
                         }
 
                         Ending = true;
                         break;
                     case LifelineKind.Stop:
-                        Fail(Own, System.Text.Encoding.UTF8.GetString(content), said: true);
+                        var (sentence, exit) = Reason(content);
+                        Fail(Own, sentence, said: true, exit);
                         break;
                 }
             }

@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
 using System.Security.Cryptography;
-using System.Text;
 
 namespace Hybrid.Runner.Distribution;
 
@@ -93,10 +92,10 @@ internal sealed class LifelineServer : Lifeline
         return sums;
     }
 
-    public override void Bye(string reason)
+    public override void Bye(string reason, int code = 1)
     {
         Ending = true;
-        Tell(LifelineKind.Bye, Encoding.UTF8.GetBytes(reason));
+        Tell(LifelineKind.Bye, Reason(reason, code));
     }
 
     public override void Dispose()
@@ -240,10 +239,10 @@ internal sealed class LifelineServer : Lifeline
                 break;
             case LifelineKind.Bye:
                 line.Parted = true;
-                string reason = Encoding.UTF8.GetString(frame.Content);
+                var (reason, code) = Reason(frame.Content);
                 if (reason.Length > 0)
                 {
-                    Announce(line.Member, $"{line.Member} stopped: {reason}");
+                    Announce(line.Member, $"{line.Member} stopped: {reason}", code);
                 }
 
                 break;
@@ -276,15 +275,15 @@ internal sealed class LifelineServer : Lifeline
         }
     }
 
-    private void Announce(Member culprit, string sentence)
+    private void Announce(Member culprit, string sentence, int code = 1)
     {
         if (Ending)
         {
             return;
         }
 
-        Tell(LifelineKind.Stop, Encoding.UTF8.GetBytes(sentence));
-        Fail(culprit, sentence);
+        Tell(LifelineKind.Stop, Reason(sentence, code));
+        Fail(culprit, sentence, code: code);
     }
 
     /// <summary>A member's connection.</summary>

@@ -15,6 +15,7 @@ public sealed partial class ProcessGroup : IDisposable
     private readonly ICollective? collective;
     private readonly TensorExchange? exchange;
     private Lifeline? lifeline;
+    private MpiCollective? launcher;
     private long step;
     private bool failing;
 
@@ -58,7 +59,7 @@ public sealed partial class ProcessGroup : IDisposable
         FollowLauncher();
         ProcessGroup? group = null;
         Position Position() => group is null ? default : new(Interlocked.Read(ref group.step), group.exchange?.Calls ?? 0);
-        void Failed(Member culprit, string sentence, bool said) => (group ?? Alone()).Stop(ranks.Rank, culprit, sentence, said);
+        void Failed(Member culprit, string sentence, bool said, int code) => (group ?? Alone()).Stop(ranks.Rank, culprit, sentence, said, code);
         if (UsesNccl())
         {
             return group = OpenNccl(ranks, patience, Position, Failed, stop, made => group = made);
@@ -124,7 +125,7 @@ public sealed partial class ProcessGroup : IDisposable
     }
 
     /// <summary>This process cannot go on: tells the others, so that they stop with the reason.</summary>
-    public void Fail(string reason)
+    public void Fail(string reason, int code)
     {
         failing = true;
         if (!Leads)
@@ -134,7 +135,7 @@ public sealed partial class ProcessGroup : IDisposable
             Terminal.Silent = true;
         }
 
-        lifeline?.Bye(reason.Split('\n')[0]);
+        lifeline?.Bye(reason.Split('\n')[0], code);
     }
 
     public void Dispose()
@@ -155,6 +156,7 @@ public sealed partial class ProcessGroup : IDisposable
         lifeline?.Bye("");
         exchange?.Dispose();
         collective.Dispose();
+        launcher?.Dispose();
         lifeline?.Dispose();
     }
 
@@ -180,34 +182,49 @@ public sealed partial class ProcessGroup : IDisposable
         }
 
         Nccl nccl = Nccl.Load();
-        Member own = Member.Own(ranks.Rank, ranks.Size);
-        byte[] id;
-        Lifeline line;
-        if (ranks.Rank == 0)
-        {
-            Rendezvous place = Rendezvous.ByFile ? Rendezvous.Own(false) : Rendezvous.Given();
-            id = NcclCollective.NewId(nccl);
-            LifelineServer server = LifelineServer.Open(place.Place, place.Token, id, own, patience, position, failed);
-            if (Rendezvous.ByFile)
-            {
-                place.Publish(server.Place.Port);
-            }
-
-            server.WaitForAll(Patience.Start, stop);
-            Rendezvous.Withdraw();
-            line = server;
-        }
-        else
-        {
-            Rendezvous place = Rendezvous.ByFile ? Rendezvous.Awaited(Patience.Start) : Rendezvous.Given();
-            LifelineClient client = LifelineClient.Connect(place.Place, place.Token, own, patience, Patience.Start, position, failed);
-            (id, line) = (client.Handed, client);
-        }
-
+        (MpiCollective? mpi, Lifeline line, byte[] id) = ranks.ByMpi ? MeetByMpi(nccl, patience, position, failed, stop) : Meet(nccl, ranks, patience, position, failed, stop);
         NcclCollective collective = new(nccl, id, ranks.Rank, ranks.Size, CudaStreams.Current, () => torch.cuda.synchronize());
-        ProcessGroup group = new(collective, new TensorExchange(collective, line.Sum)) { lifeline = line };
+        ProcessGroup group = new(collective, new TensorExchange(collective, line.Sum)) { lifeline = line, launcher = mpi };
         made(group);
         return group;
+    }
+
+    /// <summary>The first meeting of processes that MPI has started: lifelines, and NCCL's id for all.</summary>
+    private static unsafe (MpiCollective Mpi, Lifeline Line, byte[] Id) MeetByMpi(Nccl nccl, Patience patience, Func<Position> position, Failed failed, CancellationToken stop)
+    {
+        MpiCollective mpi = MpiCollective.Start();
+        byte[] id = mpi.Rank == 0 ? NcclCollective.NewId(nccl) : new byte[Nccl.IdBytes];
+        fixed (byte* data = id)
+        {
+            mpi.Broadcast((nint)data, Nccl.IdBytes / sizeof(long), ElementType.Int64, 0);
+        }
+
+        return (mpi, Connect(mpi, patience, position, failed, stop), id);
+    }
+
+    /// <summary>The same of processes that find each other by a file, or by an address that they were given.</summary>
+    private static (MpiCollective? Mpi, Lifeline Line, byte[] Id) Meet(
+        Nccl nccl, RankVariables ranks, Patience patience, Func<Position> position, Failed failed, CancellationToken stop)
+    {
+        Member own = Member.Own(ranks.Rank, ranks.Size);
+        if (ranks.Rank > 0)
+        {
+            Rendezvous found = Rendezvous.ByFile ? Rendezvous.Awaited(Patience.Start) : Rendezvous.Given(listens: false);
+            LifelineClient client = LifelineClient.Connect(found.Place, found.Token, own, patience, Patience.Start, position, failed);
+            return (null, client, client.Handed);
+        }
+
+        Rendezvous place = Rendezvous.ByFile ? Rendezvous.Own(false) : Rendezvous.Given(listens: true);
+        byte[] id = NcclCollective.NewId(nccl);
+        LifelineServer server = LifelineServer.Open(place.Place, place.Token, id, own, patience, position, failed);
+        if (Rendezvous.ByFile)
+        {
+            place.Publish(server.Place.Port);
+        }
+
+        server.WaitForAll(Patience.Start, stop);
+        Rendezvous.Withdraw();
+        return (null, server, id);
     }
 
     /// <summary>Lifelines of processes that MPI connects already: rank 0 tells the others where it listens.</summary>
@@ -251,7 +268,7 @@ public sealed partial class ProcessGroup : IDisposable
     }
 
     // Another process is gone, and this one may stand in a call that will never return: it ends here.
-    private void Stop(int rank, Member culprit, string sentence, bool said)
+    private void Stop(int rank, Member culprit, string sentence, bool said, int code)
     {
         try
         {
@@ -266,7 +283,7 @@ public sealed partial class ProcessGroup : IDisposable
         }
         finally
         {
-            End(1);
+            End(code);
         }
     }
 

@@ -35,15 +35,16 @@ internal sealed record Rendezvous(IPEndPoint Place, byte[] Token)
     public static Rendezvous Own(bool oneMachine) => new(new(Address(oneMachine), Port() ?? 0), RandomNumberGenerator.GetBytes(TokenBytes));
 
     /// <summary>
-    /// The place that MASTER_ADDR and MASTER_PORT name, with the token of HYBRID_TOKEN. Errors: ConfigurationException naming what is missing.
+    /// The place that MASTER_ADDR and MASTER_PORT name, with the token of HYBRID_TOKEN; where rank 0 listens, at the interface that is named
+    /// for it. Errors: ConfigurationException naming what is missing.
     /// </summary>
-    public static Rendezvous Given()
+    public static Rendezvous Given(bool listens)
     {
         string address = Variable(AddressVariable) ?? throw new ConfigurationException($"{AddressVariable}: is not set; it must be the address of rank 0's machine, the same for all processes.");
         int port = Port() ?? throw new ConfigurationException($"{PortVariable}: is not set; it must be a free port of rank 0's machine, the same for all processes.");
         string token = Variable(TokenVariable) ?? throw new ConfigurationException($"{TokenVariable}: is not set; give all processes the same secret, such as the output of: openssl rand -hex 32. Or set {FileVariable} to a file that only you can read and that all of them see.");
         return token.Length >= LeastToken
-            ? new(new(Resolve(address, AddressVariable), port), Encoding.UTF8.GetBytes(token))
+            ? new(new(listens ? Address(false) : Resolve(address, AddressVariable), port), Encoding.UTF8.GetBytes(token))
             : throw new ConfigurationException($"{TokenVariable}: has {token.Length} characters; a secret needs {LeastToken} at least.");
     }
 

@@ -25,10 +25,13 @@ internal static class BenchTrainJob
         Training training = new() { Team = TorchLibrary.TeamFor(micro), Checkpointing = command.Checkpointing, Lap = profile.Lap };
         training.Sharing.Exchange = group.Exchange;
         training.Sharing.Zero = command.Zero;
-        using Trainer trainer = new(model, Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1), Trainer.Objective(1, 1, 1, 0), training);
+        OptimizerConfig optimizer = Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1);
+        Objective objective = Trainer.Objective(1, 1, 1, 0);
 
         // Inputs are all tokens but the last.
         long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: group.Rank);
+        double? alone = group.Size > 1 ? Median(Alone(model, optimizer, objective, command, sequences, micro, group, stop)) : null;
+        using Trainer trainer = new(model, optimizer, objective, training);
         Batch[] batches = [.. sequences.Chunk(micro).SelectMany(trainer.Batches)];
         double[] seconds;
         JsonObject? parts = null;
@@ -72,6 +75,8 @@ internal static class BenchTrainJob
             ["steps"] = seconds.Length,
             ["step_seconds"] = step,
             ["tokens_per_second"] = rate,
+            ["alone_tokens_per_second"] = alone is { } without ? (double)batch * group.Size * positions / without : null,
+            ["scaling_efficiency"] = alone is { } apart ? apart / step : null,
             ["flop_per_token"] = flops,
             ["flops_per_second"] = rate * flops,
             ["matrix_peak_flops"] = peak,
@@ -84,6 +89,22 @@ internal static class BenchTrainJob
         }
 
         return result;
+    }
+
+    /// <summary>Seconds of steps that the processes make at the same time, each for itself: what sharing them costs shows beside it.</summary>
+    private static double[] Alone(
+        Model model, OptimizerConfig optimizer, Objective objective, BenchTrainCommand command, long[][] sequences, int micro, ProcessGroup group, CancellationToken stop)
+    {
+        using Trainer trainer = new(model, optimizer, objective, new Training { Team = TorchLibrary.TeamFor(micro), Checkpointing = command.Checkpointing });
+        Batch[] batches = [.. sequences.Chunk(micro).SelectMany(trainer.Batches)];
+        try
+        {
+            return Steps(trainer, batches, TorchLibrary.Device, command.Steps, group, stop);
+        }
+        finally
+        {
+            BatchFeed.Release(batches);
+        }
     }
 
     /// <summary>Seconds that it takes to make a step's batches, which other threads do meanwhile when there are data.</summary>

@@ -207,13 +207,22 @@ public sealed class RunDirectory : IDisposable
     public void Keep(NotFiniteSteps found)
     {
         Flush();
-        RequireThere();
         if (!leads)
         {
             return;
         }
 
-        AtomicFile.WriteText(NotFiniteFile, found.ToJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
+        try
+        {
+            RequireThere();
+            AtomicFile.WriteText(NotFiniteFile, found.ToJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "
+");
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            // What ends the run is said all the same.
+            Terminal.Warn($"{NotFiniteFile} could not be written: {error.Message}");
+        }
     }
 
     public void Add(int step, Evaluation evaluation) => Add(step, evaluation.ToJson()!);

@@ -69,9 +69,8 @@ internal sealed class RunSaver : IDisposable
     {
         run.Flush();
         writer.Check();
-        writer.Free();
+        string attempt = NextAttempt();
         TrainingSnapshot.Take(snapshot, model, trainer, companions, group);
-        string attempt = group.Tell(Guid.NewGuid().ToString("N"));
         CheckpointState state = Spikes.In(new(step, (long)step * plan.Config.Sequences + Spikes.PassedOver, plan.Config.Seed, configuration, trainer.StateLayout) { Begun = begun });
         (Saved, last) = (step, Stopwatch.GetTimestamp());
         string directory = Directory;
@@ -95,6 +94,26 @@ internal sealed class RunSaver : IDisposable
                 Remove();
             },
             waits: !plan.Config.Saving.Asynchronous);
+    }
+
+    /// <summary>
+    /// The name of a new checkpoint, for all processes. When the others learn it, rank 0 is done with the one before, so that nobody waits
+    /// for their parts of that.
+    /// </summary>
+    private string NextAttempt()
+    {
+        if (group.Leads)
+        {
+            writer.Free();
+        }
+
+        string attempt = group.Tell(Guid.NewGuid().ToString("N"));
+        if (!group.Leads)
+        {
+            writer.Free();
+        }
+
+        return attempt;
     }
 
     /// <summary>Takes a held-out loss in, so that the checkpoint of that step may be the best.</summary>

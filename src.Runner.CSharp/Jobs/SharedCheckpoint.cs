@@ -9,68 +9,79 @@ namespace Hybrid.Runner;
 
 /// <summary>
 /// One checkpoint that several processes write, each its own files into the folder that rank 0 has set aside. They find each other by small
-/// files there, so that the steps which go on meanwhile are not disturbed: attempt-ID says that the folder is this checkpoint's, and
-/// written-NNNNN.json that a process is done, with the marks of its files.
+/// files there, so that the steps which go on meanwhile are not disturbed: attempt-ID-N says that the folder is the Nth try of this
+/// checkpoint, and written-NNNNN-N.json that a process has done its part of it, with the marks of its files.
 /// </summary>
 internal sealed class SharedCheckpoint(string directory, string attempt, ProcessGroup group, TimeSpan patience)
 {
     private static readonly TimeSpan interval = TimeSpan.FromMilliseconds(20);
+    private int tries;
 
     /// <summary>
-    /// Rank 0's part: its files, and the marks of everybody's. Errors: IOException where another process has not written its part in time.
+    /// Rank 0's part: its files, and the marks of everybody's. Errors: IOException where another process has not written its part in time;
+    /// OperationCanceledException where a further try is given up for a newer checkpoint.
     /// </summary>
     public IReadOnlyDictionary<string, FileMark> Fill(string aside, Snapshot snapshot, CancellationToken given)
     {
-        Dictionary<string, FileMark> marks = [];
-        if (group.Size > 1)
+        tries++;
+        if (group.Size == 1)
         {
-            File.WriteAllText(Attempt(aside), "");
+            return snapshot.WriteTo(aside);
         }
 
-        foreach (var (name, mark) in snapshot.WriteTo(aside))
-        {
-            marks[name] = mark;
-        }
-
+        File.WriteAllText(Attempt(aside, tries), "");
+        Dictionary<string, FileMark> marks = snapshot.WriteTo(aside);
         long began = Stopwatch.GetTimestamp();
         for (int rank = 1; rank < group.Size; rank++)
         {
-            while (!File.Exists(Written(aside, rank)))
+            while (!File.Exists(Written(aside, rank, tries)))
             {
                 if (Stopwatch.GetElapsedTime(began) > patience)
                 {
                     throw new IOException($"rank {rank} has not written its part of {directory} for {patience.TotalMinutes:0.#} minutes.");
                 }
 
-                given.WaitHandle.WaitOne(interval);
+                if (given.WaitHandle.WaitOne(interval) && tries > 1)
+                {
+                    // At the first try the others are on their way; later they may have gone on.
+                    given.ThrowIfCancellationRequested();
+                }
             }
 
-            foreach (var (name, mark) in Read(Written(aside, rank)))
+            foreach (var (name, mark) in Read(Written(aside, rank, tries)))
             {
                 marks[name] = mark;
             }
-
-            File.Delete(Written(aside, rank));
         }
 
-        File.Delete(Attempt(aside));
+        File.Delete(Attempt(aside, tries));
+        for (int rank = 1; rank < group.Size; rank++)
+        {
+            File.Delete(Written(aside, rank, tries));
+        }
+
         return marks;
     }
 
     /// <summary>
-    /// Another process's part. Returns when the checkpoint is whole. Errors: those of writing; OperationCanceledException where it is given
-    /// up for a newer one.
+    /// Another process's part, as often as rank 0 tries. Returns when the checkpoint is whole. Errors: those of writing;
+    /// OperationCanceledException where rank 0 has come to a newer one.
     /// </summary>
     public void Add(Snapshot snapshot, CancellationToken given)
     {
         string aside = directory + AtomicFile.Unfinished;
-        bool wrote = false;
-        while (!(wrote && Directory.Exists(directory) && !File.Exists(Attempt(aside))))
+        int wrote = 0;
+        while (true)
         {
-            if (File.Exists(Attempt(aside)) && !File.Exists(Written(aside, group.Rank)))
+            int asked = Asked(aside);
+            if (asked > wrote)
             {
-                Write(aside, snapshot);
-                wrote = true;
+                Write(aside, snapshot, asked);
+                wrote = asked;
+            }
+            else if (asked == 0 && wrote > 0 && Directory.Exists(directory) && !Directory.Exists(aside))
+            {
+                return;
             }
 
             if (given.WaitHandle.WaitOne(interval))
@@ -80,7 +91,7 @@ internal sealed class SharedCheckpoint(string directory, string attempt, Process
         }
     }
 
-    private void Write(string aside, Snapshot snapshot)
+    private void Write(string aside, Snapshot snapshot, int trial)
     {
         JsonObject marks = [];
         foreach (var (name, mark) in snapshot.WriteTo(aside))
@@ -88,12 +99,29 @@ internal sealed class SharedCheckpoint(string directory, string attempt, Process
             marks[name] = new JsonObject { ["length"] = mark.Length, ["sha256"] = mark.Sha256 };
         }
 
-        AtomicFile.WriteText(Written(aside, group.Rank), marks.ToJsonString());
+        AtomicFile.WriteText(Written(aside, group.Rank, trial), marks.ToJsonString());
     }
 
-    private string Attempt(string aside) => Path.Combine(aside, "attempt-" + attempt);
+    /// <summary>The try that a folder is for; 0 where there is none of this checkpoint.</summary>
+    private int Asked(string aside)
+    {
+        string start = $"attempt-{attempt}-";
+        try
+        {
+            return Directory.Exists(aside)
+                ? Directory.EnumerateFiles(aside, start + "*").Select(path => int.Parse(Path.GetFileName(path)[start.Length..], CultureInfo.InvariantCulture)).DefaultIfEmpty(0).Max()
+                : 0;
+        }
+        catch (DirectoryNotFoundException)
+        {
+            // It got its name meanwhile.
+            return 0;
+        }
+    }
 
-    private static string Written(string aside, int rank) => Path.Combine(aside, string.Create(CultureInfo.InvariantCulture, $"written-{rank:00000}.json"));
+    private string Attempt(string aside, int trial) => Path.Combine(aside, string.Create(CultureInfo.InvariantCulture, $"attempt-{attempt}-{trial}"));
+
+    private static string Written(string aside, int rank, int trial) => Path.Combine(aside, string.Create(CultureInfo.InvariantCulture, $"written-{rank:00000}-{trial}.json"));
 
     private static Dictionary<string, FileMark> Read(string path)
     {

@@ -23,7 +23,7 @@ public static class TrainJob
         }
         catch (Exception error) when (error is not OperationCanceledException)
         {
-            group.Fail(error.Message);
+            group.Fail(error.Message, error is ConfigurationException ? 2 : 1);
             throw;
         }
 

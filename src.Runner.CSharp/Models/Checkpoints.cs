@@ -118,6 +118,12 @@ public sealed class Checkpoints(string run)
     {
         string? named = Named(Latest);
         IEnumerable<string> all = All().OrderDescending(StringComparer.Ordinal);
+        if (named is not null && !(Path.GetFileName(named).StartsWith(Prefix, StringComparison.Ordinal) && Directory.Exists(named)))
+        {
+            Terminal.Warn($"{Path.Combine(folder, Latest)} names no checkpoint that is there; the newest one that is whole is taken.");
+            named = null;
+        }
+
         return named is null ? all : all.Where(path => string.CompareOrdinal(Path.GetFileName(path), Path.GetFileName(named)) < 0).Prepend(named);
     }
 

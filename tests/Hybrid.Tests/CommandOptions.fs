@@ -234,5 +234,6 @@ let frozen =
         ]
         "inspect", [ "PATH"; "--json" ]
         "report", [ "RUN..."; "--out F"; "--watch"; "--port N"; "--smoothing B"; "--json" ]
+        "soak", [ "--out DIR"; "--minutes N"; "--faults N"; "--ranks N"; "--seed S"; "--config F"; "--keep"; "--json" ]
         "doctor", [ "--json" ]
     ]

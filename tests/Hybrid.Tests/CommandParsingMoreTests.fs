@@ -231,6 +231,27 @@ let tests =
                 gives<ReportCommand> [ "report"; "--watch"; "--port"; "8000"; "--smoothing"; "0"; "--out"; "o"; "a" ] (fun c ->
                     List.ofSeq c.Runs = [ "a" ] && c.Watch && c.Port = Nullable 8000 && c.Smoothing = 0.0))
 
+            testCase "soak takes a number of faults or of minutes" (fun () ->
+                gives<SoakCommand> [ "soak"; "--faults"; "50"; "--out"; "o" ] (fun c ->
+                    c.Out = "o"
+                    && c.FaultCount = Nullable 50
+                    && not c.Minutes.HasValue
+                    && c.Ranks = 1
+                    && c.Seed = 0L
+                    && isNull c.Config
+                    && not c.Keep)
+
+                gives<SoakCommand>
+                    [ "soak"; "--minutes"; "0.5"; "--ranks"; "4"; "--seed"; "-3"; "--config"; "f"; "--keep"; "--out"; "o" ]
+                    (fun c -> c.Minutes = Nullable 0.5 && c.Ranks = 4 && c.Seed = -3L && c.Config = "f" && c.Keep)
+
+                Expect.stringContains (usage [ "soak"; "--out"; "o" ]) "one of --minutes, --faults" "neither"
+
+                Expect.stringContains
+                    (usage [ "soak"; "--out"; "o"; "--minutes"; "1"; "--faults"; "1" ])
+                    "exclude each other"
+                    "both")
+
             testCase "doctor takes nothing" (fun () -> gives<DoctorCommand> [ "doctor" ] (fun c -> not c.Json))
 
             testCase "--key=value is --key value, whatever the value holds" (fun () ->

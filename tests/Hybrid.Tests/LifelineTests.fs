@@ -18,7 +18,7 @@ let private token = [| 1uy .. 32uy |]
 type private Run(size: int, silence: float, timeout: float) =
     let told = ConcurrentDictionary<int, string>()
     let positions = Array.create size (Position(7L, 1L))
-    let failed rank = Failed(fun _ sentence _ -> told[rank] <- sentence)
+    let failed rank = Failed(fun _ sentence _ _ -> told[rank] <- sentence)
     let patience = patience silence timeout
 
     let server =
@@ -124,7 +124,7 @@ let private silent =
                 Member(0, 2, "first", 1),
                 patience 0.5 600.0,
                 (fun () -> Position(1L, 1L)),
-                fun _ sentence _ -> told.Enqueue sentence
+                fun _ sentence _ _ -> told.Enqueue sentence
             )
 
         // A process that greets and then is stopped.
@@ -161,7 +161,7 @@ let private strangers =
                         patience 20.0 600.0,
                         TimeSpan.FromSeconds 0.3,
                         (fun () -> Position()),
-                        fun _ _ _ -> ()
+                        fun _ _ _ _ -> ()
                     )
 
                 ())

@@ -76,6 +76,7 @@ let private all =
             ScalingTests.tests
             ScheduleTests.tests
             SequenceTests.tests
+            SoakTests.tests
             ShapeTests.tests
             ShardTests.tests
             StatisticsTests.tests
