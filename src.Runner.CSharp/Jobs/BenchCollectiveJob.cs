@@ -10,7 +10,7 @@ namespace Hybrid.Runner;
 /// <summary>How fast the processes of a launcher exchange memory: bytes of a message over the time that a call takes.</summary>
 internal static class BenchCollectiveJob
 {
-    private const int WarmUp = 3;
+    private const int WarmUp = 3, MostChecked = 1 << 23;
 
     /// <summary>Measures each call by length. Errors: ConfigurationException where there is one process only.</summary>
     public static JsonObject Run(BenchCollectiveCommand command, ProcessGroup group, CancellationToken stop)
@@ -28,7 +28,7 @@ internal static class BenchCollectiveJob
         ];
         foreach (long bytes in command.Bytes)
         {
-            Check(collective, Math.Max(1, bytes / type.Bytes()), type);
+            Check(collective, Math.Clamp(bytes / type.Bytes(), 1, MostChecked), type);
         }
 
         JsonObject result = new()

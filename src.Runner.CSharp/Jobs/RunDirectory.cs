@@ -215,8 +215,7 @@ public sealed class RunDirectory : IDisposable
         try
         {
             RequireThere();
-            AtomicFile.WriteText(NotFiniteFile, found.ToJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "
-");
+            AtomicFile.WriteText(NotFiniteFile, found.ToJson().ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {

@@ -194,7 +194,6 @@ let private shortRun (folder: Folder) =
         File
             .ReadAllText(folder.At "run-config.json")
             .Replace("\"steps\": 12", "\"steps\": 80")
-            .Replace(", \"heldOut\": [\"held.npy\"]", "")
             .Replace("\"everySteps\": 5", "\"everySteps\": 10")
 
     folder.Write("soak-config.json", text)
