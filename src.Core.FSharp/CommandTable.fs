@@ -325,7 +325,7 @@ let table: Entry list =
 
         { entry<BenchArguments>
               "bench"
-              "how fast this machine prepares and loads data, trains, draws and exchanges"
+              "how fast this machine prepares, loads, trains, draws, exchanges"
               "hybrid bench train --size small"
               BenchTable.command with
             Choices =

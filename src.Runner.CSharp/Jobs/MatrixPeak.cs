@@ -6,21 +6,31 @@ namespace Hybrid.Runner;
 /// <summary>What this machine's matrix products reach: what other figures are a share of.</summary>
 internal static class MatrixPeak
 {
-    private const int LeastSide = 256, CpuSide = 2048, GpuSide = 8192, FewestRounds = 5;
+    private const int LeastSide = 64, CpuSide = 2048, GpuSide = 8192, FewestRounds = 5;
 
-    // Where a processor has no instructions for a type, a product of the usual side takes minutes, and small ones reach the peak.
+    // Where a processor has no instructions for a type, a product of the usual side takes a minute, and small ones are faster.
     private static readonly TimeSpan longEnough = TimeSpan.FromMilliseconds(20);
 
     /// <summary>Floating-point operations a second in square matrix products of a side that suits the device, the best of several.</summary>
     public static double Measure(torch.ScalarType type, torch.Device device)
     {
-        int side = device.type == DeviceType.CPU ? LeastSide : GpuSide;
-        while (side < CpuSide && 2.0 * side * side * side / Measure(type, device, side, seconds: 0) < longEnough.TotalSeconds)
+        if (device.type != DeviceType.CPU)
         {
-            side *= 2;
+            return Measure(type, device, GpuSide, seconds: 1);
         }
 
-        return Measure(type, device, side, seconds: 1);
+        double best = 0;
+        for (int side = LeastSide; side < CpuSide; side *= 2)
+        {
+            double reached = Measure(type, device, side, seconds: 0);
+            best = Math.Max(best, reached);
+            if (2.0 * side * side * side / reached > longEnough.TotalSeconds)
+            {
+                return best;
+            }
+        }
+
+        return Math.Max(best, Measure(type, device, CpuSide, seconds: 1));
     }
 
     /// <summary>The same for a side, for about so many seconds.</summary>

@@ -76,6 +76,8 @@ public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSourc
                 if (due)
                 {
                     CheckpointDue(Done);
+                    // It takes its time: who asked to stop meanwhile does not wait for another step.
+                    stopping = Agreed(stop.IsCancellationRequested, false, false).Stop;
                     clock = Stopwatch.GetTimestamp();
                 }
             }
