@@ -103,6 +103,7 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
         sum.zero_ () |> ignore
         leaves.Take(sum, bucket.Start - offset, bucket.Length)
         exchange.ReduceScatter sum
+        exchange.Ready()
         let struct (start, length) = own bucket
 
         if length > 0L then

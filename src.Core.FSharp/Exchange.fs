@@ -21,6 +21,9 @@ type IExchange =
     /// Fills a tensor with the slices of all processes, of which each has its own in place.
     abstract AllGather: torch.Tensor -> unit
 
+    /// Lets what follows in a piece of work read what was exchanged before it in the same piece.
+    abstract Ready: unit -> unit
+
     /// Sums of the host's numbers over all processes.
     abstract Sum: float[] -> float[]
 
@@ -69,6 +72,7 @@ module Exchange =
             member _.AllReduce _ = ()
             member _.ReduceScatter _ = ()
             member _.AllGather _ = ()
+            member _.Ready() = ()
             member _.Sum values = values
 
             member _.Begin work =

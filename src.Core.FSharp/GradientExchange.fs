@@ -47,6 +47,7 @@ type internal GradientExchange(store: ParameterStore, state: OptimizerState, ove
             replica.Take(sum, bucket.Start, bucket.Length)
 
         exchange.ReduceScatter sum
+        exchange.Ready()
         let struct (start, length) = own bucket
 
         if length > 0L then

@@ -317,6 +317,7 @@ module Step =
             fill (bucket.Start + start) (whole.narrow (0L, start, length))
 
         sharing.Exchange.AllGather whole
+        sharing.Exchange.Ready()
         host.narrow(0L, bucket.Start, bucket.Length).copy_ whole |> ignore
 
     let private gather host store (sharing: Sharing) fill : unit =

@@ -15,7 +15,8 @@ internal sealed unsafe record GpuMemory(string Name, long Total, long Free)
     /// <summary>Bytes that this process and others hold.</summary>
     public long Used => Total - Free;
 
-    private static string Driver => OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1";
+    /// <summary>The library of the GPU's driver.</summary>
+    internal static string Driver => OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1";
 
     /// <summary>Asks the driver; null where there is none, or no GPU.</summary>
     public static GpuMemory? Read() => Read(Driver);

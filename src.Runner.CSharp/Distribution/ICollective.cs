@@ -26,7 +26,7 @@ public interface ICollective : IDisposable
     /// <summary>Processes in all.</summary>
     int Size { get; }
 
-    /// <summary>Whether memory is a GPU's; calls are then queued on torch's stream of the calling thread.</summary>
+    /// <summary>Whether memory is a GPU's; calls are then queued, and <see cref="Await"/> orders what follows.</summary>
     bool OnDevice { get; }
 
     /// <summary>Sums over all processes, in place, in the order of ranks on host memory, to the same bits on each.</summary>
@@ -40,6 +40,11 @@ public interface ICollective : IDisposable
 
     /// <summary>Gives what one process has to all.</summary>
     void Broadcast(nint data, long count, ElementType type, int root);
+
+    /// <summary>On a GPU: what the calling thread queues next waits for the calls so far. On host memory calls are over when they return.</summary>
+    void Await()
+    {
+    }
 
     /// <summary>Returns when all processes have come here.</summary>
     void Barrier();

@@ -3,20 +3,19 @@ using Hybrid;
 namespace Hybrid.Runner.Distribution;
 
 /// <summary>
-/// Processes with a GPU each, by NCCL on the memory of these, queued on a stream that <paramref name="stream"/> names when a call is made.
+/// Processes with a GPU each, by NCCL on the memory of these, queued on a lane of their own beside what computes.
 /// </summary>
 internal sealed unsafe class NcclCollective : ICollective
 {
     private readonly Nccl nccl;
-    private readonly Func<nint> stream;
-    private readonly Action synchronise;
+    private readonly IGpuLane lane;
     private readonly nint communicator;
     private bool over;
 
     /// <summary>Joins the others; all must do so together. Errors: InputException.</summary>
-    public NcclCollective(Nccl nccl, byte[] id, int rank, int size, Func<nint> stream, Action synchronise)
+    public NcclCollective(Nccl nccl, byte[] id, int rank, int size, IGpuLane lane)
     {
-        (this.nccl, this.stream, this.synchronise) = (nccl, stream, synchronise);
+        (this.nccl, this.lane) = (nccl, lane);
         (Rank, Size) = (rank, size);
         Nccl.Id given = default;
         id.AsSpan(0, Nccl.IdBytes).CopyTo(new Span<byte>(given.Bytes, Nccl.IdBytes));
@@ -41,21 +40,22 @@ internal sealed unsafe class NcclCollective : ICollective
         return new Span<byte>(id.Bytes, Nccl.IdBytes).ToArray();
     }
 
-    public void AllReduce(nint data, long count, ElementType type) =>
-        nccl.Check(nccl.AllReduce(data, data, (nuint)count, Nccl.Type(type), Nccl.Sum, communicator, stream()), "ncclAllReduce");
+    public void AllReduce(nint data, long count, ElementType type) => Queue(() =>
+        nccl.Check(nccl.AllReduce(data, data, (nuint)count, Nccl.Type(type), Nccl.Sum, communicator, lane.Stream), "ncclAllReduce"));
 
     public void ReduceScatter(nint data, long count, ElementType type)
     {
         long each = Slices.each(Size, count);
         if (each * Size == count)
         {
-            nccl.Check(nccl.ReduceScatter(data, At(data, each * Rank, type), (nuint)each, Nccl.Type(type), Nccl.Sum, communicator, stream()), "ncclReduceScatter");
+            Queue(() =>
+                nccl.Check(nccl.ReduceScatter(data, At(data, each * Rank, type), (nuint)each, Nccl.Type(type), Nccl.Sum, communicator, lane.Stream), "ncclReduceScatter"));
             return;
         }
 
         // NCCL's own wants slices of one length.
         EachSlice(count, (rank, start, length) =>
-            nccl.Check(nccl.Reduce(At(data, start, type), At(data, start, type), (nuint)length, Nccl.Type(type), Nccl.Sum, rank, communicator, stream()), "ncclReduce"));
+            nccl.Check(nccl.Reduce(At(data, start, type), At(data, start, type), (nuint)length, Nccl.Type(type), Nccl.Sum, rank, communicator, lane.Stream), "ncclReduce"));
     }
 
     public void AllGather(nint data, long count, ElementType type)
@@ -63,22 +63,25 @@ internal sealed unsafe class NcclCollective : ICollective
         long each = Slices.each(Size, count);
         if (each * Size == count)
         {
-            nccl.Check(nccl.AllGather(At(data, each * Rank, type), data, (nuint)each, Nccl.Type(type), communicator, stream()), "ncclAllGather");
+            Queue(() =>
+                nccl.Check(nccl.AllGather(At(data, each * Rank, type), data, (nuint)each, Nccl.Type(type), communicator, lane.Stream), "ncclAllGather"));
             return;
         }
 
         EachSlice(count, (rank, start, length) =>
-            nccl.Check(nccl.Broadcast(At(data, start, type), At(data, start, type), (nuint)length, Nccl.Type(type), rank, communicator, stream()), "ncclBroadcast"));
+            nccl.Check(nccl.Broadcast(At(data, start, type), At(data, start, type), (nuint)length, Nccl.Type(type), rank, communicator, lane.Stream), "ncclBroadcast"));
     }
 
-    public void Broadcast(nint data, long count, ElementType type, int root) =>
-        nccl.Check(nccl.Broadcast(data, data, (nuint)count, Nccl.Type(type), root, communicator, stream()), "ncclBroadcast");
+    public void Broadcast(nint data, long count, ElementType type, int root) => Queue(() =>
+        nccl.Check(nccl.Broadcast(data, data, (nuint)count, Nccl.Type(type), root, communicator, lane.Stream), "ncclBroadcast"));
+
+    public void Await() => lane.Await();
 
     public void Barrier()
     {
         using TorchSharp.torch.Tensor one = TorchSharp.torch.ones(1, dtype: TorchSharp.torch.float32, device: TorchLibrary.Device);
         AllReduce(Dispatcher.dataPointer(one), 1, ElementType.Float32);
-        synchronise();
+        lane.Synchronise();
     }
 
     public void Dispose()
@@ -86,14 +89,21 @@ internal sealed unsafe class NcclCollective : ICollective
         if (!over)
         {
             over = true;
-            synchronise();
+            lane.Synchronise();
             _ = nccl.CommDestroy(communicator);
         }
     }
 
     private static nint At(nint data, long element, ElementType type) => data + (nint)(element * type.Bytes());
 
-    private void EachSlice(long count, Action<int, long, long> call)
+    private void Queue(Action call)
+    {
+        lane.Enter();
+        call();
+        lane.Leave();
+    }
+
+    private void EachSlice(long count, Action<int, long, long> call) => Queue(() =>
     {
         nccl.Check(nccl.GroupStart(), "ncclGroupStart");
         for (int rank = 0; rank < Size; rank++)
@@ -106,5 +116,5 @@ internal sealed unsafe class NcclCollective : ICollective
         }
 
         nccl.Check(nccl.GroupEnd(), "ncclGroupEnd");
-    }
+    });
 }

@@ -183,7 +183,7 @@ public sealed partial class ProcessGroup : IDisposable
 
         Nccl nccl = Nccl.Load();
         (MpiCollective? mpi, Lifeline line, byte[] id) = ranks.ByMpi ? MeetByMpi(nccl, patience, position, failed, stop) : Meet(nccl, ranks, patience, position, failed, stop);
-        NcclCollective collective = new(nccl, id, ranks.Rank, ranks.Size, CudaStreams.Current, () => torch.cuda.synchronize());
+        NcclCollective collective = new(nccl, id, ranks.Rank, ranks.Size, new CudaLane(GpuMemory.Driver, CudaLane.OfTorch, () => torch.cuda.synchronize()));
         ProcessGroup group = new(collective, new TensorExchange(collective, line.Sum)) { lifeline = line, launcher = mpi };
         made(group);
         return group;
@@ -313,19 +313,4 @@ public sealed partial class ProcessGroup : IDisposable
 
     [LibraryImport("libc", EntryPoint = "_exit")]
     private static partial void EndNow(int code);
-}
-
-/// <summary>torch's streams of a GPU.</summary>
-internal static partial class CudaStreams
-{
-    /// <summary>The stream on which torch queues what the calling thread asks for.</summary>
-    public static nint Current()
-    {
-        nint stream = 0;
-        int code = CurrentStream(0, ref stream);
-        return code == 0 ? stream : throw new InvalidOperationException($"torch gave no stream (code {code}).");
-    }
-
-    [LibraryImport("torch_cuda", EntryPoint = "aoti_torch_get_current_cuda_stream")]
-    private static partial int CurrentStream(int device, ref nint stream);
 }

@@ -8,7 +8,7 @@ namespace Hybrid.Runner.Distribution;
 
 /// <summary>
 /// What the core asks of the processes, carried out by a collective. On host memory one thread makes all calls, in the order in which
-/// they were begun, while others compute; on a GPU calls are queued on its streams at once.
+/// they were begun, while others compute; on a GPU calls are queued on a lane beside what computes.
 /// </summary>
 internal sealed class TensorExchange : IExchange, IDisposable
 {
@@ -50,6 +50,8 @@ internal sealed class TensorExchange : IExchange, IDisposable
 
     public void AllGather(torch.Tensor tensor) => On(tensor, collective.AllGather);
 
+    public void Ready() => collective.Await();
+
     public double[] Sum(double[] values)
     {
         double[] sums = [];
@@ -60,7 +62,13 @@ internal sealed class TensorExchange : IExchange, IDisposable
     public Action Begin(Action work)
     {
         Interlocked.Increment(ref calls);
-        if (thread is null || Thread.CurrentThread == thread)
+        if (thread is null)
+        {
+            work();
+            return collective.Await;
+        }
+
+        if (Thread.CurrentThread == thread)
         {
             work();
             return () => { };

@@ -91,6 +91,7 @@ let private all =
             SharingTests.tests
             ExchangeTests.tests
             LifelineTests.tests
+            NcclTests.tests
             RanksTests.tests
             TensorFilesTests.tests
             TokenizerFilesTests.tests

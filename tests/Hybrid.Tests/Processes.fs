@@ -101,6 +101,8 @@ type private Threaded(meeting: Meeting, rank: int, size: int) =
                     fun () -> tensor.copy_ whole |> ignore
                 ))
 
+        member _.Ready() = ()
+
         member _.Sum values = meeting.Numbers(rank, values)
 
         member _.Begin action =

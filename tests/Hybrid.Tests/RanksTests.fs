@@ -157,4 +157,23 @@ let private refusals =
         Expect.equal code 2 errors
         Expect.stringContains errors "batch.sequences: is 1, but there are 2 processes" errors)
 
-let tests = testSequenced (testList "Ranks" [ exchanged; equivalence; killed; stopped; announced; refusals ])
+let private hosts =
+    testCase "two hosts, joined by TCP alone, exchange what is right and train what one does" (fun () ->
+        use folder = new Folder()
+        let config = prepare folder ""
+        let code, _, errors = Running.program [ "train"; "--config"; config; "--out"; folder.At "one" ]
+        Expect.equal code 0 errors
+
+        let code, _, errors =
+            Ranks.onTwoHosts (
+                [ "train"; "--config"; config; "--out"; folder.At "two" ]
+                @ set [ "distribution.zero", "2"; "distribution.bucketMiB", "1" ]
+            )
+
+        if code = 77 then
+            skiptest errors
+
+        Expect.equal code 0 errors
+        same "two hosts" (metrics (folder.At "one")) (metrics (folder.At "two")))
+
+let tests = testSequenced (testList "Ranks" [ exchanged; equivalence; killed; stopped; announced; refusals; hosts ])

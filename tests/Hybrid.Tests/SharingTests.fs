@@ -110,4 +110,44 @@ let private stages =
                     let other = run { setup with Zero = zero; Overlap = overlap }
                     Expect.isLessThan (apart plainly other) (if half then 2e-2f else 1e-4f) $"ZeRO {zero}, overlap {overlap}, bf16 {half}")
 
-let tests = testSequenced (testList "Sharing" [ same; stages ])
+let private memory =
+    testCase "each process has its slices and no more, and nothing is left over after a run" (fun () ->
+        let total =
+            use model = Model.Random(config, vocabulary, Layout(HalfPrecision = true), 1L)
+            model.Store.Segments |> List.sumBy _.Length
+
+        for size in [ 2; 3 ] do
+            for zero in 0..3 do
+                let kept (exchange: IExchange) =
+                    use model = Model.Random(config, vocabulary, Layout(HalfPrecision = true), 1L)
+                    let sharing = ProcessSharing(Exchange = exchange, Zero = zero, Bucket = 4096L)
+
+                    use trainer =
+                        new Trainer(
+                            model,
+                            Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0),
+                            Trainer.Objective(1.0, 1.0, 1.0, 0.0),
+                            Training(Sharing = sharing)
+                        )
+
+                    trainer.State["first"].numel (), trainer.StatePlaces |> Seq.sumBy (fun struct (_, length) -> length)
+
+                let parts = Processes.side size kept
+                let wanted = if zero = 0 then int64 size * total else total
+                Expect.equal (Array.sumBy fst parts) wanted $"moments of {size} processes, ZeRO {zero}"
+                Expect.equal (Array.sumBy snd parts) wanted "their places"
+
+                if zero > 0 then
+                    let largest = parts |> Array.map fst |> Array.max
+                    Expect.isLessThan (float largest) (1.4 * float total / float size) "evenly"
+
+        let setup = { plain with Half = true; Micro = 2 }
+
+        for zero in 0..3 do
+            let run () = Processes.side 2 (trained { setup with Zero = zero }) |> ignore
+            run ()
+            let before = torch.Tensor.TotalCount
+            run ()
+            Expect.equal torch.Tensor.TotalCount before $"tensors left by ZeRO {zero}")
+
+let tests = testSequenced (testList "Sharing" [ same; stages; memory ])
