@@ -39,6 +39,9 @@ int ncclGroupStart(void) { SAY("group\n"); return 0; }
 int ncclGroupEnd(void) { SAY("end\n"); return 0; }
 """
 
+type private Said = delegate of unit -> nativeint
+type private Forget = delegate of unit -> unit
+
 let private library (folder: Folder) : string =
     let path = folder.At "libnccl-stub.so"
 
@@ -68,8 +71,8 @@ let private calls =
 
         try
             let handle = NativeLibrary.Load path
-            let said = Marshal.GetDelegateForFunctionPointer<Func<nativeint>>(NativeLibrary.GetExport(handle, "said"))
-            let forget = Marshal.GetDelegateForFunctionPointer<Action>(NativeLibrary.GetExport(handle, "forget"))
+            let said = Marshal.GetDelegateForFunctionPointer<Said>(NativeLibrary.GetExport(handle, "said"))
+            let forget = Marshal.GetDelegateForFunctionPointer<Forget>(NativeLibrary.GetExport(handle, "forget"))
 
             let nccl = Nccl.Load()
             let id = NcclCollective.NewId nccl
