@@ -178,6 +178,7 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
 
         // Gradients that are kept in slices are summed in each round; a process that has none left takes part with nothing.
         let reduced (i: int) = exchange.Size > 1 && (sharing.SlicesGradients || i = rounds.Length - 1)
+
         let parts =
             match shards with
             | Some shards -> byShards shards total rounds most

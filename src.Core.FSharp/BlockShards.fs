@@ -29,8 +29,7 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
     let flat (length: int64) (dtype: torch.ScalarType) =
         torch.zeros([| length |], dtype = dtype, device = store.Device).DetachFromDisposeScope()
 
-    let own (bucket: Bucket) =
-        Slices.range exchange.Size exchange.Rank bucket.Length
+    let own (bucket: Bucket) = Slices.range exchange.Size exchange.Rank bucket.Length
 
     let inside (bucket: Bucket) (slot: Slot) = slot.Offset >= bucket.Start && slot.Offset < bucket.End
 
@@ -41,7 +40,8 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
 
     let root = flat (others |> List.sumBy _.Length) store.Compute.dtype
 
-    let rootSlots = store.Slots |> List.filter (fun slot -> not (Array.exists (fun block -> inside block slot) blocks))
+    let rootSlots =
+        store.Slots |> List.filter (fun slot -> not (Array.exists (fun block -> inside block slot) blocks))
 
     let leafOf (memory: torch.Tensor) (at: int64) (slot: Slot) =
         use narrowed = memory.narrow (0L, at, slot.Spec.Count)
@@ -71,13 +71,21 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
             [
                 for slot in store.Slots do
                     if inside blocks[0] slot then
-                        { slot with Offset = slot.Offset - blocks[0].Start; Spec = { slot.Spec with Name = relative slot.Spec.Name } }
+                        { slot with
+                            Offset = slot.Offset - blocks[0].Start
+                            Spec = { slot.Spec with Name = relative slot.Spec.Name }
+                        }
             ]
 
         for slot in slots do
             leaves.Add(slot.Spec.Name, leafOf memory slot.Offset slot)
 
-        { Memory = memory; Leaves = new Replica(leaves, slots, 0L, null); Block = -1; Wait = Action(ignore) }
+        {
+            Memory = memory
+            Leaves = new Replica(leaves, slots, 0L, null)
+            Block = -1
+            Wait = Action(ignore)
+        }
 
     let rooms = if blocks.Length = 0 then [||] else [| room (); room () |]
 
@@ -92,7 +100,7 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
         let struct (start, length) = own bucket
 
         if length > 0L then
-            memory.narrow(0L, at + start, length).copy_ (state.WeightsOf(bucket.Start + start, length)) |> ignore
+            memory.narrow(0L, at + start, length).copy_(state.WeightsOf(bucket.Start + start, length)) |> ignore
 
         exchange.AllGather(memory.narrow (0L, at, bucket.Length))
 
@@ -107,7 +115,7 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
         let struct (start, length) = own bucket
 
         if length > 0L then
-            state.GradientOf(bucket.Start + start, length).plus_ (sum.narrow (0L, start, length)) |> ignore
+            state.GradientOf(bucket.Start + start, length).plus_(sum.narrow (0L, start, length)) |> ignore
 
     let reductions = Queue<Action>()
 

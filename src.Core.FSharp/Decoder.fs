@@ -169,7 +169,8 @@ let blockBy
         let result = after.plus (Layers.feedForwardAgain config weights prefix $"{prefix}.ffn_norm" read)
         pass.Lap Phase.FeedForward
         result.MoveToOuterDisposeScope()
-    | None, Checkpointing.Full -> whole ignore (fun () -> weights) [ for spec in blockParameters config layer -> weights spec.Name ]
+    | None, Checkpointing.Full ->
+        whole ignore (fun () -> weights) [ for spec in blockParameters config layer -> weights spec.Name ]
 
 /// The final norm.
 let finalNorm (config: ModelConfig) (weights: Weights) (x_BTD: torch.Tensor) : torch.Tensor =

@@ -20,7 +20,8 @@ type Distribution =
 module DistributionConfig =
 
     /// What holds where a configuration says nothing.
-    let usual: Distribution = { Zero = 0; Overlap = true; BucketMiB = 64; SilenceSeconds = 30.0; TimeoutSeconds = 600.0 }
+    let usual: Distribution =
+        { Zero = 0; Overlap = true; BucketMiB = 64; SilenceSeconds = 30.0; TimeoutSeconds = 600.0 }
 
     /// Reads the object `distribution`; every key may be left out.
     let internal read (json: JsonFields) : Distribution =

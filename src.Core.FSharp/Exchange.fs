@@ -105,8 +105,7 @@ module Exchange =
         let join merged (piece: Bucket) =
             match merged with
             | last :: rest when
-                last.Length + piece.Length <= longest
-                && (last.After = piece.After || min last.Length piece.Length < shortest)
+                last.Length + piece.Length <= longest && (last.After = piece.After || min last.Length piece.Length < shortest)
                 ->
                 { last with Length = last.Length + piece.Length; After = min last.After piece.After } :: rest
             | _ -> piece :: merged
@@ -132,8 +131,7 @@ module Exchange =
         let join runs (slot: Slot, last: int64) =
             match runs with
             | (run: Bucket) :: rest when run.After = blockOf slot.Spec.Name -> { run with Length = last - run.Start } :: rest
-            | _ ->
-                { Start = slot.Offset; Length = last - slot.Offset; After = blockOf slot.Spec.Name; Whole = true } :: runs
+            | _ -> { Start = slot.Offset; Length = last - slot.Offset; After = blockOf slot.Spec.Name; Whole = true } :: runs
 
         let runs = List.zip slots ends |> List.fold join []
 
@@ -152,18 +150,30 @@ module Exchange =
                     |> List.collect (fun (piece: Bucket) ->
                         [
                             let before = min piece.End block.Start
+
                             if before > piece.Start then
                                 { piece with Length = before - piece.Start }
+
                             let after = max piece.Start block.End
+
                             if piece.End > after then
                                 { piece with Start = after; Length = piece.End - after }
                         ]))
                 [ bucket ]
 
         let rest =
-            outside { Start = (List.head slots).Offset; Length = length - (List.head slots).Offset; After = -1; Whole = false }
+            outside
+                {
+                    Start = (List.head slots).Offset
+                    Length = length - (List.head slots).Offset
+                    After = -1
+                    Whole = false
+                }
             |> List.collect (fun piece ->
-                [ for start in piece.Start .. longest .. piece.End - 1L -> { piece with Start = start; Length = min longest (piece.End - start) } ])
+                [
+                    for start in piece.Start .. longest .. piece.End - 1L ->
+                        { piece with Start = start; Length = min longest (piece.End - start) }
+                ])
             |> List.sortBy _.Start
 
         List.sortBy (fun block -> -block.After) blocks @ rest

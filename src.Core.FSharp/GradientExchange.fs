@@ -27,8 +27,7 @@ type internal GradientExchange(store: ParameterStore, state: OptimizerState, ove
         else
             None
 
-    let own (bucket: Bucket) =
-        Slices.range exchange.Size exchange.Rank bucket.Length
+    let own (bucket: Bucket) = Slices.range exchange.Size exchange.Rank bucket.Length
 
     let reduceWhole (replicas: Replica list) (bucket: Bucket) =
         let target = state.Gradient.narrow (0L, bucket.Start - store.FirstMoving, bucket.Length)
@@ -51,7 +50,7 @@ type internal GradientExchange(store: ParameterStore, state: OptimizerState, ove
         let struct (start, length) = own bucket
 
         if length > 0L then
-            state.GradientOf(bucket.Start + start, length).plus_ (sum.narrow (0L, start, length)) |> ignore
+            state.GradientOf(bucket.Start + start, length).plus_(sum.narrow (0L, start, length)) |> ignore
 
     let reduce (replicas: Replica list) (bucket: Bucket) : unit =
         use _ = torch.no_grad ()

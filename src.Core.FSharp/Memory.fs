@@ -279,9 +279,7 @@ module Memory =
 
             { whole with
                 Weights =
-                    whole.Weights
-                    |> from 1 (if half then e * s.Length + master else whole.Weights)
-                    |> from 3 (master + gathered)
+                    whole.Weights |> from 1 (if half then e * s.Length + master else whole.Weights) |> from 3 (master + gathered)
                 Gradients = whole.Gradients |> from 2 (sums * slice s.Gradient + passing)
                 Moments = whole.Moments |> from 1 (8L * slice s.Updated)
             }

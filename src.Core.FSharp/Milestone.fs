@@ -12,7 +12,7 @@ type private Passing() =
 
     override _.forward(ctx: torch.autograd.AutogradContext, [<ParamArray>] arguments: obj[]) : torch.Tensor =
         ctx.save_data ("passed", arguments[1])
-        (arguments[0] :?> torch.Tensor).alias ()
+        (arguments[0] :?> torch.Tensor).alias()
 
     override _.backward(ctx: torch.autograd.AutogradContext, gradient: torch.Tensor) : List<torch.Tensor> =
         Fused.Returned.Of(

@@ -80,7 +80,7 @@ module internal Flat =
         for start, count in ranges source do
             use _ = torch.NewDisposeScope()
             let part (flat: torch.Tensor) = flat.narrow (0L, start, count)
-            (part target).plus_ (part source) |> ignore
+            (part target).plus_(part source) |> ignore
 
 /// Weights of a store with a gradient of their own, flat like the store's, so that several threads go backward at once. It owns its
 /// tensors; dispose it to release them.
@@ -103,7 +103,7 @@ type Replica internal (leaves: Dictionary<string, torch.Tensor>, moving: Slot li
 
                 Flat.add
                     (target.narrow (0L, from - start, last - from))
-                    (grad.reshape(-1L).narrow (0L, from - slot.Offset, last - from))
+                    (grad.reshape(-1L).narrow(0L, from - slot.Offset, last - from))
 
                 if last = slot.Offset + slot.Spec.Count then
                     leaf.grad <- null

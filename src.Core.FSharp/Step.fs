@@ -92,9 +92,10 @@ type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharin
 
     let kept (flat: torch.Tensor) (start: int64) (length: int64) =
         let (from, _), at =
-            List.zip owned keptStarts[.. owned.Length - 1] |> List.find (fun ((s, l), _) -> start >= s && start + length <= s + l)
+            List.zip owned keptStarts[.. owned.Length - 1]
+            |> List.find (fun ((s, l), _) -> start >= s && start + length <= s + l)
 
-        flat.narrow(0L, at + start - from, length)
+        flat.narrow (0L, at + start - from, length)
 
     // The master weights of other processes' slices are of no use here, but for those in fp32 that compute.
     let master, frozen =
@@ -307,7 +308,13 @@ module Step =
             skip
 
     // A bucket of the processes' slices, gathered into host memory.
-    let private gatherInto (host: torch.Tensor) (store: ParameterStore) (sharing: Sharing) (fill: int64 -> torch.Tensor -> unit) (bucket: Bucket) =
+    let private gatherInto
+        (host: torch.Tensor)
+        (store: ParameterStore)
+        (sharing: Sharing)
+        (fill: int64 -> torch.Tensor -> unit)
+        (bucket: Bucket)
+        =
         use _ = torch.no_grad ()
         use _ = torch.NewDisposeScope()
         let whole = torch.zeros ([| bucket.Length |], dtype = torch.float32, device = store.Device)
@@ -352,7 +359,9 @@ module Step =
                 let last = min (start + target.shape[0]) (piece.Segment.Start + piece.Segment.Length)
 
                 if first < last then
-                    target.narrow(0L, first - start, last - first).copy_ ((part piece).narrow (0L, first - piece.Segment.Start, last - first))
+                    target
+                        .narrow(0L, first - start, last - first)
+                        .copy_((part piece).narrow(0L, first - piece.Segment.Start, last - first))
                     |> ignore
 
         if state.Sharing.Sliced then
@@ -365,7 +374,13 @@ module Step =
         host.MoveToOuterDisposeScope()
 
     /// Puts a parameter's fp32 values, on any device, into what `part` has of it for the pieces that this process keeps.
-    let setParameter (store: ParameterStore) (state: OptimizerState) (part: Piece -> torch.Tensor) (name: string) (values: torch.Tensor) : unit =
+    let setParameter
+        (store: ParameterStore)
+        (state: OptimizerState)
+        (part: Piece -> torch.Tensor)
+        (name: string)
+        (values: torch.Tensor)
+        : unit =
         use _ = torch.no_grad ()
         use _ = torch.NewDisposeScope()
         let slot = store.Slots |> List.find (fun slot -> slot.Spec.Name = name)
@@ -377,7 +392,9 @@ module Step =
             let last = min (slot.Offset + slot.Spec.Count) (piece.Segment.Start + piece.Segment.Length)
 
             if first < last then
-                (part piece).narrow(0L, first - piece.Segment.Start, last - first).copy_ (whole.narrow (0L, first - slot.Offset, last - first))
+                (part piece)
+                    .narrow(0L, first - piece.Segment.Start, last - first)
+                    .copy_(whole.narrow (0L, first - slot.Offset, last - first))
                 |> ignore
 
     /// Clips, checks and updates; returns the gradient's norm before clipping (a scalar tensor that the caller owns). Where the norm
@@ -420,7 +437,14 @@ module Step =
                     let part (flat: torch.Tensor) = flat.narrow (0L, start, count)
                     let wide = (part piece.Gradient).``to`` torch.float32
                     scale |> Option.iter (fun scale -> wide.mul_ scale |> ignore)
-                    adamW config learningRate state skip piece.Segment.Decays [ part piece.Weights, wide, part piece.First, part piece.Second ]
+
+                    adamW
+                        config
+                        learningRate
+                        state
+                        skip
+                        piece.Segment.Decays
+                        [ part piece.Weights, wide, part piece.First, part piece.Second ]
 
         state.Steps.sub_ skip |> ignore
         state.Skipped.plus_ skip |> ignore

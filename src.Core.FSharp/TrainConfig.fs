@@ -211,7 +211,10 @@ module TrainConfig =
         let trainable = json.Choice("trainable", Trainable.presets, Trainable.All)
 
         if json.Sound && distribution.Zero = 3 && trainable <> Trainable.All then
-            json.Error("distribution", "zero is 3, which needs everything to move (trainable: \"all\"); with less that moves, 2 keeps little more.")
+            json.Error(
+                "distribution",
+                "zero is 3, which needs everything to move (trainable: \"all\"); with less that moves, 2 keeps little more."
+            )
 
         let precision = json.Choice("precision", precisions, Auto)
         let gradients = json.Choice("gradients", gradients, Fp32)

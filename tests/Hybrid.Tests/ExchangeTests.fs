@@ -42,84 +42,158 @@ let private movements: (ParameterSpec -> Movement) list =
     [
         fun _ -> Moves
         fun spec -> if spec.Name.StartsWith "layers.0" then Stays else Moves
-        fun spec -> if spec.Shape.Length = 2 && spec.Name.EndsWith "weight" && spec.Name.Contains "o" then Moves else Stays
+        fun spec ->
+            if spec.Shape.Length = 2 && spec.Name.EndsWith "weight" && spec.Name.Contains "o" then
+                Moves
+            else
+                Stays
     ]
 
 let private buckets =
-    property2 "buckets cover what has a gradient once, none is ready before a block that it has, and owners have every element" (1, 5) (1, 7) (fun seed blocks size ->
-        for decay in [ Parameters.Matrices; Parameters.All ] do
-            for movement in movements do
-                let slots, segments, length = Parameters.layout decay movement (specs seed blocks)
-                let first = Slot.FirstMoving(slots, length)
+    property2
+        "buckets cover what has a gradient once, none is ready before a block that it has, and owners have every element"
+        (1, 5)
+        (1, 7)
+        (fun seed blocks size ->
+            for decay in [ Parameters.Matrices; Parameters.All ] do
+                for movement in movements do
+                    let slots, segments, length = Parameters.layout decay movement (specs seed blocks)
+                    let first = Slot.FirstMoving(slots, length)
 
-                let kinds =
-                    [
-                        for longest in [ 64L; 5000L; 1L <<< 20 ] do
-                            Exchange.buckets longest slots length, longest
-                            if (movement slots.Head.Spec) = Moves && first = 0L then
-                                Exchange.blockBuckets longest slots length, Int64.MaxValue
-                    ]
+                    let kinds =
+                        [
+                            for longest in [ 64L; 5000L; 1L <<< 20 ] do
+                                Exchange.buckets longest slots length, longest
 
-                for buckets, longest in kinds do
-                    let sorted = buckets |> List.sortBy (fun (bucket: Bucket) -> bucket.Start)
-                    Expect.equal (sorted |> List.fold (fun at (bucket: Bucket) -> (Expect.equal bucket.Start at "no gap"; bucket.End)) first) length "all"
-                    Expect.isTrue (sorted |> List.forall (fun bucket -> bucket.Length <= longest)) "length"
+                                if (movement slots.Head.Spec) = Moves && first = 0L then
+                                    Exchange.blockBuckets longest slots length, Int64.MaxValue
+                        ]
 
-                    for bucket in sorted do
-                        for slot in slots do
-                            if slot.Movement <> Stays && slot.Offset < bucket.End && slot.Offset + slot.Spec.Count > bucket.Start then
-                                Expect.isLessThanOrEqual bucket.After (Exchange.blockOf slot.Spec.Name) "ready"
+                    for buckets, longest in kinds do
+                        let sorted = buckets |> List.sortBy (fun (bucket: Bucket) -> bucket.Start)
 
-                    Expect.equal (buckets |> List.map _.After) (buckets |> List.map _.After |> List.sortDescending) "order"
+                        Expect.equal
+                            (sorted
+                             |> List.fold
+                                 (fun at (bucket: Bucket) ->
+                                     (Expect.equal bucket.Start at "no gap"
+                                      bucket.End))
+                                 first)
+                            length
+                            "all"
 
-                    let pieces = [ for rank in 0 .. size - 1 -> Exchange.owned size rank buckets |> Exchange.pieces segments ]
-                    let all = List.concat pieces |> List.sortBy snd
-                    let total = segments |> List.sumBy _.Length
-                    Expect.equal (all |> List.fold (fun at (piece, place) -> (Expect.equal place at "packed"; at + piece.Length)) 0L) total "owned")
+                        Expect.isTrue (sorted |> List.forall (fun bucket -> bucket.Length <= longest)) "length"
+
+                        for bucket in sorted do
+                            for slot in slots do
+                                if
+                                    slot.Movement <> Stays
+                                    && slot.Offset < bucket.End
+                                    && slot.Offset + slot.Spec.Count > bucket.Start
+                                then
+                                    Expect.isLessThanOrEqual bucket.After (Exchange.blockOf slot.Spec.Name) "ready"
+
+                        Expect.equal (buckets |> List.map _.After) (buckets |> List.map _.After |> List.sortDescending) "order"
+
+                        let pieces =
+                            [ for rank in 0 .. size - 1 -> Exchange.owned size rank buckets |> Exchange.pieces segments ]
+
+                        let all = List.concat pieces |> List.sortBy snd
+                        let total = segments |> List.sumBy _.Length
+
+                        Expect.equal
+                            (all
+                             |> List.fold
+                                 (fun at (piece, place) ->
+                                     (Expect.equal place at "packed"
+                                      at + piece.Length))
+                                 0L)
+                            total
+                            "owned")
 
 let private sums =
-    property3 "sums of what processes send go in the order of ranks, bf16 in fp32 with one rounding" (1, 6) (0, 200) (0, 3) (fun seed parts count kind ->
-        let stride = count + 5
-        let value i = Random.uniform (Random.ofSeed seed) (int64 i) * 2.0 - 1.0
-        let all = parts * stride
+    property3
+        "sums of what processes send go in the order of ranks, bf16 in fp32 with one rounding"
+        (1, 6)
+        (0, 200)
+        (0, 3)
+        (fun seed parts count kind ->
+            let stride = count + 5
+            let value i = Random.uniform (Random.ofSeed seed) (int64 i) * 2.0 - 1.0
+            let all = parts * stride
 
-        match enum<ElementType> kind with
-        | ElementType.Float32 ->
-            let source = Array.init all (value >> float32)
-            let target = Array.zeroCreate<float32> (max 1 count)
-            use a = fixed source
-            use b = fixed target
-            OrderedSum.Into(NativeInterop.NativePtr.toNativeInt b, NativeInterop.NativePtr.toNativeInt a, parts, int64 stride, int64 count, ElementType.Float32)
-            let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.reduce (+))
-            Expect.equal target[.. count - 1] expected "fp32"
-        | ElementType.BFloat16 ->
-            let wide (bits: uint16) = BitConverter.UInt32BitsToSingle(uint32 bits <<< 16)
-            let source = Array.init all (fun i -> uint16 (BitConverter.SingleToUInt32Bits(float32 (value i)) >>> 16))
-            let target = Array.zeroCreate<uint16> (max 1 count)
-            use a = fixed source
-            use b = fixed target
-            OrderedSum.Into(NativeInterop.NativePtr.toNativeInt b, NativeInterop.NativePtr.toNativeInt a, parts, int64 stride, int64 count, ElementType.BFloat16)
+            match enum<ElementType> kind with
+            | ElementType.Float32 ->
+                let source = Array.init all (value >> float32)
+                let target = Array.zeroCreate<float32>(max 1 count)
+                use a = fixed source
+                use b = fixed target
 
-            for i in 0 .. count - 1 do
-                let exact = Seq.init parts (fun p -> wide source[p * stride + i]) |> Seq.reduce (+)
-                let error step = abs (wide (uint16 (int target[i] + step)) - exact)
-                Expect.isTrue (error 0 <= error 1 && error 0 <= error -1) "the nearest bf16"
-        | ElementType.Float64 ->
-            let source = Array.init all value
-            let target = Array.zeroCreate<float> (max 1 count)
-            use a = fixed source
-            use b = fixed target
-            OrderedSum.Into(NativeInterop.NativePtr.toNativeInt b, NativeInterop.NativePtr.toNativeInt a, parts, int64 stride, int64 count, ElementType.Float64)
-            let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.reduce (+))
-            Expect.equal target[.. count - 1] expected "fp64"
-        | _ ->
-            let source = Array.init all (fun i -> int64 (value i * 1e15))
-            let target = Array.zeroCreate<int64> (max 1 count)
-            use a = fixed source
-            use b = fixed target
-            OrderedSum.Into(NativeInterop.NativePtr.toNativeInt b, NativeInterop.NativePtr.toNativeInt a, parts, int64 stride, int64 count, ElementType.Int64)
-            let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.sum)
-            Expect.equal target[.. count - 1] expected "int64")
+                OrderedSum.Into(
+                    NativeInterop.NativePtr.toNativeInt b,
+                    NativeInterop.NativePtr.toNativeInt a,
+                    parts,
+                    int64 stride,
+                    int64 count,
+                    ElementType.Float32
+                )
+
+                let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.reduce (+))
+                Expect.equal target[.. count - 1] expected "fp32"
+            | ElementType.BFloat16 ->
+                let wide (bits: uint16) = BitConverter.UInt32BitsToSingle(uint32 bits <<< 16)
+                let source = Array.init all (fun i -> uint16 (BitConverter.SingleToUInt32Bits(float32 (value i)) >>> 16))
+                let target = Array.zeroCreate<uint16>(max 1 count)
+                use a = fixed source
+                use b = fixed target
+
+                OrderedSum.Into(
+                    NativeInterop.NativePtr.toNativeInt b,
+                    NativeInterop.NativePtr.toNativeInt a,
+                    parts,
+                    int64 stride,
+                    int64 count,
+                    ElementType.BFloat16
+                )
+
+                for i in 0 .. count - 1 do
+                    let exact = Seq.init parts (fun p -> wide source[p * stride + i]) |> Seq.reduce (+)
+                    let error step = abs (wide (uint16 (int target[i] + step)) - exact)
+                    Expect.isTrue (error 0 <= error 1 && error 0 <= error -1) "the nearest bf16"
+            | ElementType.Float64 ->
+                let source = Array.init all value
+                let target = Array.zeroCreate<float>(max 1 count)
+                use a = fixed source
+                use b = fixed target
+
+                OrderedSum.Into(
+                    NativeInterop.NativePtr.toNativeInt b,
+                    NativeInterop.NativePtr.toNativeInt a,
+                    parts,
+                    int64 stride,
+                    int64 count,
+                    ElementType.Float64
+                )
+
+                let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.reduce (+))
+                Expect.equal target[.. count - 1] expected "fp64"
+            | _ ->
+                let source = Array.init all (fun i -> int64 (value i * 1e15))
+                let target = Array.zeroCreate<int64>(max 1 count)
+                use a = fixed source
+                use b = fixed target
+
+                OrderedSum.Into(
+                    NativeInterop.NativePtr.toNativeInt b,
+                    NativeInterop.NativePtr.toNativeInt a,
+                    parts,
+                    int64 stride,
+                    int64 count,
+                    ElementType.Int64
+                )
+
+                let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.sum)
+                Expect.equal target[.. count - 1] expected "int64")
 
 let private special =
     testCase "bf16 sums keep what is infinite or no number" (fun () ->
@@ -128,11 +202,24 @@ let private special =
             let target = Array.zeroCreate<uint16> count
             use a = fixed source
             use b = fixed target
-            let into parts = OrderedSum.Into(NativeInterop.NativePtr.toNativeInt b, NativeInterop.NativePtr.toNativeInt a, parts, int64 count, int64 count, ElementType.BFloat16)
+
+            let into parts =
+                OrderedSum.Into(
+                    NativeInterop.NativePtr.toNativeInt b,
+                    NativeInterop.NativePtr.toNativeInt a,
+                    parts,
+                    int64 count,
+                    int64 count,
+                    ElementType.BFloat16
+                )
+
             into 1
             Expect.equal target (Array.create count 0x7F80us) "infinity"
             into 2
-            Expect.isTrue (target |> Array.forall (fun bits -> bits &&& 0x7F80us = 0x7F80us && bits &&& 0x7Fus <> 0us)) "no number")
+
+            Expect.isTrue
+                (target |> Array.forall (fun bits -> bits &&& 0x7F80us = 0x7F80us && bits &&& 0x7Fus <> 0us))
+                "no number")
 
 let private read (pairs: (string * string) list) =
     let values = Map pairs

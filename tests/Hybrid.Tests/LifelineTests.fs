@@ -75,7 +75,10 @@ let private dead =
         // Its step has to have been heard of.
         Thread.Sleep 1200
         run.Client(2).Cut()
-        Expect.isTrue (run.Within(5.0, fun () -> run.Told.ContainsKey 0 && run.Told.ContainsKey 1 && run.Told.ContainsKey 3)) "told"
+
+        Expect.isTrue
+            (run.Within(5.0, fun () -> run.Told.ContainsKey 0 && run.Told.ContainsKey 1 && run.Told.ContainsKey 3))
+            "told"
 
         for rank in [ 0; 1; 3 ] do
             Expect.equal run.Told[rank] "rank 2 (host2, process 102) ended without a word, after step 17" $"{rank}")

@@ -99,8 +99,16 @@ let private calls =
                 List.ofArray (text.Split('\n', StringSplitOptions.RemoveEmptyEntries))
 
             let one = 4096n
-            Expect.equal (lines (fun c -> c.AllReduce(one, 10L, ElementType.BFloat16))) [ "all-reduce 4096 4096 10 9 0 77" ] "bf16"
-            Expect.equal (lines (fun c -> c.AllReduce(one, 10L, ElementType.Float64))) [ "all-reduce 4096 4096 10 8 0 77" ] "fp64"
+
+            Expect.equal
+                (lines (fun c -> c.AllReduce(one, 10L, ElementType.BFloat16)))
+                [ "all-reduce 4096 4096 10 9 0 77" ]
+                "bf16"
+
+            Expect.equal
+                (lines (fun c -> c.AllReduce(one, 10L, ElementType.Float64)))
+                [ "all-reduce 4096 4096 10 8 0 77" ]
+                "fp64"
 
             // Two slices of 64: the second begins 256 bytes on.
             Expect.equal
@@ -130,7 +138,12 @@ let private calls =
                 lines (fun c -> c.AllReduce(one, 13L, ElementType.Float32)) |> ignore)
 
             order.Clear()
-            lines (fun c -> c.AllReduce(one, 10L, ElementType.Float32); c.Await()) |> ignore
+
+            lines (fun c ->
+                c.AllReduce(one, 10L, ElementType.Float32)
+                c.Await())
+            |> ignore
+
             Expect.equal (List.ofSeq order) [ "enter"; "leave"; "await"; "synchronise"; "dispose" ] "beside what computes"
         finally
             Environment.SetEnvironmentVariable(Nccl.LibraryVariable, null))

@@ -10,7 +10,8 @@ open Hybrid.Runner.Distribution
 
 /// Open MPI's launcher; skips the test where there is none, or no library beside it.
 let private launcher () : string =
-    let paths = (Option.ofObj (Environment.GetEnvironmentVariable "PATH") |> Option.defaultValue "").Split Path.PathSeparator
+    let paths =
+        (Option.ofObj (Environment.GetEnvironmentVariable "PATH") |> Option.defaultValue "").Split Path.PathSeparator
 
     match paths |> Array.map (fun folder -> Path.Combine(folder, "mpirun")) |> Array.tryFind File.Exists with
     | None -> skiptest "mpirun is not on this machine (Debian and Ubuntu: apt-get install openmpi-bin)"
@@ -30,7 +31,8 @@ let private words (count: int) (settings: string list) (arguments: string list) 
 
 /// Starts the program as `count` processes.
 let start (count: int) (settings: string list) (arguments: string list) : Process =
-    let info = ProcessStartInfo(launcher (), RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true)
+    let info =
+        ProcessStartInfo(launcher (), RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true)
 
     for word in words count settings arguments do
         info.ArgumentList.Add word

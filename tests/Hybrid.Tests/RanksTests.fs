@@ -54,7 +54,9 @@ let private exchanged =
         for count, precision in [ 2, "fp32"; 3, "bf16" ] do
             let lengths = [ "4B"; "1000B"; "40KB"; "3MB" ]
 
-            Ranks.run count ([ "bench"; "collective"; "--seconds"; "0.01"; "--precision"; precision; "--json"; "--bytes" ] @ lengths)
+            Ranks.run
+                count
+                ([ "bench"; "collective"; "--seconds"; "0.01"; "--precision"; precision; "--json"; "--bytes" ] @ lengths)
             |> Running.parsed
             |> fun result -> Expect.equal ((result.GetProperty "processes").GetInt32()) count "processes")
 
@@ -68,7 +70,10 @@ let private equivalence =
 
         for count, zero in [ 2, 0; 2, 1; 2, 2; 2, 3; 4, 2 ] do
             let out = folder.At $"of-{count}-{zero}"
-            Ranks.run count ([ "train"; "--config"; config; "--out"; out ] @ set [ "distribution.zero", string zero ]) |> ignore
+
+            Ranks.run count ([ "train"; "--config"; config; "--out"; out ] @ set [ "distribution.zero", string zero ])
+            |> ignore
+
             same $"{count} processes, ZeRO {zero}" wanted (metrics out)
 
         let again = folder.At "again"
@@ -79,7 +84,9 @@ let private equivalence =
         // What two have begun, one and three go on with.
         for count in [ 1; 3 ] do
             let out = folder.At $"on-{count}"
-            let arguments = [ "train"; "--config"; config; "--out"; out; "--resume"; Path.Combine(again, "checkpoints", "step-0000005") ]
+
+            let arguments =
+                [ "train"; "--config"; config; "--out"; out; "--resume"; Path.Combine(again, "checkpoints", "step-0000005") ]
 
             if count = 1 then
                 let code, _, errors = Running.program arguments
@@ -92,7 +99,10 @@ let private equivalence =
 /// A run of two processes in its steps, which `act` disturbs; its exit code and what it said.
 let private disturbed (folder: Folder) (act: Process -> int list -> unit) : int * string =
     let config, out = endless folder, folder.At "run"
-    let running = Ranks.start 2 [] ([ "train"; "--config"; config; "--out"; out ] @ set [ "schedule.steps", "1000000" ])
+
+    let running =
+        Ranks.start 2 [] ([ "train"; "--config"; config; "--out"; out ] @ set [ "schedule.steps", "1000000" ])
+
     waitFor "the tenth step" (fun () -> stepsOf out > 10)
     let ids = Ranks.processesOf out
     Expect.hasLength ids 2 "two processes"
@@ -103,36 +113,38 @@ let private disturbed (folder: Folder) (act: Process -> int list -> unit) : int 
 
 let private rankOf (id: int) =
     let variables = File.ReadAllText($"/proc/{id}/environ").Split '\000'
-    variables |> Array.pick (fun v -> if v.StartsWith "OMPI_COMM_WORLD_RANK=" then Some(int (v.Split('=')[1])) else None)
+
+    variables
+    |> Array.pick (fun v -> if v.StartsWith "OMPI_COMM_WORLD_RANK=" then Some(int (v.Split('=')[1])) else None)
 
 let private killed =
-    testCase "when a process is killed, the others stop, one says which it was, and the run goes on from its last checkpoint" (fun () ->
-        use folder = new Folder()
-        let second (ids: int list) = ids |> List.find (fun id -> rankOf id = 1)
-        let code, errors = disturbed folder (fun _ ids -> signal "KILL" (second ids))
-        Expect.notEqual code 0 "exit code"
-        Expect.stringContains errors "rank 1 (" errors
-        Expect.stringContains errors "ended without a word, after step" errors
+    testCase
+        "when a process is killed, the others stop, one says which it was, and the run goes on from its last checkpoint"
+        (fun () ->
+            use folder = new Folder()
+            let second (ids: int list) = ids |> List.find (fun id -> rankOf id = 1)
+            let code, errors = disturbed folder (fun _ ids -> signal "KILL" (second ids))
+            Expect.notEqual code 0 "exit code"
+            Expect.stringContains errors "rank 1 (" errors
+            Expect.stringContains errors "ended without a word, after step" errors
 
-        let arguments =
-            [ "train"; "--config"; folder.At "run-config.json"; "--out"; folder.At "run"; "--resume"; "must" ]
+            let arguments = [ "train"; "--config"; folder.At "run-config.json"; "--out"; folder.At "run"; "--resume"; "must" ]
 
-        let last = metrics (folder.At "run") |> List.last |> fst
-        let more = last + 5
+            let last = metrics (folder.At "run") |> List.last |> fst
+            let more = last + 5
 
-        let running = Ranks.start 2 [] (arguments @ set [ "schedule.steps", "1000000" ])
-        waitFor "steps after it" (fun () -> stepsOf (folder.At "run") > more)
-        signal "USR1" running.Id
-        Ranks.ended 60.0 running |> ignore
-        let steps = metrics (folder.At "run") |> List.map fst
-        Expect.equal steps [ 0 .. steps.Length - 1 ] "each step once")
+            let running = Ranks.start 2 [] (arguments @ set [ "schedule.steps", "1000000" ])
+            waitFor "steps after it" (fun () -> stepsOf (folder.At "run") > more)
+            signal "USR1" running.Id
+            Ranks.ended 60.0 running |> ignore
+            let steps = metrics (folder.At "run") |> List.map fst
+            Expect.equal steps [ 0 .. steps.Length - 1 ] "each step once")
 
 let private stopped =
     testCase "a process that is stopped is named by the others within the time that is set" (fun () ->
         use folder = new Folder()
 
-        let code, errors =
-            disturbed folder (fun _ ids -> signal "STOP" (ids |> List.find (fun id -> rankOf id = 1)))
+        let code, errors = disturbed folder (fun _ ids -> signal "STOP" (ids |> List.find (fun id -> rankOf id = 1)))
 
         Expect.notEqual code 0 "exit code"
         Expect.stringContains errors "has not been heard of for 2 s" errors)
@@ -152,7 +164,9 @@ let private refusals =
         let config = prepare folder ""
 
         let code, _, errors =
-            Ranks.ended 60.0 (Ranks.start 2 [] ([ "train"; "--config"; config; "--out"; folder.At "x" ] @ set [ "batch.sequences", "1" ]))
+            Ranks.ended
+                60.0
+                (Ranks.start 2 [] ([ "train"; "--config"; config; "--out"; folder.At "x" ] @ set [ "batch.sequences", "1" ]))
 
         Expect.equal code 2 errors
         Expect.stringContains errors "batch.sequences: is 1, but there are 2 processes" errors)
@@ -176,4 +190,5 @@ let private hosts =
         Expect.equal code 0 errors
         same "two hosts" (metrics (folder.At "one")) (metrics (folder.At "two")))
 
-let tests = testSequenced (testList "Ranks" [ exchanged; equivalence; killed; stopped; announced; refusals; hosts ])
+let tests =
+    testSequenced (testList "Ranks" [ exchanged; equivalence; killed; stopped; announced; refusals; hosts ])
