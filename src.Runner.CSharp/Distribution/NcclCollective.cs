@@ -91,6 +91,7 @@ internal sealed unsafe class NcclCollective : ICollective
             over = true;
             lane.Synchronise();
             _ = nccl.CommDestroy(communicator);
+            lane.Dispose();
         }
     }
 

@@ -24,7 +24,7 @@ internal static class SharedEvaluation
         if (from < to)
         {
             Part part = new(source, from, to - from);
-            List<SequenceLoss> own = Evaluation.Losses(model, part, long.MaxValue, model.Losses, CancellationToken.None, report);
+            List<SequenceLoss> own = Evaluation.Losses(model, part, long.MaxValue, model.Losses, CancellationToken.None, (done, metrics) => report(done * source.Count / part.Count, metrics));
             for (int i = 0; i < own.Count; i++)
             {
                 Put(own[i], numbers.AsSpan((int)(from + i) * Numbers, Numbers));

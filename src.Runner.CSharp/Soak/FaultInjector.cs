@@ -269,7 +269,8 @@ internal sealed class FaultInjector(SoakSetting setting, RunView view, Func<Trai
         {
             Wait(process, SoakSetting.RankLimit);
             int[] left = [.. process.Ranks().Where(pair => !stopped || pair.Key != rank).Select(pair => pair.Key)];
-            failure = process.ExitCode == 0 ? "the run ended with exit code 0."
+            failure = process.ExitCode == 0 && view.Done() >= setting.Steps ? null // it came to its end by itself before
+                : process.ExitCode == 0 ? "the run ended with exit code 0, although it was not done."
                 : left.Length > 0 ? $"rank {string.Join(", ", left)} went on running."
                 : !process.HasSaid($"rank {rank}") ? $"nothing named rank {rank}: {process.LastWords()}"
                 : null;
