@@ -12,6 +12,8 @@ namespace Hybrid.Runner.Distribution;
 /// </summary>
 internal sealed class TensorExchange : IExchange, IDisposable
 {
+    private const int MostNumbers = 1 << 16;
+
     private readonly ICollective collective;
     private readonly Func<double[], double[]> sum;
     private readonly BlockingCollection<Piece> pieces = [];
@@ -54,9 +56,16 @@ internal sealed class TensorExchange : IExchange, IDisposable
 
     public double[] Sum(double[] values)
     {
-        double[] sums = [];
-        Begin(() => sums = sum(values))();
-        return sums;
+        List<double> sums = [];
+        Begin(() =>
+        {
+            // A message on a lifeline has a limit.
+            foreach (double[] part in values.Length > 0 ? values.Chunk(MostNumbers) : [[]])
+            {
+                sums.AddRange(sum(part));
+            }
+        })();
+        return [.. sums];
     }
 
     public Action Begin(Action work)
