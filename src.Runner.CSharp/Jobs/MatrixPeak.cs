@@ -22,7 +22,7 @@ internal static class MatrixPeak
         double best = 0;
         for (int side = LeastSide; side < CpuSide; side *= 2)
         {
-            double reached = Measure(type, device, side, seconds: 0);
+            double reached = Measure(type, device, side, seconds: 0.1);
             best = Math.Max(best, reached);
             if (2.0 * side * side * side / reached > longEnough.TotalSeconds)
             {
