@@ -177,6 +177,19 @@ let private allocated () : int64 =
     | :? DllNotFoundException
     | :? EntryPointNotFoundException -> skiptest "this C library does not say what is allocated"
 
+/// Whether this machine multiplies bf16 so slowly that a pass over a few thousand tokens takes minutes: it has no instructions for it.
+let private halfCrawls =
+    lazy
+        (let seconds (dtype: torch.ScalarType) =
+            use _ = torch.NewDisposeScope()
+            let a = torch.ones (256L, 256L, dtype = dtype)
+            a.mm a |> ignore
+            let clock = System.Diagnostics.Stopwatch.StartNew()
+            a.mm a |> ignore
+            clock.Elapsed.TotalSeconds
+
+         seconds torch.bfloat16 > 10.0 * seconds torch.float32)
+
 let private kept =
     [
         for precision in [ Fp32; Bf16 ] do
@@ -196,7 +209,9 @@ let private kept =
                             false
                             "GeGLU, norms of q and k", { base' with FeedForward = GeGlu; QkNorm = true }, 2, 300, false
                             "embeddings and head alone", base', 2, 300, true
-                        ] do
+                        ]
+                        |> List.filter (fun (_, _, sequences, positions, _) ->
+                            precision = Fp32 || not halfCrawls.Value || sequences * positions <= 400) do
                         let movement =
                             if frozen then
                                 Trainable.movement config config.Rows Trainable.EmbeddingHead
