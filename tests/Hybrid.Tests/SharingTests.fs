@@ -172,11 +172,14 @@ let private memory =
                         Array.iter Sequence.release batches
                         // Counted where no process is within a step.
                         exchange.Sum [||] |> ignore
+                        // What other tests have left to the garbage collector goes before it is counted.
+                        GC.Collect()
+                        GC.WaitForPendingFinalizers()
                         torch.Tensor.TotalCount
                         exchange.Sum [||] |> ignore
                 ]
 
             for found in Processes.side 2 counts do
-                Expect.equal found[4] found[2] $"tensors after steps of ZeRO {zero}")
+                Expect.isLessThanOrEqual found[4] found[2] $"tensors after steps of ZeRO {zero}")
 
 let tests = testSequenced (testList "Sharing" [ same; stages; memory ])
