@@ -259,13 +259,6 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
     /// Updates left out because their gradient was not finite. Reads from the device.
     member _.Skipped: int64 = int64 (state.Skipped.cpu().data<float32>().[0L])
 
-    /// Puts saved tensors back: `fill` writes each by its name into the tensor it is given.
-    member trainer.Restore(fill: Action<string, torch.Tensor>) : unit =
-        use _ = torch.no_grad ()
-
-        for pair in trainer.State do
-            fill.Invoke(pair.Key, pair.Value)
-
     interface IDisposable with
         member _.Dispose() =
             for replica in replicas do

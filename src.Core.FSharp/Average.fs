@@ -25,8 +25,6 @@ type MovingAverage(state: OptimizerState, decay: float) =
         for piece, average in pieces do
             average.copy_ piece.Weights |> ignore
 
-    member _.Decay = decay
-
     /// The average, flat and packed.
     member _.Flat = flat
 
