@@ -93,7 +93,7 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
         let rest = others |> List.map _.Length
         flat (List.max (longest :: rest)) state.Gradient.dtype
 
-    // A process's own slice of a block in the precision that computes; in fp32 that is the master's memory.
+    // A process's own slice is rounded to the precision that computes; the others' come with it.
     let gatherInto (memory: torch.Tensor) (at: int64) (bucket: Bucket) =
         use _ = torch.no_grad ()
         use _ = torch.NewDisposeScope()
@@ -107,15 +107,7 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
     let reduce (leaves: Replica) (offset: int64) (bucket: Bucket) =
         use _ = torch.no_grad ()
         use _ = torch.NewDisposeScope()
-        let sum = scratch.narrow (0L, 0L, bucket.Length)
-        sum.zero_ () |> ignore
-        leaves.Take(sum, bucket.Start - offset, bucket.Length)
-        exchange.ReduceScatter sum
-        exchange.Ready()
-        let struct (start, length) = own bucket
-
-        if length > 0L then
-            state.GradientOf(bucket.Start + start, length).plus_(sum.narrow (0L, start, length)) |> ignore
+        Reduction.intoSlice state scratch (fun sum -> leaves.Take(sum, bucket.Start - offset, bucket.Length)) bucket
 
     let reductions = Queue<Action>()
 

@@ -6,6 +6,21 @@ open System.Collections.Generic
 open System.Threading
 open TorchSharp
 
+module internal Reduction =
+
+    /// Sums over all processes what `take` adds to a tensor of a bucket's length, and adds this process's slice to its gradient.
+    let intoSlice (state: OptimizerState) (scratch: torch.Tensor) (take: torch.Tensor -> unit) (bucket: Bucket) : unit =
+        let exchange = state.Sharing.Exchange
+        let sum = scratch.narrow (0L, 0L, bucket.Length)
+        sum.zero_ () |> ignore
+        take sum
+        exchange.ReduceScatter sum
+        exchange.Ready()
+        let struct (start, length) = Slices.range exchange.Size exchange.Rank bucket.Length
+
+        if length > 0L then
+            state.GradientOf(bucket.Start + start, length).plus_(sum.narrow (0L, start, length)) |> ignore
+
 /// The reductions of one trainer. In a round, threads go backward side by side, each with a replica; a bucket is begun when all of them
 /// have left it whole. All processes begin the same buckets in the same order. Dispose it to release its memory.
 [<Sealed>]
@@ -27,8 +42,6 @@ type internal GradientExchange(store: ParameterStore, state: OptimizerState, ove
         else
             None
 
-    let own (bucket: Bucket) = Slices.range exchange.Size exchange.Rank bucket.Length
-
     let reduceWhole (replicas: Replica list) (bucket: Bucket) =
         let target = state.Gradient.narrow (0L, bucket.Start - store.FirstMoving, bucket.Length)
 
@@ -39,18 +52,11 @@ type internal GradientExchange(store: ParameterStore, state: OptimizerState, ove
         if sharing.Sliced then exchange.ReduceScatter target else exchange.AllReduce target
 
     let reduceSlice (scratch: torch.Tensor) (replicas: Replica list) (bucket: Bucket) =
-        let sum = scratch.narrow (0L, 0L, bucket.Length)
-        sum.zero_ () |> ignore
+        let take (sum: torch.Tensor) =
+            for replica in replicas do
+                replica.Take(sum, bucket.Start, bucket.Length)
 
-        for replica in replicas do
-            replica.Take(sum, bucket.Start, bucket.Length)
-
-        exchange.ReduceScatter sum
-        exchange.Ready()
-        let struct (start, length) = own bucket
-
-        if length > 0L then
-            state.GradientOf(bucket.Start + start, length).plus_(sum.narrow (0L, start, length)) |> ignore
+        Reduction.intoSlice state scratch take bucket
 
     let reduce (replicas: Replica list) (bucket: Bucket) : unit =
         use _ = torch.no_grad ()

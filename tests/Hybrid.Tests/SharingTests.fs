@@ -8,18 +8,11 @@ open Hybrid.Runner
 open Hybrid.Tests.Generate
 open TorchSharp
 
-let private vocabulary: Vocabulary = { TextRows = 24; ImageCodes = 9 }
+let private vocabulary = RunSupport.vocabulary
 
 let private config = { ModelConfig.openLm 32 3 2 vocabulary.Rows 16 with FeedForwardWidth = 48 }
 
-let private sequences (seed: int64) (count: int) : int64[][] =
-    [|
-        for i in 0 .. count - 1 do
-            let stream = Random.ofSeed seed |> Random.numbered (int64 i)
-            let caption = Array.init (Random.below 5 stream 0L) (fun k -> Random.below 24 stream (int64 k + 1L))
-            let picture = Array.init 4 (fun k -> Random.below 9 stream (int64 k + 100L))
-            Sequence.compose vocabulary Captioned 16 caption picture
-    |]
+let private sequences = RunSupport.sequences
 
 /// How a run is set up, beside its processes.
 type private Setup =
@@ -121,26 +114,27 @@ let private stages =
                         (if half then 2e-2f else 1e-4f)
                         $"ZeRO {zero}, overlap {overlap}, bf16 {half}")
 
+let private halfModel () = Model.Random(config, vocabulary, Layout(HalfPrecision = true), 1L)
+
+let private sharedTrainer (model: Model) (zero: int) (exchange: IExchange) : Trainer =
+    new Trainer(
+        model,
+        Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0),
+        Trainer.Objective(1.0, 1.0, 1.0, 0.0),
+        Training(Sharing = ProcessSharing(Exchange = exchange, Zero = zero, Bucket = 4096L))
+    )
+
 let private memory =
     testCase "each process has its slices and no more, and steps leave nothing behind" (fun () ->
         let total =
-            use model = Model.Random(config, vocabulary, Layout(HalfPrecision = true), 1L)
+            use model = halfModel ()
             model.Store.Segments |> List.sumBy _.Length
 
         for size in [ 2; 3 ] do
             for zero in 0..3 do
                 let kept (exchange: IExchange) =
-                    use model = Model.Random(config, vocabulary, Layout(HalfPrecision = true), 1L)
-                    let sharing = ProcessSharing(Exchange = exchange, Zero = zero, Bucket = 4096L)
-
-                    use trainer =
-                        new Trainer(
-                            model,
-                            Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0),
-                            Trainer.Objective(1.0, 1.0, 1.0, 0.0),
-                            Training(Sharing = sharing)
-                        )
-
+                    use model = halfModel ()
+                    use trainer = sharedTrainer model zero exchange
                     trainer.State["first"].numel(), trainer.StatePlaces |> Seq.sumBy (fun struct (_, length) -> length)
 
                 let parts = Processes.side size kept
@@ -154,16 +148,8 @@ let private memory =
 
         for zero in 0..3 do
             let counts (exchange: IExchange) =
-                use model = Model.Random(config, vocabulary, Layout(HalfPrecision = true), 1L)
-                let sharing = ProcessSharing(Exchange = exchange, Zero = zero, Bucket = 4096L)
-
-                use trainer =
-                    new Trainer(
-                        model,
-                        Trainer.Optimizer(0.9, 0.95, 1e-8, 0.1, 1.0),
-                        Trainer.Objective(1.0, 1.0, 1.0, 0.0),
-                        Training(Sharing = sharing)
-                    )
+                use model = halfModel ()
+                use trainer = sharedTrainer model zero exchange
 
                 [
                     for _ in 1..5 do

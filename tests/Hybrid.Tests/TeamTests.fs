@@ -10,18 +10,11 @@ open TorchSharp
 
 let private teams = lazy [ for size in [ 2; 3 ] -> WorkerTeam.Start(size, 1) ]
 
-let private vocabulary: Vocabulary = { TextRows = 24; ImageCodes = 9 }
+let private vocabulary = RunSupport.vocabulary
 
 let private config = { ModelConfig.openLm 32 2 2 vocabulary.Rows 16 with FeedForwardWidth = 48 }
 
-let private sequences (seed: int64) (count: int) : int64[][] =
-    [|
-        for i in 0 .. count - 1 do
-            let stream = Random.ofSeed seed |> Random.numbered (int64 i)
-            let caption = Array.init (Random.below 5 stream 0L) (fun k -> Random.below 24 stream (int64 k + 1L))
-            let picture = Array.init 4 (fun k -> Random.below 9 stream (int64 k + 100L))
-            Sequence.compose vocabulary Captioned 16 caption picture
-    |]
+let private sequences = RunSupport.sequences
 
 /// The losses of some steps and the weights after them.
 let private trainedBy (checkpointing: string) (half: bool) (team: Team) (size: int) (seed: int64) : float32[] =
