@@ -22,7 +22,7 @@ let shared (relative: string) : string =
     let root =
         match Environment.GetEnvironmentVariable "HYBRID_TEST_DATA" with
         | null
-        | "" -> Path.GetFullPath(Path.Combine(__SOURCE_DIRECTORY__, "..", "..", "..", "shared"))
+        | "" -> Path.GetFullPath(Path.Combine(__SOURCE_DIRECTORY__, "..", "..", "..", "..", "shared"))
         | folder -> folder
 
     let path = Path.Combine(root, relative)
