@@ -32,24 +32,20 @@ internal sealed class ModelExporter
     /// <summary>What a person should know of the result.</summary>
     public IReadOnlyList<string> Notes => notes;
 
-    private TensorExport Tensors => new(model, elementType switch
+    private TensorExport Tensors => new(model, Wanted);
+
+    private torch.ScalarType? Wanted => elementType switch
     {
         "fp32" => torch.ScalarType.Float32,
         "bf16" => torch.ScalarType.BFloat16,
         "fp16" => torch.ScalarType.Float16,
         _ => null,
-    });
+    };
 
     /// <summary>A directory for Hugging Face's transformers: config.json, weights in files of at most <paramref name="shardSize"/> bytes, tokenizer.</summary>
     public void HuggingFace(long shardSize)
     {
-        string stored = elementType switch
-        {
-            "fp32" => "float32",
-            "bf16" => "bfloat16",
-            "fp16" => "float16",
-            _ => TorchName(model.TypeOf("tok_embeddings.weight")),
-        };
+        string stored = TensorType.Of(Wanted ?? model.TypeOf("tok_embeddings.weight")).Name;
         (int? begin, int? end) = Marks();
         ExportedDescription description = Exports.HuggingFace(model.Config, model.Vocabulary, begin, end, stored);
         if (description.Json is null)
@@ -184,13 +180,5 @@ internal sealed class ModelExporter
             begun(tensor);
             return tensor.Load();
         },
-    };
-
-    private static string TorchName(torch.ScalarType type) => type switch
-    {
-        torch.ScalarType.Float64 => "float64",
-        torch.ScalarType.BFloat16 => "bfloat16",
-        torch.ScalarType.Float16 => "float16",
-        _ => "float32",
     };
 }

@@ -19,8 +19,9 @@ public sealed class NpyFile : IDisposable
         StoredType = header.Type;
         FortranOrder = header.FortranOrder;
         Shape = header.Shape;
-        (ElementType, elementSize) = Types(header.Type) ?? throw new InputException(
+        TensorType type = TensorType.InNpy(header.Type) ?? throw new InputException(
             $"{file.Path}: its element type '{FileErrors.Show(header.Type)}' is not one of <f8 <f4 <f2 <i8 <i4 <i2 <u2 |i1 |u1 |b1.");
+        (ElementType, elementSize) = (type.Torch, type.Bytes);
         if (Shape.Length > MaximumRank)
         {
             throw new InputException($"{file.Path}: the array has {Shape.Length} axes; {MaximumRank} are the most.");
@@ -151,26 +152,14 @@ public sealed class NpyFile : IDisposable
     /// <summary>Writes a tensor of any device and strides. Types as for reading, but for &lt;u2.</summary>
     public static unsafe void Write(string path, torch.Tensor tensor)
     {
-        string type = tensor.dtype switch
-        {
-            torch.ScalarType.Float64 => "<f8",
-            torch.ScalarType.Float32 => "<f4",
-            torch.ScalarType.Float16 => "<f2",
-            torch.ScalarType.Int64 => "<i8",
-            torch.ScalarType.Int32 => "<i4",
-            torch.ScalarType.Int16 => "<i2",
-            torch.ScalarType.Int8 => "|i1",
-            torch.ScalarType.Byte => "|u1",
-            torch.ScalarType.Bool => "|b1",
-            _ => throw new NotSupportedException($"NumPy has no {tensor.dtype}; convert the tensor first."),
-        };
+        string type = TensorType.Of(tensor.dtype).Npy ?? throw new NotSupportedException($"NumPy has no {tensor.dtype}; convert the tensor first.");
         torch.Tensor ready = TensorMemory.OnCpu(tensor);
         try
         {
             AtomicFile.Write(path, stream =>
             {
                 stream.Write(NpyHeader.Format(type, ready.shape));
-                long bytes = ready.numel() * TensorMemory.ElementSize(ready.dtype);
+                long bytes = ready.numel() * TensorType.Of(ready.dtype).Bytes;
                 byte* source = bytes == 0 ? null : TensorMemory.Pointer(ready);
                 const int chunk = 1 << 26;
                 for (long done = 0; done < bytes; done += chunk)
@@ -188,21 +177,11 @@ public sealed class NpyFile : IDisposable
         }
     }
 
-    /// <summary>Writes values in row-major order; T is double, float, long, int, ushort or byte.</summary>
+    /// <summary>Writes values in row-major order; T is ushort or a type that torch has.</summary>
     /// <exception cref="ArgumentException">The shape has another number of elements.</exception>
     public static void Write<T>(string path, ReadOnlyMemory<T> values, params long[] shape)
         where T : unmanaged
     {
-        string type = default(T) switch
-        {
-            double => "<f8",
-            float => "<f4",
-            long => "<i8",
-            int => "<i4",
-            ushort => "<u2",
-            byte => "|u1",
-            _ => throw new NotSupportedException($"Arrays of {typeof(T).Name} are not written to .npy."),
-        };
         if (TensorMemory.SizeInBytes(shape, 1) != values.Length)
         {
             throw new ArgumentException($"{values.Length} values do not fill the shape {Hybrid.Shape.show(shape)}.", nameof(shape));
@@ -210,26 +189,11 @@ public sealed class NpyFile : IDisposable
 
         AtomicFile.Write(path, stream =>
         {
-            stream.Write(NpyHeader.Format(type, shape));
+            stream.Write(NpyHeader.Format(TensorType.Of<T>().Npy!, shape));
             stream.Write(MemoryMarshal.AsBytes(values.Span));
         });
     }
 
     /// <inheritdoc/>
     public void Dispose() => file.Dispose();
-
-    private static (torch.ScalarType Type, int Size)? Types(string type) => type switch
-    {
-        "<f8" => (torch.ScalarType.Float64, 8),
-        "<f4" => (torch.ScalarType.Float32, 4),
-        "<f2" => (torch.ScalarType.Float16, 2),
-        "<i8" => (torch.ScalarType.Int64, 8),
-        "<i4" => (torch.ScalarType.Int32, 4),
-        "<i2" => (torch.ScalarType.Int16, 2),
-        "<u2" => (torch.ScalarType.Int32, 2),
-        "|i1" => (torch.ScalarType.Int8, 1),
-        "|u1" => (torch.ScalarType.Byte, 1),
-        "|b1" => (torch.ScalarType.Bool, 1),
-        _ => null,
-    };
 }

@@ -19,7 +19,7 @@ public sealed class SafeTensorsFile : ITensorFile
         metadata = header.Metadata;
         foreach (SafeTensorsHeader.Tensor tensor in header.Tensors)
         {
-            entries.TryAdd(tensor.Name, new TensorEntry(tensor.Name, SafeTensorsTypes.LoadedAs(tensor.Type), tensor.Shape));
+            entries.TryAdd(tensor.Name, new TensorEntry(tensor.Name, tensor.Type.Torch, tensor.Shape));
             extents.Add(tensor.Name, new Extent(tensor.Type, header.DataStart + tensor.Begin, tensor.End - tensor.Begin));
         }
     }
@@ -60,45 +60,45 @@ public sealed class SafeTensorsFile : ITensorFile
     {
         Extent extent = Find(name);
         long count = TensorReading.Count(entries[name], first, target);
-        if (extent.Type == "U16")
+        if (extent.Type.Values == typeof(ushort))
         {
             TensorMemory.FillWidened(target, file, extent.Offset + (first * sizeof(ushort)), count);
         }
         else
         {
-            int size = SafeTensorsTypes.Size(extent.Type);
+            int size = extent.Type.Bytes;
             TensorMemory.Fill(target, file, extent.Offset + (first * size), count * size, $"tensor \"{FileErrors.Show(name)}\"");
         }
     }
 
     /// <summary>The element type as the file names it, such as U16. Errors: <see cref="InputException"/> for an absent name.</summary>
-    public string StoredType(string name) => Find(name).Type;
+    public string StoredType(string name) => Find(name).Type.SafeTensors;
 
     /// <summary>
     /// A range of a U16 tensor's elements in row-major order, without a copy; valid until <see cref="Dispose"/>.
     /// Errors: <see cref="InputException"/> for an absent tensor or another type, ArgumentOutOfRangeException outside it.
     /// </summary>
-    public ReadOnlySpan<ushort> AsUInt16(string name, long start, int count) => As<ushort>(name, "U16", start, count);
+    public ReadOnlySpan<ushort> AsUInt16(string name, long start, int count) => As<ushort>(name, start, count);
 
     /// <summary>A range of an I32 tensor's elements; see <see cref="AsUInt16"/>.</summary>
-    public ReadOnlySpan<int> AsInt32(string name, long start, int count) => As<int>(name, "I32", start, count);
+    public ReadOnlySpan<int> AsInt32(string name, long start, int count) => As<int>(name, start, count);
 
     /// <summary>A range of an I64 tensor's elements; see <see cref="AsUInt16"/>.</summary>
-    public ReadOnlySpan<long> AsInt64(string name, long start, int count) => As<long>(name, "I64", start, count);
+    public ReadOnlySpan<long> AsInt64(string name, long start, int count) => As<long>(name, start, count);
 
     /// <summary>A range of an F32 tensor's elements; see <see cref="AsUInt16"/>.</summary>
-    public ReadOnlySpan<float> AsSingle(string name, long start, int count) => As<float>(name, "F32", start, count);
+    public ReadOnlySpan<float> AsSingle(string name, long start, int count) => As<float>(name, start, count);
 
     /// <inheritdoc/>
     public void Dispose() => file.Dispose();
 
-    private unsafe ReadOnlySpan<T> As<T>(string name, string type, long start, int count)
+    private unsafe ReadOnlySpan<T> As<T>(string name, long start, int count)
         where T : unmanaged
     {
         Extent extent = Find(name);
-        if (extent.Type != type)
+        if (extent.Type.Values != typeof(T))
         {
-            throw new InputException($"{Path}: tensor \"{FileErrors.Show(name)}\" has element type {extent.Type}; {type} is needed here.");
+            throw new InputException($"{Path}: tensor \"{FileErrors.Show(name)}\" has element type {extent.Type.SafeTensors}; {TensorType.Of<T>().SafeTensors} is needed here.");
         }
 
         long all = extent.Bytes / sizeof(T);
@@ -114,5 +114,5 @@ public sealed class SafeTensorsFile : ITensorFile
         ? extent
         : throw new InputException($"{Path} has no tensor \"{FileErrors.Show(name)}\".");
 
-    private readonly record struct Extent(string Type, long Offset, long Bytes);
+    private readonly record struct Extent(TensorType Type, long Offset, long Bytes);
 }

@@ -1,53 +1,6 @@
 using System.Text.Json;
-using TorchSharp;
 
 namespace Hybrid.Runner.Formats;
-
-/// <summary>The element types of safetensors.</summary>
-internal static class SafeTensorsTypes
-{
-    /// <summary>The bytes of an element of a type, or 0 for a type that is not read here.</summary>
-    public static int Size(string type) => type switch
-    {
-        "F64" or "I64" => 8,
-        "F32" or "I32" => 4,
-        "F16" or "BF16" or "I16" or "U16" => 2,
-        "I8" or "U8" or "BOOL" => 1,
-        _ => 0,
-    };
-
-    /// <summary>The torch type that a stored type is loaded as.</summary>
-    public static torch.ScalarType LoadedAs(string type) => type switch
-    {
-        "F64" => torch.ScalarType.Float64,
-        "F32" => torch.ScalarType.Float32,
-        "F16" => torch.ScalarType.Float16,
-        "BF16" => torch.ScalarType.BFloat16,
-        "I64" => torch.ScalarType.Int64,
-        "I32" or "U16" => torch.ScalarType.Int32,
-        "I16" => torch.ScalarType.Int16,
-        "I8" => torch.ScalarType.Int8,
-        "U8" => torch.ScalarType.Byte,
-        "BOOL" => torch.ScalarType.Bool,
-        _ => throw new ArgumentOutOfRangeException(nameof(type), type, "not an element type of safetensors that is read here"),
-    };
-
-    /// <summary>The name under which a torch type is stored.</summary>
-    public static string StoredAs(torch.ScalarType type) => type switch
-    {
-        torch.ScalarType.Float64 => "F64",
-        torch.ScalarType.Float32 => "F32",
-        torch.ScalarType.Float16 => "F16",
-        torch.ScalarType.BFloat16 => "BF16",
-        torch.ScalarType.Int64 => "I64",
-        torch.ScalarType.Int32 => "I32",
-        torch.ScalarType.Int16 => "I16",
-        torch.ScalarType.Int8 => "I8",
-        torch.ScalarType.Byte => "U8",
-        torch.ScalarType.Bool => "BOOL",
-        _ => throw new NotSupportedException($"Tensors of {type} are not written to safetensors here."),
-    };
-}
 
 /// <summary>The header of a safetensors file: 8 bytes of length, then JSON, then data that it describes without gaps.</summary>
 internal sealed class SafeTensorsHeader
@@ -197,19 +150,15 @@ internal sealed class SafeTensorsHeader
             throw Wrong(name, "it needs dtype, shape and two data_offsets");
         }
 
-        int size = SafeTensorsTypes.Size(type);
-        if (size == 0)
-        {
-            throw Wrong(name, $"its element type {FileErrors.Show(type)} is not one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL U16");
-        }
-
-        long bytes = TensorMemory.SizeInBytes(shape, size) ?? throw Wrong(name, $"its shape {Shape.show(shape)} is too large for any file");
+        TensorType known = TensorType.InSafeTensors(type)
+            ?? throw Wrong(name, $"its element type {FileErrors.Show(type)} is not one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL U16");
+        long bytes = TensorMemory.SizeInBytes(shape, known.Bytes) ?? throw Wrong(name, $"its shape {Shape.show(shape)} is too large for any file");
         if (offsets[0] > offsets[1] || offsets[1] - offsets[0] != bytes)
         {
             throw Wrong(name, $"its data_offsets {Shape.show(offsets)} do not hold the {bytes} bytes of {type} {Shape.show(shape)}");
         }
 
-        Tensors.Add(new Tensor(name, string.Intern(type), shape, offsets[0], offsets[1]));
+        Tensors.Add(new Tensor(name, known, shape, offsets[0], offsets[1]));
     }
 
     private long[] ReadNumbers(ref Utf8JsonReader reader, string name, string key, int most)
@@ -266,5 +215,5 @@ internal sealed class SafeTensorsHeader
     private InputException Wrong(string name, string what) => new($"{path}: tensor \"{FileErrors.Show(name)}\" of the safetensors header: {what}.");
 
     /// <summary>A tensor of the header; Begin and End count from the start of the data.</summary>
-    public sealed record Tensor(string Name, string Type, long[] Shape, long Begin, long End);
+    public sealed record Tensor(string Name, TensorType Type, long[] Shape, long Begin, long End);
 }

@@ -41,9 +41,9 @@ public sealed class SafeTensorsWriter : IDisposable
     {
         TensorSource[] ordered =
         [
-            .. tensors.OrderByDescending(t => SafeTensorsTypes.Size(SafeTensorsTypes.StoredAs(t.Type))).ThenBy(t => t.Name, StringComparer.Ordinal),
+            .. tensors.OrderByDescending(t => TensorType.Of(t.Type).Bytes).ThenBy(t => t.Name, StringComparer.Ordinal),
         ];
-        byte[] header = Header(ordered.Select(t => (t.Name, SafeTensorsTypes.StoredAs(t.Type), t.Shape)), metadata);
+        byte[] header = Header(ordered.Select(t => (t.Name, TensorType.Of(t.Type), t.Shape)), metadata);
         write(header);
         foreach (TensorSource tensor in ordered)
         {
@@ -52,22 +52,12 @@ public sealed class SafeTensorsWriter : IDisposable
     }
 
     /// <summary>
-    /// A new column: a tensor of shape [rows, rowShape…] to which rows are appended. T is ushort (U16), int (I32), long (I64),
-    /// float (F32) or byte (U8).
+    /// A new column: a tensor of shape [rows, rowShape…] to which rows are appended. T is ushort (U16) or a type that torch has.
     /// </summary>
     public Column<T> AddColumn<T>(string name, params long[] rowShape)
         where T : unmanaged
     {
-        string type = default(T) switch
-        {
-            ushort => "U16",
-            int => "I32",
-            long => "I64",
-            float => "F32",
-            byte => "U8",
-            _ => throw new NotSupportedException($"Columns of {typeof(T).Name} are not written to safetensors."),
-        };
-        Column<T> column = new(name, type, rowShape, AtomicFile.Aside(path));
+        Column<T> column = new(name, TensorType.Of<T>(), rowShape, AtomicFile.Aside(path));
         columns.Add(column);
         return column;
     }
@@ -76,7 +66,7 @@ public sealed class SafeTensorsWriter : IDisposable
     /// <exception cref="InvalidOperationException">A column does not end with a whole row.</exception>
     public void Finish(IReadOnlyDictionary<string, string>? metadata = null)
     {
-        Column[] ordered = [.. columns.OrderByDescending(c => SafeTensorsTypes.Size(c.Type)).ThenBy(c => c.Name, StringComparer.Ordinal)];
+        Column[] ordered = [.. columns.OrderByDescending(c => c.Type.Bytes).ThenBy(c => c.Name, StringComparer.Ordinal)];
         byte[] header = Header(ordered.Select(c => (c.Name, c.Type, c.Shape())), metadata);
         AtomicFile.Write(path, stream =>
         {
@@ -98,7 +88,7 @@ public sealed class SafeTensorsWriter : IDisposable
         }
     }
 
-    private static byte[] Header(IEnumerable<(string Name, string Type, long[] Shape)> tensors, IReadOnlyDictionary<string, string>? metadata)
+    private static byte[] Header(IEnumerable<(string Name, TensorType Type, long[] Shape)> tensors, IReadOnlyDictionary<string, string>? metadata)
     {
         ArrayBufferWriter<byte> json = new();
         HashSet<string> names = new(StringComparer.Ordinal) { "__metadata__" };
@@ -117,16 +107,16 @@ public sealed class SafeTensorsWriter : IDisposable
                 writer.WriteEndObject();
             }
 
-            foreach ((string name, string type, long[] shape) in tensors)
+            foreach ((string name, TensorType type, long[] shape) in tensors)
             {
                 if (!names.Add(name))
                 {
                     throw new ArgumentException($"A tensor's name in a safetensors file must be its own and not __metadata__: \"{name}\".", nameof(tensors));
                 }
 
-                long end = offset + (TensorMemory.SizeInBytes(shape, SafeTensorsTypes.Size(type)) ?? throw new OverflowException($"{name} is too large."));
+                long end = offset + (TensorMemory.SizeInBytes(shape, type.Bytes) ?? throw new OverflowException($"{name} is too large."));
                 writer.WriteStartObject(name);
-                writer.WriteString("dtype", type);
+                writer.WriteString("dtype", type.SafeTensors);
                 WriteNumbers(writer, "shape", shape);
                 WriteNumbers(writer, "data_offsets", [offset, end]);
                 writer.WriteEndObject();
@@ -163,12 +153,12 @@ public sealed class SafeTensorsWriter : IDisposable
         private readonly long rowBytes;
         private readonly FileStream spool;
 
-        private protected Column(string name, string type, long[] rowShape, string spoolPath)
+        private protected Column(string name, TensorType type, long[] rowShape, string spoolPath)
         {
             Name = name;
             Type = type;
             this.rowShape = rowShape;
-            rowBytes = TensorMemory.SizeInBytes(rowShape, SafeTensorsTypes.Size(type)) is > 0 and long bytes
+            rowBytes = TensorMemory.SizeInBytes(rowShape, type.Bytes) is > 0 and long bytes
                 ? bytes
                 : throw new ArgumentException($"A row of \"{name}\" cannot have the shape {Hybrid.Shape.show(rowShape)}.", nameof(rowShape));
             spool = new FileStream(spoolPath, FileMode.CreateNew, FileAccess.ReadWrite, FileShare.None, 1 << 16, FileOptions.DeleteOnClose);
@@ -177,8 +167,7 @@ public sealed class SafeTensorsWriter : IDisposable
         /// <summary>The tensor's name.</summary>
         public string Name { get; }
 
-        /// <summary>The element type as safetensors names it.</summary>
-        public string Type { get; }
+        internal TensorType Type { get; }
 
         /// <summary>The number of whole rows appended so far.</summary>
         public long Rows => spool.Position / rowBytes;
@@ -203,7 +192,7 @@ public sealed class SafeTensorsWriter : IDisposable
     public sealed class Column<T> : Column
         where T : unmanaged
     {
-        internal Column(string name, string type, long[] rowShape, string spoolPath)
+        internal Column(string name, TensorType type, long[] rowShape, string spoolPath)
             : base(name, type, rowShape, spoolPath)
         {
         }

@@ -93,16 +93,6 @@ internal static unsafe partial class TensorMemory
         GC.KeepAlive(tensor);
     }
 
-    /// <summary>The bytes of an element.</summary>
-    public static int ElementSize(torch.ScalarType type) => type switch
-    {
-        torch.ScalarType.Byte or torch.ScalarType.Int8 or torch.ScalarType.Bool => 1,
-        torch.ScalarType.Int16 or torch.ScalarType.Float16 or torch.ScalarType.BFloat16 => 2,
-        torch.ScalarType.Int32 or torch.ScalarType.Float32 => 4,
-        torch.ScalarType.Int64 or torch.ScalarType.Float64 => 8,
-        _ => throw new NotSupportedException($"Tensors of {type} have no place in the files this program reads and writes."),
-    };
-
     /// <summary>
     /// The product of the axes times the size of an element, or null when it does not fit, an axis is negative, or the
     /// product of the axes that are not 0 does not fit (torch computes strides from those).

@@ -12,7 +12,7 @@ public sealed record TensorSource(string Name, torch.ScalarType Type, long[] Sha
     private const int Chunk = 1 << 26;
 
     /// <summary>Its size. Errors: OverflowException when no file holds it.</summary>
-    public long Bytes => TensorMemory.SizeInBytes(Shape, TensorMemory.ElementSize(Type)) ?? throw new OverflowException($"{Name} is too large.");
+    public long Bytes => TensorMemory.SizeInBytes(Shape, TensorType.Of(Type).Bytes) ?? throw new OverflowException($"{Name} is too large.");
 
     /// <summary>Hands its elements on in row-major order, piece by piece.</summary>
     public unsafe void Copy(TensorBytes write)

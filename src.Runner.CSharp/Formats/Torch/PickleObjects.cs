@@ -73,7 +73,7 @@ internal ref partial struct Pickle
         Spend(sizes.Length);
         long[] shape = Lengths(sizes);
         long[] strides = Lengths(steps);
-        if (TensorMemory.SizeInBytes(shape, TensorMemory.ElementSize(storage.Type)) is null)
+        if (TensorMemory.SizeInBytes(shape, TensorType.Of(storage.Type).Bytes) is null)
         {
             throw Wrong($"a tensor's shape {Shape.show(shape)} is too large for any file");
         }
@@ -151,7 +151,7 @@ internal ref partial struct Pickle
         }
 
         if (PickleNames.StorageType(type) is not { } element || count < 0
-            || TensorMemory.SizeInBytes([count], TensorMemory.ElementSize(element)) is null)
+            || TensorMemory.SizeInBytes([count], TensorType.Of(element).Bytes) is null)
         {
             throw Wrong($"storage \"{FileErrors.Show(key)}\" has the class {FileErrors.Show(type.ToString())} and length {count}");
         }

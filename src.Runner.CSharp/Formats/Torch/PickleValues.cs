@@ -110,20 +110,7 @@ internal static partial class PickleNames
         Known.Contains(name) || StorageType(name) is not null || (name.Module == "torch" && Types.Contains(name.Name));
 
     /// <summary>The element type of a storage class, or null for a name that is none.</summary>
-    public static torch.ScalarType? StorageType(PickleName name) => name.Module is not ("torch" or "torch.cuda" or "torch.storage")
-        ? null
-        : name.Name switch
-        {
-            "DoubleStorage" => torch.ScalarType.Float64,
-            "FloatStorage" => torch.ScalarType.Float32,
-            "HalfStorage" => torch.ScalarType.Float16,
-            "BFloat16Storage" => torch.ScalarType.BFloat16,
-            "LongStorage" => torch.ScalarType.Int64,
-            "IntStorage" => torch.ScalarType.Int32,
-            "ShortStorage" => torch.ScalarType.Int16,
-            "CharStorage" => torch.ScalarType.Int8,
-            "ByteStorage" or "UntypedStorage" => torch.ScalarType.Byte,
-            "BoolStorage" => torch.ScalarType.Bool,
-            _ => null,
-        };
+    public static torch.ScalarType? StorageType(PickleName name) => name.Module is not ("torch" or "torch.cuda" or "torch.storage") ? null
+        : name.Name == "UntypedStorage" ? torch.ScalarType.Byte
+        : TensorType.OfStorage(name.Name)?.Torch;
 }

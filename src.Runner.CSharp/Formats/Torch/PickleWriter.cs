@@ -11,22 +11,6 @@ internal sealed class PickleWriter
 
     public PickleWriter() => Put(0x80, 2);
 
-    /// <summary>The storage class of an element type.</summary>
-    public static string StorageName(torch.ScalarType type) => type switch
-    {
-        torch.ScalarType.Float64 => "DoubleStorage",
-        torch.ScalarType.Float32 => "FloatStorage",
-        torch.ScalarType.Float16 => "HalfStorage",
-        torch.ScalarType.BFloat16 => "BFloat16Storage",
-        torch.ScalarType.Int64 => "LongStorage",
-        torch.ScalarType.Int32 => "IntStorage",
-        torch.ScalarType.Int16 => "ShortStorage",
-        torch.ScalarType.Int8 => "CharStorage",
-        torch.ScalarType.Byte => "ByteStorage",
-        torch.ScalarType.Bool => "BoolStorage",
-        _ => throw new NotSupportedException($"Tensors of {type} are not written to PyTorch files here."),
-    };
-
     public PickleWriter Text(string value)
     {
         byte[] text = Encoding.UTF8.GetBytes(value);
@@ -84,7 +68,7 @@ internal sealed class PickleWriter
         Global("torch._utils", "_rebuild_tensor_v2");
         Put((byte)'(', (byte)'(');
         Text("storage");
-        Global("torch", StorageName(type));
+        Global("torch", TensorType.Of(type).Storage!);
         Text(storage).Text("cpu").Int(count);
         Put((byte)'t', (byte)'Q');
         Int(0);

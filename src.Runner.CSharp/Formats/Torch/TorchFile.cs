@@ -130,7 +130,7 @@ public sealed class TorchFile : ITensorFile
     /// <summary>A stride of 0 repeats elements, so a few bytes of a file could claim any amount of memory.</summary>
     private void RequireStored(PickleTensor tensor, string name)
     {
-        long bytes = TensorMemory.SizeInBytes(tensor.Shape, TensorMemory.ElementSize(tensor.Storage.Type)) ?? throw new ArgumentException("The tensor is of no file.", nameof(tensor));
+        long bytes = TensorMemory.SizeInBytes(tensor.Shape, TensorType.Of(tensor.Storage.Type).Bytes) ?? throw new ArgumentException("The tensor is of no file.", nameof(tensor));
         if (bytes > (16 * file.Length) + (1 << 20))
         {
             throw new InputException(
@@ -147,7 +147,7 @@ public sealed class TorchFile : ITensorFile
         }
 
         string what = $"tensor \"{FileErrors.Show(name)}\"";
-        int size = TensorMemory.ElementSize(tensor.Storage.Type);
+        int size = TensorType.Of(tensor.Storage.Type).Bytes;
         long origin = content.Storages[tensor.Storage.Key];
         if (IsContiguous(tensor))
         {

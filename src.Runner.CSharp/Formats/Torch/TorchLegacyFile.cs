@@ -53,7 +53,7 @@ internal static class TorchLegacyFile
                 throw new InputException($"{file.Path}: a storage is listed that nothing uses (offset {at}).");
             }
 
-            long bytes = storage.Count * TensorMemory.ElementSize(storage.Type);
+            long bytes = storage.Count * TensorType.Of(storage.Type).Bytes;
             if (file.Length - at < 8 || file.Length - at - 8 < bytes)
             {
                 throw new InputException($"{file.Path} is cut short: storage \"{FileErrors.Show(name)}\" takes {bytes} bytes at offset {at} and the file has {file.Length}.");

@@ -39,7 +39,7 @@ internal static class TorchZipFile
                 throw new InputException($"{file.Path}: the entry {FileErrors.Show(name)} with the values of a tensor is missing.");
             }
 
-            long bytes = storage.Count * TensorMemory.ElementSize(storage.Type);
+            long bytes = storage.Count * TensorType.Of(storage.Type).Bytes;
             if (extent.Length != bytes)
             {
                 throw new InputException(
