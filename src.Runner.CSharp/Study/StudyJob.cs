@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
+using Hybrid.Runner.Formats;
 using Hybrid.Runner.Reporting;
 using TorchSharp;
 using static Hybrid.Report;
@@ -51,6 +52,11 @@ public sealed class StudyJob
         bool half = Prepare(directory, plan, command.Resume);
         using FileStream alone = Files.Alone(
             Path.Combine(directory, "study.lock"), $"another study works in {directory} just now; wait for it, or give another --out.");
+        foreach (string filled in new[] { "", "stages", "models" })
+        {
+            AtomicFile.RemoveUnfinished(Path.Combine(directory, filled));
+        }
+
         using var progress = new Progress();
         try
         {
@@ -214,8 +220,7 @@ public sealed class StudyJob
         void Write(bool precision)
         {
             var made = new JsonObject { ["job"] = "study", ["halfPrecision"] = precision, ["plan"] = JsonNode.Parse(planText) };
-            File.WriteAllText(file + ".partial", made.ToJsonString(new() { WriteIndented = true }));
-            File.Move(file + ".partial", file, overwrite: true);
+            AtomicFile.WriteText(file, made.ToJsonString(new() { WriteIndented = true }));
         }
     }
 

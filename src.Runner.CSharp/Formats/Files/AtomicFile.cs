@@ -10,7 +10,7 @@ namespace Hybrid.Runner.Formats;
 /// </summary>
 public static partial class AtomicFile
 {
-    /// <summary>What the name of a folder that is being filled ends with.</summary>
+    /// <summary>What the name of a file or folder that is being written ends with.</summary>
     internal const string Unfinished = ".partial";
 
     /// <summary>Writes a file. When <paramref name="write"/> throws, nothing stays behind and the old file is untouched.</summary>
@@ -95,6 +95,17 @@ public static partial class AtomicFile
         }
     }
 
+    /// <summary>
+    /// Removes from a folder, if it is there, what attempts have left that a crash interrupted. Nobody else may be writing in it.
+    /// </summary>
+    public static void RemoveUnfinished(string folder)
+    {
+        foreach (string left in Directory.Exists(folder) ? Directory.GetFileSystemEntries(folder, "*" + Unfinished) : [])
+        {
+            Remove(left);
+        }
+    }
+
     /// <summary>Flushes a folder's list of names to the disk, where the operating system has a call for that.</summary>
     public static void SyncFolder(string folder)
     {
@@ -125,7 +136,7 @@ public static partial class AtomicFile
 
     /// <summary>A free name beside a file, recognisable as unfinished.</summary>
     internal static string Aside(string full) =>
-        Path.Combine(Folder(full), $".{Path.GetFileName(full)}.{Guid.NewGuid():N}.partial");
+        Path.Combine(Folder(full), $".{Path.GetFileName(full)}.{Guid.NewGuid():N}{Unfinished}");
 
     private static string Folder(string full) => Path.GetDirectoryName(full) ?? throw new InputException($"{full} names no file.");
 

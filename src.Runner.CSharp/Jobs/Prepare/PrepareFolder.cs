@@ -33,7 +33,7 @@ internal sealed class PrepareFolder : IDisposable
         bool there = Directory.Exists(path), begun = File.Exists(Path.Combine(path, Description));
 
         // A call that was killed at once may have left its lock and the beginning of a file.
-        bool Remains(string name) => name == LockName || (name[0] == '.' && name.EndsWith(".partial", StringComparison.Ordinal));
+        bool Remains(string name) => name == LockName || (name[0] == '.' && name.EndsWith(AtomicFile.Unfinished, StringComparison.Ordinal));
         if (!begun && there && Directory.EnumerateFileSystemEntries(path).Any(entry => !Remains(Path.GetFileName(entry))))
         {
             throw new InputException($"{path} is not empty and holds no shards of this command; choose another --out.");
@@ -145,12 +145,13 @@ internal sealed class PrepareFolder : IDisposable
         }
 
         Manifest = ShardManifest.Create(path, resume: true);
+        AtomicFile.RemoveUnfinished(path);
         HashSet<string> whole = [.. Manifest.Entries.Select(entry => entry.File)];
         foreach (string file in Directory.EnumerateFiles(path))
         {
             string name = Path.GetFileName(file);
             bool ours = name.StartsWith("shard-", StringComparison.Ordinal) || name.StartsWith("sequences-", StringComparison.Ordinal);
-            if (name.EndsWith(".partial", StringComparison.Ordinal) || (ours && !whole.Contains(name)))
+            if (ours && !whole.Contains(name))
             {
                 File.Delete(file);
             }

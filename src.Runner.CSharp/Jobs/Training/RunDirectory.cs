@@ -97,6 +97,8 @@ public sealed class RunDirectory : IDisposable
             return;
         }
 
+        AtomicFile.RemoveUnfinished(Root);
+        Checkpoints.RemoveUnfinished();
         AtomicFile.WriteText(RunFile, configuration + "\n");
         int[] there = GoBack(firstStep);
         int missing = firstStep - begunAt - there.Count(step => step >= begunAt);
