@@ -72,7 +72,6 @@ internal static class BenchGenerateJob
             seconds.Add(round());
         }
 
-        seconds.Sort();
-        return (seconds[(seconds.Count - 1) / 2] + seconds[seconds.Count / 2]) / 2;
+        return BenchJob.Median(seconds);
     }
 }

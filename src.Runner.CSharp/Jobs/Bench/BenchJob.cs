@@ -84,6 +84,13 @@ internal static class BenchJob
         return failure is null ? (clock.Elapsed.TotalSeconds, pieces, sums) : throw failure;
     }
 
+    /// <summary>The middle one of some values, or the mean of the two in the middle.</summary>
+    public static double Median(IEnumerable<double> values)
+    {
+        double[] sorted = [.. values.Order()];
+        return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
+    }
+
     private static void UseThreads(int? threads)
     {
         if (threads is { } count)

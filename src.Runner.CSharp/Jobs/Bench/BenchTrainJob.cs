@@ -30,7 +30,7 @@ internal static class BenchTrainJob
 
         // Inputs are all tokens but the last.
         long[][] sequences = BenchModels.Sequences(model.Vocabulary, batch, positions + 1, seed: group.Rank);
-        double? alone = group.Size > 1 ? Median(Alone(model, optimizer, objective, command, sequences, micro, group, stop)) : null;
+        double? alone = group.Size > 1 ? BenchJob.Median(Alone(model, optimizer, objective, command, sequences, micro, group, stop)) : null;
         using Trainer trainer = new(model, optimizer, objective, training);
         Batch[] batches = [.. sequences.Chunk(micro).SelectMany(trainer.Batches)];
         double[] seconds;
@@ -56,7 +56,7 @@ internal static class BenchTrainJob
             BatchFeed.Release(batches);
         }
 
-        double step = Median(seconds), rate = (double)batch * group.Size * positions / step;
+        double step = BenchJob.Median(seconds), rate = (double)batch * group.Size * positions / step;
         double flops = Architecture.FlopsPerToken(model.Config, positions);
         double peak = MatrixPeak.Measure(command.Shape.HalfPrecision ? torch.bfloat16 : torch.float32, device);
         JsonObject result = new()
@@ -143,11 +143,5 @@ internal static class BenchTrainJob
         }
 
         return [.. seconds];
-    }
-
-    private static double Median(double[] values)
-    {
-        double[] sorted = [.. values.Order()];
-        return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
     }
 }

@@ -93,7 +93,7 @@ internal sealed record ModelComparison
         Dictionary<string, long[]> there = Architecture.Parameters(other.Config).ToDictionary(parameter => parameter.Name, parameter => parameter.Shape);
         return own.Count == there.Count && own.All(parameter => there.TryGetValue(parameter.Name, out long[]? shape)
             && (shape.SequenceEqual(parameter.Shape)
-                || (parameter.Name is "tok_embeddings.weight" or "output.weight" && shape[0] <= parameter.Shape[0] && shape[1] == parameter.Shape[1])));
+                || (TensorNames.IsTable(parameter.Name) && shape[0] <= parameter.Shape[0] && shape[1] == parameter.Shape[1])));
     }
 
     /// <summary>Whether the other gives the same ids the same meaning; a table that does not say how it is laid out does where it is large enough.</summary>
