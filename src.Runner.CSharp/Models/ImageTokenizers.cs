@@ -58,10 +58,10 @@ internal static class ImageTokenizers
         string file = Resolve(path), single = Path.Combine(file, "model.safetensors");
         if (!Directory.Exists(file) || File.Exists(single))
         {
-            return ShardManifest.Hash(Directory.Exists(file) ? single : file);
+            return Files.Sha256(Directory.Exists(file) ? single : file);
         }
 
-        IEnumerable<string> parts = Directory.EnumerateFiles(file, "*.safetensors").Order(StringComparer.Ordinal).Select(ShardManifest.Hash);
+        IEnumerable<string> parts = Directory.EnumerateFiles(file, "*.safetensors").Order(StringComparer.Ordinal).Select(Files.Sha256);
         return Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(string.Join('\n', parts))));
     }
 

@@ -1,4 +1,6 @@
 using System.Security.Cryptography;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 
 namespace Hybrid.Runner.Formats;
 
@@ -11,6 +13,14 @@ public sealed record FileMark(long Length, string? Sha256)
         using FileStream stream = new(path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, 1 << 20);
         return new(stream.Length, Convert.ToHexStringLower(SHA256.HashData(stream)));
     }
+
+    /// <summary>The mark that a list of files gives. Errors: KeyNotFoundException, InvalidOperationException and FormatException where it is none.</summary>
+    public static FileMark Read(JsonElement value) => value.ValueKind == JsonValueKind.Number
+        ? new(value.GetInt64(), null) // earlier versions wrote the length alone
+        : new(value.GetProperty("length").GetInt64(), value.GetProperty("sha256").GetString());
+
+    /// <summary>What <see cref="Read"/> reads.</summary>
+    public JsonObject ToJson() => new() { ["length"] = Length, ["sha256"] = Sha256 };
 
     /// <summary>Writes a new file into a folder that is there, flushes it to the disk, and returns its mark, made of what was handed over.</summary>
     public static FileMark Write(string path, Action<TensorBytes> write)

@@ -3,7 +3,7 @@ using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner;
 
-/// <summary>Reading small files, with sentences for what goes wrong.</summary>
+/// <summary>Reading files, with sentences for what goes wrong.</summary>
 internal static class Files
 {
     /// <summary>
@@ -19,6 +19,32 @@ internal static class Files
         catch (IOException error) when (File.Exists(path))
         {
             throw new InputException(taken, error);
+        }
+    }
+
+    /// <summary>A file's bytes. Errors: InputException.</summary>
+    public static byte[] Bytes(string path)
+    {
+        try
+        {
+            return File.ReadAllBytes(path);
+        }
+        catch (Exception error) when (FileErrors.Explain(error, path) is { } refusal)
+        {
+            throw refusal;
+        }
+    }
+
+    /// <summary>SHA-256 of a file, in lower-case hexadecimal. Errors: InputException.</summary>
+    public static string Sha256(string path)
+    {
+        try
+        {
+            return FileMark.Of(path).Sha256!;
+        }
+        catch (Exception error) when (FileErrors.Explain(error, path) is { } refusal)
+        {
+            throw refusal;
         }
     }
 

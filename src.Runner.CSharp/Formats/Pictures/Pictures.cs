@@ -64,17 +64,7 @@ public static class Pictures
     }
 
     /// <summary>Decodes the picture of a file; see <see cref="Decode"/>.</summary>
-    public static Picture Read(string path)
-    {
-        try
-        {
-            return Decode(File.ReadAllBytes(path), path);
-        }
-        catch (Exception e) when (FileErrors.Explain(e, path) is { } refusal)
-        {
-            throw refusal;
-        }
-    }
+    public static Picture Read(string path) => Decode(Files.Bytes(path), path);
 
     /// <summary>
     /// The central square of a picture, resized to <paramref name="size"/> × <paramref name="size"/> by antialiased bicubic

@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -73,16 +72,7 @@ public sealed class ShardManifest
     public static ShardManifest Read(string folder)
     {
         ShardManifest manifest = new(folder);
-        byte[] bytes;
-        try
-        {
-            bytes = System.IO.File.ReadAllBytes(manifest.Path);
-        }
-        catch (Exception e) when (FileErrors.Explain(e, manifest.Path) is { } refusal)
-        {
-            throw refusal;
-        }
-
+        byte[] bytes = Files.Bytes(manifest.Path);
         int number = 0;
         foreach (Range range in bytes.AsSpan().Split((byte)'\n'))
         {
@@ -134,20 +124,6 @@ public sealed class ShardManifest
             }
 
             AtomicFile.WriteText(Path, text.ToString());
-        }
-    }
-
-    /// <summary>SHA-256 of a file, in lower-case hexadecimal.</summary>
-    public static string Hash(string path)
-    {
-        try
-        {
-            using FileStream stream = new(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1 << 20);
-            return Convert.ToHexStringLower(SHA256.HashData(stream));
-        }
-        catch (Exception e) when (FileErrors.Explain(e, path) is { } refusal)
-        {
-            throw refusal;
         }
     }
 

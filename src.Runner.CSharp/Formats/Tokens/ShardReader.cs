@@ -49,7 +49,7 @@ public sealed class ShardReader : IDisposable
     {
         for (int i = 0; i < files.Count; i++)
         {
-            string hash = ShardManifest.Hash(files[i].Path), wanted = Manifest.Entries[i].Sha256;
+            string hash = Files.Sha256(files[i].Path), wanted = Manifest.Entries[i].Sha256;
             if (!string.Equals(hash, wanted, StringComparison.OrdinalIgnoreCase))
             {
                 throw new InputException($"{files[i].Path} has the SHA-256 {hash} and {Manifest.Path} says {FileErrors.Show(wanted)}: the shard was changed or damaged.");

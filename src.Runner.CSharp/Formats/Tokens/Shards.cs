@@ -173,7 +173,7 @@ public sealed class ShardWriter : IDisposable
         long count = codes!.Rows;
         writer!.Finish(info.ToMetadata());
         writer = null;
-        manifest.Add(new ShardEntry(name, count, ShardManifest.Hash(System.IO.Path.Combine(manifest.Folder, name)), source, Made));
+        manifest.Add(new ShardEntry(name, count, Files.Sha256(System.IO.Path.Combine(manifest.Folder, name)), source, Made));
     }
 
     private string Name(int which) => string.Create(CultureInfo.InvariantCulture, $"{prefix}-{which:D6}.safetensors");

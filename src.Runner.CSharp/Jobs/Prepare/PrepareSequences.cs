@@ -73,6 +73,6 @@ internal static class PrepareSequences
 
         string name = $"sequences-{number:00000}.npy", path = Path.Combine(folder.Manifest.Folder, name);
         NpyFile.Write<int>(path, ids.ToArray(), rows, length);
-        folder.Manifest.Add(new ShardEntry(name, rows, ShardManifest.Hash(path), source.Path, new ShardMaking(read, true, 0, dropped, folder.Flush())));
+        folder.Manifest.Add(new ShardEntry(name, rows, Files.Sha256(path), source.Path, new ShardMaking(read, true, 0, dropped, folder.Flush())));
     }
 }

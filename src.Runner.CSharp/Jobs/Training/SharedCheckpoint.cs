@@ -96,7 +96,7 @@ internal sealed class SharedCheckpoint(string directory, string attempt, Process
         JsonObject marks = [];
         foreach (var (name, mark) in snapshot.WriteTo(aside))
         {
-            marks[name] = new JsonObject { ["length"] = mark.Length, ["sha256"] = mark.Sha256 };
+            marks[name] = mark.ToJson();
         }
 
         AtomicFile.WriteText(Written(aside, group.Rank, trial), marks.ToJsonString());
@@ -127,10 +127,10 @@ internal sealed class SharedCheckpoint(string directory, string attempt, Process
     {
         try
         {
-            JsonObject marks = JsonNode.Parse(File.ReadAllText(path))!.AsObject();
-            return marks.ToDictionary(pair => pair.Key, pair => new FileMark(pair.Value!["length"]!.GetValue<long>(), pair.Value["sha256"]!.GetValue<string>()));
+            using JsonDocument marks = JsonDocument.Parse(File.ReadAllText(path));
+            return marks.RootElement.EnumerateObject().ToDictionary(file => file.Name, file => FileMark.Read(file.Value));
         }
-        catch (Exception error) when (error is JsonException or InvalidOperationException or NullReferenceException)
+        catch (Exception error) when (error is JsonException or InvalidOperationException or KeyNotFoundException or FormatException)
         {
             throw new IOException($"{path} is not what a process of this run writes.", error);
         }

@@ -47,7 +47,7 @@ internal sealed class GivenMaterial : IMaterial
         pictures = ReadPictures(At(given.Tokens), Optional(given.HeldOut), out string shards);
         Key = StageStore.Hash(
             ["given 1", $"{plan.TrainPairs} {plan.HeldOutPairs} {plan.TextPositions} {plan.HeldOutTexts} {plan.ProbeItems}", shards, HashOf(Pretrained),
-             .. given.Tasks.Concat(given.Texts).Select(path => ShardManifest.Hash(At(path)))]);
+             .. given.Tasks.Concat(given.Texts).Select(path => Files.Sha256(At(path)))]);
     }
 
     /// <summary>Reads all of it. Errors: InputException naming the file.</summary>

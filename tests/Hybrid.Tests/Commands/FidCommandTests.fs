@@ -111,7 +111,7 @@ let private features =
 
                 Expect.equal
                     ((part [ "real"; "sha256" ] protocol).GetString())
-                    (ShardManifest.Hash(write "r.npy" torch.float64 real))
+                    (Files.Sha256(write "r.npy" torch.float64 real))
                     "hash"
 
                 let notes = [ for note in (expected.GetProperty "notes").EnumerateArray() -> string (note.GetString()) ]
@@ -175,7 +175,7 @@ let private extraction =
 
                 Expect.equal
                     ((part [ "extraction"; "extractor_sha256" ] protocol).GetString())
-                    (ShardManifest.Hash extractor)
+                    (Files.Sha256 extractor)
                     "extractor"
 
                 // The kept features stand for the pictures, on one side or both.
