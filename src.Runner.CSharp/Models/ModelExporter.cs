@@ -73,7 +73,7 @@ internal sealed class ModelExporter
             notes.AddRange(TokenizerFiles.Write(tokenizer, model.Vocabulary, model.Config.Positions, folder));
         }
 
-        new Companions(null, ImageTokenizer).CopyTo(folder);
+        new Companions(null, ImageTokenizers.Beside(model)).CopyTo(folder);
     }
 
     /// <summary>open_lm's epoch_1.pt and model.json, with the tokenizers beside them; the file names its run <paramref name="name"/>.</summary>
@@ -90,7 +90,7 @@ internal sealed class ModelExporter
         TensorExport tensors = Tensors;
         TorchWriter.Write(
             Path.Combine(folder, OpenLmWeights), 1, name, [.. tensors.OpenLm().Concat(tensors.Frequencies()).Select(Watched)], [.. tensors.SecondNames()]);
-        new Companions(model.TokenizerPath, ImageTokenizer).CopyTo(folder);
+        new Companions(model.TokenizerPath, ImageTokenizers.Beside(model)).CopyTo(folder);
     }
 
     /// <summary>A checkpoint of this program without optimizer. Weights are fp32.</summary>
@@ -107,20 +107,10 @@ internal sealed class ModelExporter
         }
 
         Checkpoint.WriteModel(
-            folder, model.Config, model.Vocabulary, TensorExport.Checkpoint(model).Select(Watched), new Companions(model.TokenizerPath, ImageTokenizer));
+            folder, model.Config, model.Vocabulary, TensorExport.Checkpoint(model).Select(Watched), new Companions(model.TokenizerPath, ImageTokenizers.Beside(model)));
     }
 
     private static JsonSerializerOptions Indented { get; } = new() { WriteIndented = true };
-
-    private string? ImageTokenizer
-    {
-        get
-        {
-            string weights = Path.GetFullPath(model.WeightsPath);
-            string path = Path.Combine(Directory.Exists(weights) ? weights : Path.GetDirectoryName(weights)!, ImageTokenizers.FileName);
-            return File.Exists(path) ? path : null;
-        }
-    }
 
     /// <summary>The ids that begin and end a text: those of the source's own configuration, or else of its tokenizer.</summary>
     private (int? Begin, int? End) Marks()

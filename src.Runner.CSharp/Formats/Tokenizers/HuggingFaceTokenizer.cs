@@ -5,39 +5,14 @@ using Tokenizers.DotNet;
 
 namespace Hybrid.Runner.Formats;
 
-/// <summary>Text to ids and back. Safe for use by several threads.</summary>
-public interface ITextTokenizer
-{
-    /// <summary>One more than the highest id, tokens that were added to the vocabulary included.</summary>
-    int VocabularySize { get; }
-
-    /// <summary>The id that begins a sequence, or null.</summary>
-    int? BeginId { get; }
-
-    /// <summary>The id that ends a sequence or document, or null.</summary>
-    int? EndId { get; }
-
-    /// <summary>
-    /// The ids of a text. With <paramref name="special"/>, the marks that the tokenizer puts around a sequence are added. The
-    /// name of a special token within the text becomes that token either way.
-    /// </summary>
-    int[] Encode(string text, bool special);
-
-    /// <summary>
-    /// The text of ids, special tokens left out unless <paramref name="special"/> asks for their names. Errors:
-    /// <see cref="InputException"/> for an id that no token has.
-    /// </summary>
-    string Decode(IReadOnlyList<int> ids, bool special = false);
-}
-
-/// <summary>A tokenizer.json of Hugging Face's tokenizers library.</summary>
+/// <summary>Text to ids and back, by a tokenizer.json of Hugging Face's tokenizers library. Safe for use by several threads.</summary>
 /// <remarks>
 /// The native library reads a path, always adds the marks of the file's post_processor, and truncates and pads as the file
 /// says; with a dropout it splits at random. So where the file asks for any of those, a copy without them is written to the temporary
 /// folder, loaded, and removed at once; the marks are added here. It always leaves special tokens out of a text, so texts with them
 /// are made by a second copy in which no token is special.
 /// </remarks>
-public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
+public sealed class HuggingFaceTokenizer : IDisposable
 {
     // The library's regular expressions give up after ten million steps back, which ends the process.
     private const int MostInARow = 4_000_000;
@@ -79,13 +54,13 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     /// <summary>SHA-256 of the tokenizer.json, in lower-case hexadecimal.</summary>
     public string Sha256 { get; }
 
-    /// <inheritdoc/>
+    /// <summary>One more than the highest id, tokens that were added to the vocabulary included.</summary>
     public int VocabularySize { get; }
 
-    /// <inheritdoc/>
+    /// <summary>The id that begins a sequence, or null.</summary>
     public int? BeginId { get; }
 
-    /// <inheritdoc/>
+    /// <summary>The id that ends a sequence or document, or null.</summary>
     public int? EndId { get; }
 
     /// <summary>What a person should know of the file, or null.</summary>
@@ -115,7 +90,10 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
     /// <summary>The token of an id as the vocabulary writes it, or null for an id that no token has.</summary>
     public string? TokenOf(int id) => names.GetValueOrDefault(id);
 
-    /// <inheritdoc/>
+    /// <summary>
+    /// The ids of a text. With <paramref name="special"/>, the marks that the tokenizer puts around a sequence are added. The
+    /// name of a special token within the text becomes that token either way. Errors: <see cref="InputException"/>.
+    /// </summary>
     public int[] Encode(string text, bool special)
     {
         if (matchesPatterns && LongestRun(text) is > MostInARow and int run)
@@ -135,7 +113,10 @@ public sealed class HuggingFaceTokenizer : ITextTokenizer, IDisposable
         }
     }
 
-    /// <inheritdoc/>
+    /// <summary>
+    /// The text of ids, special tokens left out unless <paramref name="special"/> asks for their names. Errors:
+    /// <see cref="InputException"/> for an id that no token has.
+    /// </summary>
     public string Decode(IReadOnlyList<int> ids, bool special = false)
     {
         uint[] known = new uint[ids.Count];
