@@ -26,7 +26,7 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
         RandomTexts,
     }
 
-    public sealed record Outcome(AlignmentResult Result, torch.Tensor Images);
+    public sealed record Outcome(AlignmentFindings Result, torch.Tensor Images);
 
     public Outcome Run(torch.Tensor initial, Stage progress, CancellationToken stop)
     {
@@ -40,7 +40,7 @@ internal sealed class AlignmentStage(Plan plan, IMaterial material)
         shuffled.Images.Dispose();
         unmeaning.Images.Dispose();
         (int Code, HashSet<int> Words)[] favoured = Favoured();
-        var result = new AlignmentResult(
+        var result = new AlignmentFindings(
             own.Losses, [.. own.Steps.Select(s => s.Temperature)], own.Accuracies,
             shuffled.Losses, shuffled.Accuracies, unmeaning.Losses, unmeaning.Accuracies,
             own.HeldOut, shuffled.HeldOut, unmeaning.HeldOut,

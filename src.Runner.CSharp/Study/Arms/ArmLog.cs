@@ -25,7 +25,7 @@ internal sealed class ArmLog : IDisposable
         metrics.WriteLine(JsonSerializer.Serialize(new { step, loss = Finite(total), text = Finite(text), image = Finite(image), learningRate }, Options));
 
     /// <summary>The held-out losses after some steps.</summary>
-    public void Evaluation(Evaluation found) => evaluations.WriteLine(JsonSerializer.Serialize(
+    public void Evaluation(ArmEvaluation found) => evaluations.WriteLine(JsonSerializer.Serialize(
         new { step = found.Step, loss = new { total = Finite(found.Total), text = Finite(found.Text), image = Finite(found.Image), structure = Finite(found.Structure) } },
         Options));
 

@@ -37,7 +37,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         using Examination? examination = arm.Plan.Diagnosed && arm.First
             ? new Examination(model, pictures, sequences.HeldOut, arm.Plan.Start == Hybrid.Start.FromRandom ? null : material.Pretrained)
             : null;
-        var evaluations = new List<Evaluation>();
+        var evaluations = new List<ArmEvaluation>();
         bool spoken = arm.Plan.Probed && arm.First;
         string[] onTheWay = [];
         SequenceLoss[] losses = [];
@@ -82,7 +82,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
     }
 
     /// <summary>What the pre-trained model knows before any training, its table grown already.</summary>
-    public ProbeScores Before()
+    public ArmProbes Before()
     {
         using Model model = Start(Hybrid.StudyArms.runs(plan.Seed, [Hybrid.StudyArms.pretrained])[0], TorchLibrary.Device);
         return material.Score(model);
@@ -115,11 +115,11 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         };
     }
 
-    private Evaluation Evaluate(Model model, Arm arm, int step, SequenceLoss[] losses)
+    private ArmEvaluation Evaluate(Model model, Arm arm, int step, SequenceLoss[] losses)
     {
         long text = losses.Sum(l => l.TextCount), image = losses.Sum(l => l.ImageCount), marks = losses.Sum(l => l.StructureCount);
         double textSum = losses.Sum(l => l.Text), imageSum = losses.Sum(l => l.Image), marksSum = losses.Sum(l => l.Structure);
-        return new Evaluation(
+        return new ArmEvaluation(
             step,
             (textSum + imageSum + marksSum) / (text + image + marks),
             text == 0 ? double.NaN : textSum / text,

@@ -7,11 +7,11 @@ public sealed record TokenizerResult(double Psnr, double ShareUsed, double Entro
 public sealed record PretrainResult(double[] Curve, double HeldOutText, double Seconds);
 
 /// <summary>Held-out losses (mean nats a token) after some steps, and what the probes say where the arm is probed.</summary>
-public sealed record Evaluation(
-    int Step, double Total, double Text, double Image, double Structure, double TextWithin, double ImageWithin, ProbeScores? Probes);
+public sealed record ArmEvaluation(
+    int Step, double Total, double Text, double Image, double Structure, double TextWithin, double ImageWithin, ArmProbes? Probes);
 
 /// <summary>Right (1) or wrong (0) for each item of a task; the level of guessing; loss on held-out text (nats a token), NaN without any.</summary>
-public sealed record ProbeScores(Dictionary<string, double[]> Correct, Dictionary<string, double> Chance, double TextLoss);
+public sealed record ArmProbes(Dictionary<string, double[]> Correct, Dictionary<string, double> Chance, double TextLoss);
 
 /// <summary>
 /// Pictures that an arm drew: strengths of guidance, the Fréchet distance of each strength's pictures to real ones (NaN: none could be
@@ -27,14 +27,14 @@ public sealed record Cost(double Tokens, double Flops, double TokensPerSecond, d
 /// sequence, greedy continuations at the middle evaluation and at the end, and what else was asked for.
 /// </summary>
 public sealed record ArmResult(
-    string Plan, long Seed, double[] Total, double[] Text, double[] Image, Evaluation[] Evaluations, double[] FinalImageBySequence,
+    string Plan, long Seed, double[] Total, double[] Text, double[] Image, ArmEvaluation[] Evaluations, double[] FinalImageBySequence,
     long Moving, long Parameters, int Positions, Cost Cost, string[] CompletionsOnTheWay, string[] Completions, Drawings? Drawings, ArmDiagnosis? Diagnosis);
 
 /// <summary>Share of held-out pictures whose own caption is the nearest, with its 95 % interval over pictures, and what guessing gives.</summary>
 public sealed record HeldOutRetrieval(double Share, double Low, double High, double Chance);
 
 /// <summary>Alignment on true captions, on shuffled ones, and with random text embeddings.</summary>
-public sealed record AlignmentResult(
+public sealed record AlignmentFindings(
     double[] Loss, double[] Temperature, double[] Accuracy, double[] ShuffledLoss, double[] ShuffledAccuracy,
     double[] RandomLoss, double[] RandomAccuracy,
     HeldOutRetrieval HeldOut, HeldOutRetrieval ShuffledHeldOut, HeldOutRetrieval RandomHeldOut,

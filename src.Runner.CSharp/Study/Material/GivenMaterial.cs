@@ -83,7 +83,7 @@ internal sealed class GivenMaterial : IMaterial
             yield return texts[Compose.Place(texts.Length, plan.Seed, true, i)];
     }
 
-    public ProbeScores Score(Model model)
+    public ArmProbes Score(Model model)
     {
         Dictionary<string, double[]> correct = [];
         Dictionary<string, double> chance = [];
@@ -98,7 +98,7 @@ internal sealed class GivenMaterial : IMaterial
         }
 
         SequenceLoss[] losses = model.Losses(HeldOutTexts, 16);
-        return new ProbeScores(correct, chance, losses.Length == 0 ? double.NaN : losses.Sum(loss => loss.Text) / losses.Sum(loss => loss.TextCount));
+        return new ArmProbes(correct, chance, losses.Length == 0 ? double.NaN : losses.Sum(loss => loss.Text) / losses.Sum(loss => loss.TextCount));
     }
 
     public string[] Complete(Model model) =>

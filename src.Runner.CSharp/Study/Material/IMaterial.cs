@@ -62,7 +62,7 @@ internal interface IMaterial : IDisposable
     IReadOnlyList<string> Prompts { get; }
 
     /// <summary>What a model knows.</summary>
-    ProbeScores Score(Api.Model model);
+    ArmProbes Score(Api.Model model);
 
     /// <summary>Greedy continuations of the prompts; image codes among them are counted, not written out.</summary>
     string[] Complete(Api.Model model);

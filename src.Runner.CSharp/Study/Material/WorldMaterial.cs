@@ -118,7 +118,7 @@ internal sealed class WorldMaterial : IMaterial
 
     public IEnumerable<long[]> Texts() => Corpus.Rows(Split.Train, plan.TextPositions, DataSeed);
 
-    public ProbeScores Score(Model model) => probes.Score(model);
+    public ArmProbes Score(Model model) => probes.Score(model);
 
     public string[] Complete(Model model) =>
     [

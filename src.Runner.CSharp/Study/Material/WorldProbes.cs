@@ -28,7 +28,7 @@ internal sealed class WorldProbes
     /// <summary>Prompts whose greedy continuation the report shows.</summary>
     public IReadOnlyList<string> Shown => [.. tasks.Values.Select(probes => probes[0].Prompt)];
 
-    public ProbeScores Score(Model model) => new(
+    public ArmProbes Score(Model model) => new(
         tasks.ToDictionary(task => task.Key, task => Correct(model, task.Value)),
         tasks.ToDictionary(task => task.Key, task => WorldProbe.chance(task.Value)),
         TextLoss(model));

@@ -54,8 +54,8 @@ internal static class DiagnosisFigures
 
     private static Figure Leak(StudyData data)
     {
-        Curve Of(ArmResult[] arms, string name, int series, Func<Evaluation, double> value) => StudyFigures.HeldOut(arms, name, series, value);
-        CurvePanel Panel(string title, Func<Evaluation, double> value) => new(
+        Curve Of(ArmResult[] arms, string name, int series, Func<ArmEvaluation, double> value) => StudyFigures.HeldOut(arms, name, series, value);
+        CurvePanel Panel(string title, Func<ArmEvaluation, double> value) => new(
             title, axis("tokens seen"), axis("nats a token"),
             [Of(data.Pretrained, "pre-trained", StudyFigures.Pretrained, value), Of(data.Random, "random", StudyFigures.Random, value)], []);
         return new Figure(

@@ -4,8 +4,8 @@ namespace Hybrid.Runner.Study;
 
 /// <summary>Everything a study found, as the report shows it.</summary>
 internal sealed record StudyData(
-    Plan Plan, IMaterial Material, bool HalfPrecision, ProbeScores Before, string[] CompletionsBefore, IReadOnlyList<ArmResult> Arms,
-    AlignmentResult Alignment, double Seconds)
+    Plan Plan, IMaterial Material, bool HalfPrecision, ArmProbes Before, string[] CompletionsBefore, IReadOnlyList<ArmResult> Arms,
+    AlignmentFindings Alignment, double Seconds)
 {
     private Claim[]? claims;
 
@@ -48,7 +48,7 @@ internal sealed record StudyData(
             return values.Any(v => v is null || double.IsNaN(v.Value)) ? [] : [.. values.Select(v => v!.Value)];
         }
 
-        static Evaluation Last(ArmResult run) => run.Evaluations[^1];
+        static ArmEvaluation Last(ArmResult run) => run.Evaluations[^1];
         if (measure is ArmMeasure.Task task)
             return Over(run => Last(run).Probes?.Correct.GetValueOrDefault(task.Item)?.Average());
         if (measure.IsLoss)
@@ -69,7 +69,7 @@ internal sealed record StudyData(
     }
 
     /// <summary>Accuracy on a task with its bootstrap interval over the items.</summary>
-    public static Statistics.Interval Accuracy(ProbeScores scores, string task) =>
+    public static Statistics.Interval Accuracy(ArmProbes scores, string task) =>
         Statistics.bootstrapMean(Stream(task), 2000, scores.Correct[task]);
 
     /// <summary>Accuracy of an arm after training: each item's mean over the seeds, with the interval over the items.</summary>

@@ -70,7 +70,7 @@ internal static class StudyFigures
 
     public static Figure Alignment(StudyData data)
     {
-        AlignmentResult r = data.Alignment;
+        AlignmentFindings r = data.Alignment;
         double[] steps = [.. Enumerable.Range(1, r.Loss.Length).Select(i => (double)i)];
         CurvePanel Of(string title, string label, params Curve[] curves) =>
             new(title, axis("step"), axis(label), curves, title == "Loss" ? [level($"ln {data.Plan.Alignment.Batch}", Math.Log(data.Plan.Alignment.Batch))] : []);
@@ -105,7 +105,7 @@ internal static class StudyFigures
     public static Figure Forgetting(StudyData data)
     {
         ArmResult first = data.Pretrained[0];
-        ProbeScores[] scores = [.. first.Evaluations.Select(e => e.Probes!)];
+        ArmProbes[] scores = [.. first.Evaluations.Select(e => e.Probes!)];
         double[] x = Tokens(first, first.Evaluations.Select(e => e.Step));
         Curve[] curves = [.. data.Tasks.Select((task, i) => curve(task, i, x, [.. scores.Select(score => score.Correct[task].Average())]))];
         string Change(string task) => $"{task} from {data.Before.Correct[task].Average():P0} to {data.After(task).Mean:P0}";
@@ -122,18 +122,18 @@ internal static class StudyFigures
     }
 
     /// <summary>The held-out values of an arm's evaluations, mean over its seeds; the start, before any step, would flatten what follows.</summary>
-    public static Curve HeldOut(ArmResult[] arms, string name, int series, Func<Evaluation, double> value)
+    public static Curve HeldOut(ArmResult[] arms, string name, int series, Func<ArmEvaluation, double> value)
     {
         if (arms.Length == 0)
             return curve(name, series, [], []);
-        Evaluation[] shown = [.. arms[0].Evaluations.Skip(1)];
+        ArmEvaluation[] shown = [.. arms[0].Evaluations.Skip(1)];
         return curve(
             name, series, Tokens(arms[0], shown.Select(e => e.Step)),
             [.. Enumerable.Range(1, shown.Length).Select(i => arms.Average(arm => value(arm.Evaluations[i])))]);
     }
 
     /// <summary>Mean of the last evaluations.</summary>
-    public static string End(ArmResult[] arms, Func<Evaluation, double> value) =>
+    public static string End(ArmResult[] arms, Func<ArmEvaluation, double> value) =>
         arms.Length == 0 ? "–" : number(3, arms.Average(arm => value(arm.Evaluations[^1])));
 
     /// <summary>A number of seeds, for a sentence.</summary>
@@ -146,7 +146,7 @@ internal static class StudyFigures
         new(title, axis("tokens seen"), log ? logAxis(label) : axis(label), curves, []);
 
     private static IEnumerable<Curve> Twins(
-        StudyData data, Func<ArmResult, double[]> curveOf, Func<Evaluation, double> pointOf, bool perplexity = true) =>
+        StudyData data, Func<ArmResult, double[]> curveOf, Func<ArmEvaluation, double> pointOf, bool perplexity = true) =>
         [
             .. Twin(data.Pretrained, "pre-trained", Pretrained, curveOf, pointOf, perplexity),
             .. Twin(data.Random, "random", Random, curveOf, pointOf, perplexity),
@@ -154,7 +154,7 @@ internal static class StudyFigures
 
     /// <summary>An arm's smoothed training curve with its range over seeds, and its held-out points.</summary>
     private static IEnumerable<Curve> Twin(
-        ArmResult[] arms, string name, int series, Func<ArmResult, double[]> curveOf, Func<Evaluation, double> pointOf, bool perplexity)
+        ArmResult[] arms, string name, int series, Func<ArmResult, double[]> curveOf, Func<ArmEvaluation, double> pointOf, bool perplexity)
     {
         if (arms.Length == 0)
             yield break;
