@@ -31,6 +31,10 @@ internal static class TarMembers
 {
     private const int Block = 512;
     private const int MostName = 1 << 16;
+    private static readonly string[] ends = [".tar", ".tar.gz", ".tgz"];
+
+    /// <summary>Whether a file is a tar by its name, packed or not.</summary>
+    public static bool IsTar(string path) => ends.Any(end => path.EndsWith(end, StringComparison.OrdinalIgnoreCase));
 
     /// <summary>
     /// The files and links of a tar, in order. Where the tar is cut short or damaged, <paramref name="damaged"/> is called with the

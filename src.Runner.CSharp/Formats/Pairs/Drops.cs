@@ -69,6 +69,15 @@ public sealed class DropCounts
     /// <summary>All that was dropped.</summary>
     public long Total => counts.Values.Sum();
 
+    /// <summary>What was dropped for people: each reason on a line of its own after a line break; empty where nothing was.</summary>
+    public static string Text(IEnumerable<KeyValuePair<DropReason, long>> counts, IReadOnlyDictionary<DropReason, string> examples) => string.Concat(
+        from count in counts
+        orderby count.Value descending, count.Key
+        select $"\ndropped {count.Value:N0}: {count.Key}{(examples.TryGetValue(count.Key, out string? first) ? $", first {first}" : "")}");
+
+    /// <summary>The same of these.</summary>
+    public string Said => Text(Counts, Examples);
+
     /// <summary>Counts one.</summary>
     /// <param name="reason">Why.</param>
     /// <param name="where">The source and the key, line or reason.</param>

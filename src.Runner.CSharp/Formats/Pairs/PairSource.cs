@@ -14,7 +14,6 @@ public enum PairSourceKind
 public sealed class PairSource
 {
     private static readonly string[] TableNames = ["captions", "metadata"];
-    private static readonly string[] TarEnds = [".tar", ".tar.gz", ".tgz"];
     private const int MostDepth = 32;
     private readonly Func<PairReading, IEnumerable<PairEvent>> read;
 
@@ -74,7 +73,7 @@ public sealed class PairSource
     private static PairSource? OfFile(string path, string? imageRoot)
     {
         string name = System.IO.Path.GetFileName(path).ToLowerInvariant();
-        if (IsTar(name))
+        if (TarMembers.IsTar(name))
         {
             return OfTar(path);
         }
@@ -97,8 +96,6 @@ public sealed class PairSource
             : null;
     }
 
-    private static bool IsTar(string name) => TarEnds.Any(end => name.EndsWith(end, StringComparison.OrdinalIgnoreCase));
-
     private static PairSource OfTar(string path) => new(
         path, TokenTars.Is(path) ? PairSourceKind.Tokens : PairSourceKind.Pairs, reading => SampleGroups.OfTar(path, reading));
 
@@ -112,7 +109,7 @@ public sealed class PairSource
             return [.. Sources(tables)];
         }
 
-        string[] tars = [.. files.Where(IsTar)];
+        string[] tars = [.. files.Where(TarMembers.IsTar)];
         if (tars.Length > 0)
         {
             return [.. Sources(tars)];

@@ -3,7 +3,6 @@ namespace Hybrid.Runner.Formats;
 /// <summary>One source of pictures, with captions or without: a tar, a folder, a table that names files, or one file.</summary>
 public sealed class PictureSource
 {
-    private static readonly string[] Tars = [".tar", ".tar.gz", ".tgz"];
     private readonly Func<DropCounts, IEnumerable<(string Name, byte[] Bytes)>> read;
 
     private PictureSource(string path, Func<DropCounts, IEnumerable<(string Name, byte[] Bytes)>> read)
@@ -32,7 +31,7 @@ public sealed class PictureSource
         }
 
         return IsPicture(path) ? [new(path, drops => OfFiles([path], drops))]
-            : IsTar(path) ? [OfTar(path)]
+            : TarMembers.IsTar(path) ? [OfTar(path)]
             : [.. PairSource.Open(path).Select(pairs => new PictureSource(pairs.Path, drops => OfPairs(pairs, drops)))];
     }
 
@@ -44,8 +43,6 @@ public sealed class PictureSource
 
     private static bool IsPicture(string path) => SampleGroups.IsPicture(WebDataset.Split(System.IO.Path.GetFileName(path)).Extension)
         || SampleGroups.IsPicture(System.IO.Path.GetExtension(path).TrimStart('.').ToLowerInvariant());
-
-    private static bool IsTar(string path) => Tars.Any(end => path.EndsWith(end, StringComparison.OrdinalIgnoreCase));
 
     private static PictureSource OfTar(string path) => new(path, drops => OfMembers(path, drops));
 
@@ -97,7 +94,7 @@ public sealed class PictureSource
             EnumerationOptions below = new() { RecurseSubdirectories = true, AttributesToSkip = FileAttributes.System, IgnoreInaccessible = true };
             string[] files = [.. Directory.EnumerateFiles(folder, "*", below).Order(StringComparer.Ordinal)];
             string[] pictures = [.. files.Where(IsPicture)];
-            List<PictureSource> sources = [.. files.Where(IsTar).Select(OfTar)];
+            List<PictureSource> sources = [.. files.Where(TarMembers.IsTar).Select(OfTar)];
             if (pictures.Length > 0)
             {
                 sources.Add(new(folder, drops => OfFiles(pictures, drops)));

@@ -68,7 +68,7 @@ public static class Pictures
 
     /// <summary>
     /// The central square of a picture, resized to <paramref name="size"/> × <paramref name="size"/> by antialiased bicubic
-    /// resampling. Where the margins cannot be equal, the one on the left or top is the smaller.
+    /// resampling (<see cref="Middle"/>).
     /// </summary>
     /// <param name="picture">The picture.</param>
     /// <param name="size">Width and height of the result.</param>
@@ -76,9 +76,17 @@ public static class Pictures
     public static Picture CentreCropResize(Picture picture, int size, double? reducingGap = null)
     {
         int side = Math.Min(picture.Width, picture.Height);
-        Picture square = picture.Width == picture.Height ? picture : Crop(picture, (picture.Width - side) / 2, (picture.Height - side) / 2, side, side);
+        Picture square = Middle(picture, side, side);
         return new(size, size, Resampling.Bicubic(square.Pixels, side, side, size, size, reducingGap));
     }
+
+    /// <summary>
+    /// The middle of a picture, which is the picture where it is as large. Where the margins cannot be equal, the one on the left or top
+    /// is the smaller.
+    /// </summary>
+    public static Picture Middle(Picture picture, int width, int height) => (width, height) == (picture.Width, picture.Height)
+        ? picture
+        : Crop(picture, (picture.Width - width) / 2, (picture.Height - height) / 2, width, height);
 
     /// <summary>A rectangle of a picture.</summary>
     public static Picture Crop(Picture picture, int left, int top, int width, int height)

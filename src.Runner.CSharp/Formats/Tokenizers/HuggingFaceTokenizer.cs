@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Tokenizers.DotNet;
+using static Hybrid.Runner.Formats.TokenizerJson;
 
 namespace Hybrid.Runner.Formats;
 
@@ -144,22 +145,6 @@ public sealed class HuggingFaceTokenizer : IDisposable
         if (plain.IsValueCreated)
         {
             plain.Value.Dispose();
-        }
-    }
-
-    internal static JsonObject Parse(string path, byte[] bytes)
-    {
-        JsonDocumentOptions options = new() { MaxDepth = 64, AllowDuplicateProperties = false };
-        try
-        {
-            ReadOnlySpan<byte> mark = [0xEF, 0xBB, 0xBF];
-            ReadOnlySpan<byte> text = bytes.AsSpan().StartsWith(mark) ? bytes.AsSpan(3) : bytes;
-            return JsonNode.Parse(text, documentOptions: options) as JsonObject
-                ?? throw new InputException($"{path} is not a tokenizer.json: it is no JSON object.");
-        }
-        catch (JsonException e)
-        {
-            throw new InputException($"{path} is not a tokenizer.json: {e.Message}", e);
         }
     }
 

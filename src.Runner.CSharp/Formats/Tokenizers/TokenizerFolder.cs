@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json.Nodes;
+using static Hybrid.Runner.Formats.TokenizerJson;
 
 namespace Hybrid.Runner.Formats;
 
@@ -66,7 +67,7 @@ internal static class TokenizerFolder
     private static (string Path, byte[] Bytes) ByteLevel(string folder)
     {
         string wordsPath = Path.Combine(folder, Words), mergesPath = Path.Combine(folder, Merges);
-        JsonObject words = HuggingFaceTokenizer.Parse(wordsPath, Bytes(wordsPath));
+        JsonObject words = Parse(wordsPath, Bytes(wordsPath));
         JsonArray merges = [];
         int number = 0;
         foreach (string line in Strict(mergesPath, Bytes(mergesPath)).Split('\n').Select(line => line.TrimEnd('\r')))
@@ -108,13 +109,13 @@ internal static class TokenizerFolder
     {
         Dictionary<string, (JsonNode? Id, bool Special)> found = new(StringComparer.Ordinal);
         string added = Path.Combine(folder, Added), special = Path.Combine(folder, Special);
-        foreach ((string name, JsonNode? id) in File.Exists(added) ? HuggingFaceTokenizer.Parse(added, Bytes(added)) : [])
+        foreach ((string name, JsonNode? id) in File.Exists(added) ? Parse(added, Bytes(added)) : [])
         {
             found[name] = (id?.DeepClone(), false);
         }
 
         IEnumerable<string?> named = File.Exists(special)
-            ? HuggingFaceTokenizer.Parse(special, Bytes(special)).SelectMany(IEnumerable<JsonNode?> (pair) => pair.Value as IEnumerable<JsonNode?> ?? [pair.Value])
+            ? Parse(special, Bytes(special)).SelectMany(IEnumerable<JsonNode?> (pair) => pair.Value as IEnumerable<JsonNode?> ?? [pair.Value])
                 .Select(token => Text(token) ?? Text((token as JsonObject)?["content"]))
             : [];
         foreach (string name in named.Append("<|endoftext|>").OfType<string>())
@@ -139,8 +140,6 @@ internal static class TokenizerFolder
             }),
         ];
     }
-
-    private static string? Text(JsonNode? node) => node is JsonValue value && value.TryGetValue(out string? text) ? text : null;
 
     private static string Strict(string path, byte[] bytes) =>
         SampleGroups.Decode(bytes) ?? throw new InputException($"{path} is not UTF-8.");

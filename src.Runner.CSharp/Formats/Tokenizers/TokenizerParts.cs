@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json.Nodes;
+using static Hybrid.Runner.Formats.TokenizerJson;
 
 namespace Hybrid.Runner.Formats;
 
@@ -117,6 +118,4 @@ internal static class TokenizerParts
             }
         }
     }
-
-    private static string? Text(JsonNode? node) => node is JsonValue value && value.TryGetValue(out string? text) ? text : null;
 }

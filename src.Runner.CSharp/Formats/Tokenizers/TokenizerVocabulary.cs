@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using static Hybrid.Runner.Formats.TokenizerJson;
 
 namespace Hybrid.Runner.Formats;
 
@@ -99,6 +100,4 @@ internal sealed class TokenizerVocabulary
         node is JsonValue value && value.TryGetValue(out int id) && id is >= 0 and < Most
             ? id
             : throw new InputException($"{path}: the token \"{FileErrors.Show(name)}\" has no id from 0 to {Most - 1}.");
-
-    private static string? Text(JsonNode? node) => node is JsonValue value && value.TryGetValue(out string? text) ? text : null;
 }

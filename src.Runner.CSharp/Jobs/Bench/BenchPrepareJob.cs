@@ -145,17 +145,17 @@ internal static class BenchPrepareJob
     private static (byte[] Bytes, string Name)[] Encoded(IEnumerable<string> paths)
     {
         List<(byte[] Bytes, string Name)> found = [];
+        DropCounts drops = new();
         long total = 0;
-        int damaged = 0;
-        foreach ((byte[] bytes, string name) in paths.SelectMany(Members))
+        foreach ((string name, byte[] bytes) in paths.SelectMany(path => PictureSource.Open(path)).SelectMany(source => source.Read(drops)))
         {
             try
             {
                 Pictures.Decode(bytes, name);
             }
-            catch (InputException)
+            catch (InputException error)
             {
-                damaged++;
+                drops.Add(DropReason.BadPicture, error.Message);
                 continue;
             }
 
@@ -167,38 +167,11 @@ internal static class BenchPrepareJob
             }
         }
 
-        if (damaged > 0)
+        if (drops.Total > 0)
         {
-            Terminal.Warn($"{damaged} pictures cannot be decoded and are left out");
+            Terminal.Warn($"{drops.Total} pictures cannot be read and are left out");
         }
 
         return found.Count > 0 ? [.. found] : throw new InputException($"{string.Join(", ", paths)}: no picture (JPEG, PNG, WebP) is there.");
-    }
-
-    private static IEnumerable<(byte[] Bytes, string Name)> Members(string path)
-    {
-        static bool IsPicture(string name) => SampleGroups.IsPicture(WebDataset.Split(name).Extension.Split('.')[^1]);
-        if (path.EndsWith(".tar", StringComparison.OrdinalIgnoreCase) && File.Exists(path))
-        {
-            return TarMembers.Read(path, name => IsPicture(name) ? EncodedPicture.MostBytes : -1, reason => Terminal.Warn($"{path}: {reason}"))
-                .Where(member => member.Kind == TarKind.File).Select(member => (member.Bytes, $"{path}: {member.Name}"));
-        }
-
-        IEnumerable<string> files = Directory.Exists(path)
-            ? Directory.EnumerateFiles(path).Where(IsPicture).Order(StringComparer.Ordinal)
-            : [path];
-        return files.Select(file => (Read(file), file));
-    }
-
-    private static byte[] Read(string path)
-    {
-        try
-        {
-            return File.ReadAllBytes(path);
-        }
-        catch (Exception error) when (FileErrors.Explain(error, path) is { } refusal)
-        {
-            throw refusal;
-        }
     }
 }

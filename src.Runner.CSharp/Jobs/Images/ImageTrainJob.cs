@@ -65,7 +65,7 @@ public static class ImageTrainJob
 
         run.Begin(plan.Json, first);
         run.Log($"{(checkpoint is null ? "starts" : $"goes on from {checkpoint.Directory}")} at step {first}: {plan.Parameters:N0} parameters, a code for {plan.Stride} × {plan.Stride} pixels, seed {plan.Config.Seed}");
-        run.Log($"{pictures.Count:N0} pictures to train on and {pictures.HeldOut.Count:N0} held out; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads{pictures.DroppedText()}");
+        run.Log($"{pictures.Count:N0} pictures to train on and {pictures.HeldOut.Count:N0} held out; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads{pictures.Drops.Said}");
         try
         {
             return new ImageTrainRun(plan, run, trainer, pictures).Carry(first, progress, stop);

@@ -17,7 +17,7 @@ public sealed class ImageTrainOutcome
         string run, string tokenizer, string checkpoint, int steps, ImageTrainPlan plan, PictureSet pictures, JsonObject? last, ImageEvaluation? heldOut)
     {
         (this.run, this.tokenizer, this.checkpoint, this.steps, this.plan, this.last) = (run, tokenizer, checkpoint, steps, plan, last);
-        (trained, dropped, droppedText, HeldOut) = (pictures.Count, pictures.Drops.Counts, pictures.DroppedText(), heldOut);
+        (trained, dropped, droppedText, HeldOut) = (pictures.Count, pictures.Drops.Counts, pictures.Drops.Said, heldOut);
     }
 
     /// <summary>What is left of held-out pictures; null where none are held out.</summary>

@@ -22,8 +22,6 @@ internal sealed class PictureEncoding
     /// <summary>Pictures left out that are named on stderr; the file of results names all.</summary>
     private const int Named = 20;
 
-    private static readonly string[] Extensions = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"];
-
     private readonly ImageCommand command;
     private readonly PictureTokenizer tokenizer;
     private readonly CancellationToken stop;
@@ -307,10 +305,10 @@ internal sealed class PictureEncoding
         string[] found =
         [
             .. Directory.EnumerateFiles(path)
-                .Where(file => Extensions.Contains(Path.GetExtension(file).ToLowerInvariant()))
+                .Where(file => SampleGroups.IsPicture(Path.GetExtension(file).TrimStart('.').ToLowerInvariant()))
                 .Order(StringComparer.Ordinal),
         ];
-        return found.Length > 0 ? found : throw new InputException($"{path} holds no pictures ({string.Join(", ", Extensions)}).");
+        return found.Length > 0 ? found : throw new InputException($"{path} holds no pictures ({string.Join(", ", SampleGroups.PictureExtensions.Select(extension => "." + extension))}).");
     }
 
     /// <summary>The middle of a picture, cut so that both sides are multiples of the stride.</summary>
@@ -322,8 +320,6 @@ internal sealed class PictureEncoding
             throw new InputException($"{path} is {picture.Width} × {picture.Height} pixels; a code stands for {stride} × {stride}.");
         }
 
-        return (width, height) == (picture.Width, picture.Height)
-            ? picture
-            : Pictures.Crop(picture, (picture.Width - width) / 2, (picture.Height - height) / 2, width, height);
+        return Pictures.Middle(picture, width, height);
     }
 }

@@ -105,10 +105,7 @@ internal sealed class PrepareOutcome
     }
 
     /// <summary>What was dropped, each reason on a line of its own after a line break; empty where nothing was.</summary>
-    public string DroppedText() => string.Concat(
-        from count in dropped
-        orderby count.Value descending
-        select $"\ndropped {count.Value:N0}: {count.Key}{(examples.TryGetValue(count.Key, out string? first) ? $", first {first}" : "")}");
+    public string DroppedText() => DropCounts.Text(dropped, examples);
 
     private static Dictionary<string, T> Names<T>(SortedDictionary<DropReason, T> values) => values.ToDictionary(value => value.Key.ToString(), value => value.Value);
 }
