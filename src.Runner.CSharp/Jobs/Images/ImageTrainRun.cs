@@ -10,7 +10,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
 {
     private const string StateFile = "training.safetensors", Digest = "pictures";
     private const int LargestSkippedRow = 20;
-    private readonly string configuration = RunDirectory.Hash(plan.Json);
+    private readonly string configuration = RunConfiguration.Hash(plan.Json);
     private readonly int interruptedExit = RunStoppedException.CodeOr(130);
     private string savedAt = "";
     private int saved = -1, measured = -1;

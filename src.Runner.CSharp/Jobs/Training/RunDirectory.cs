@@ -1,10 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Security.Cryptography;
-using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Hybrid.Api;
 using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner;
@@ -77,12 +74,6 @@ public sealed class RunDirectory : IDisposable
     /// <summary>Whether a path lies in this directory.</summary>
     public bool Holds(string path) => Path.GetFullPath(path).StartsWith(Root + Path.DirectorySeparatorChar, StringComparison.Ordinal);
 
-    /// <summary>SHA-256 of a resolved configuration.</summary>
-    public static string Hash(TrainPlan plan) => Hash(plan.Json);
-
-    /// <summary>SHA-256 of a resolved configuration.</summary>
-    public static string Hash(string configuration) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(configuration)));
-
     /// <summary>
     /// Begins writing: the resolved configuration, and metrics of steps before <paramref name="firstStep"/> only, because later
     /// ones will be made again. <paramref name="begunAt"/> is the step at which the run began; a line that is missing since is warned of.
@@ -134,25 +125,12 @@ public sealed class RunDirectory : IDisposable
     {
         try
         {
-            return Differences(Files.Text(RunFile, "the configuration of the run"), configuration, free);
+            return RunConfiguration.Differences(Files.Text(RunFile, "the configuration of the run"), configuration, free);
         }
         catch (JsonException error)
         {
             throw new InputException($"{RunFile} is not valid JSON: {error.Message}", error);
         }
-    }
-
-    /// <summary>The keys in which one configuration differs from another, apart from those under some objects.</summary>
-    public static IReadOnlyList<string> Differences(string begun, string configuration, IReadOnlyList<string> free)
-    {
-        SortedDictionary<string, string> old = Flat(JsonNode.Parse(begun)), now = Flat(JsonNode.Parse(configuration));
-        return
-        [
-            .. old.Keys.Union(now.Keys).Order(StringComparer.Ordinal)
-                .Where(key => !free.Any(name => key.StartsWith(name + ".", StringComparison.Ordinal)))
-                .Where(key => old.GetValueOrDefault(key) != now.GetValueOrDefault(key))
-                .Select(key => $"{key}: {old.GetValueOrDefault(key) ?? "absent"} in the run, {now.GetValueOrDefault(key) ?? "absent"} now"),
-        ];
     }
 
     /// <summary>Adds a line to the log.</summary>
@@ -347,28 +325,5 @@ public sealed class RunDirectory : IDisposable
         {
             return null;
         }
-    }
-
-    /// <summary>The leaves of an object by their dotted names, as JSON.</summary>
-    internal static SortedDictionary<string, string> Flat(JsonNode? root)
-    {
-        SortedDictionary<string, string> flat = new(StringComparer.Ordinal);
-        void Visit(string path, JsonNode? node)
-        {
-            if (node is JsonObject fields)
-            {
-                foreach (var (name, value) in fields)
-                {
-                    Visit(path.Length == 0 ? name : $"{path}.{name}", value);
-                }
-            }
-            else
-            {
-                flat[path] = node?.ToJsonString() ?? "null";
-            }
-        }
-
-        Visit("", root);
-        return flat;
     }
 }

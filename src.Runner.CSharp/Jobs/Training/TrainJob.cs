@@ -1,4 +1,3 @@
-using System.Text.Json.Nodes;
 using Hybrid.Api;
 using Hybrid.Runner.Distribution;
 using Hybrid.Runner.Formats;
@@ -79,7 +78,7 @@ public static class TrainJob
     internal static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress, ProcessGroup group)
     {
         RequireShares(plan, group);
-        (RunDirectory run, Checkpoint? checkpoint, plan) = PlaceAll(plan, directory, resume, group);
+        (RunDirectory run, Checkpoint? checkpoint, plan) = TrainPlace.Of(plan, directory, resume, group);
         using (run)
         {
             group.Stopping = sentence => run.Log($"stopped: {sentence}");
@@ -160,116 +159,5 @@ public static class TrainJob
                 throw new InputException($"rank {other} has other {what} than rank 0; all processes must see the same files.");
             }
         }
-    }
-
-    /// <summary>The same for all processes: rank 0 places the run, and tells the others.</summary>
-    private static (RunDirectory Run, Checkpoint? Checkpoint, TrainPlan Plan) PlaceAll(TrainPlan plan, string directory, string? resume, ProcessGroup group)
-    {
-        if (group.Size == 1)
-        {
-            return Place(plan, directory, resume);
-        }
-
-        if (group.Leads)
-        {
-            (RunDirectory run, Checkpoint? newest, plan) = Place(plan, directory, resume);
-            group.Tell(newest?.Directory ?? "");
-            group.Tell(plan.Json);
-            return (run, newest, plan);
-        }
-
-        string from = group.Tell("");
-        plan = new(Descriptions.Training("the plan of rank 0", group.Tell(""), []));
-        return (RunDirectory.Shared(directory, group.Rank), from.Length == 0 ? null : Checkpoint.Open(from), plan);
-    }
-
-    /// <summary>Where a run is to be, what it goes on from, and its plan with what an earlier part of the same run has settled on.</summary>
-    private static (RunDirectory Run, Checkpoint? Checkpoint, TrainPlan Plan) Place(TrainPlan plan, string directory, string? resume)
-    {
-        switch (resume)
-        {
-            case null:
-                return (RunDirectory.New(directory), null, plan);
-            case "auto" or "must":
-                return Placed(RunDirectory.Existing(directory), run =>
-                {
-                    Checkpoint? newest = run.Checkpoints.Newest(bytes: true);
-                    return newest is null && resume == "must"
-                        ? throw new InputException($"--resume must: {directory} has no whole checkpoint to go on from.")
-                        : (newest, newest is null ? plan : Same(plan, run));
-                });
-            default:
-                Checkpoint given = Checkpoint.Open(Checkpoints.Resolve(resume), bytes: true);
-                if (given.State.Position - given.State.PassedOver != (long)given.State.Step * plan.Config.Sequences)
-                {
-                    throw new ConfigurationException($"batch.sequences: the run of {given.Directory} saw another number of sequences a step; it must stay as it was.");
-                }
-
-                string own = Path.GetFullPath(directory) + Path.DirectorySeparatorChar;
-                if (!Path.GetFullPath(given.Directory).StartsWith(own, StringComparison.Ordinal))
-                {
-                    return (RunDirectory.New(directory), given, plan);
-                }
-
-                return Placed(RunDirectory.Existing(directory), same => (given, Same(plan, same)));
-        }
-    }
-
-    /// <summary>Lets go of a directory again where what is to happen in it is refused.</summary>
-    private static (RunDirectory Run, Checkpoint? Checkpoint, TrainPlan Plan) Placed(
-        RunDirectory run, Func<RunDirectory, (Checkpoint? Checkpoint, TrainPlan Plan)> look)
-    {
-        try
-        {
-            (Checkpoint? checkpoint, TrainPlan plan) = look(run);
-            return (run, checkpoint, plan);
-        }
-        catch
-        {
-            run.Dispose();
-            throw;
-        }
-    }
-
-    /// <summary>The plan of a run that goes on: what it leaves open is as the run has it, and the rest must be the same.</summary>
-    private static TrainPlan Same(TrainPlan plan, RunDirectory run)
-    {
-        string text = Files.Text(run.RunFile, "the configuration of the run");
-        TrainPlan begun = new(Descriptions.Training(run.RunFile, text, []));
-        plan = plan.Following(begun);
-
-        // Where a run started from, when it saves, what it keeps in memory and how it is watched may change. A run of an earlier version has its defaults.
-        IReadOnlyList<string> differences = RunDirectory.Differences(begun.Json, plan.Json, ["model", "checkpoint", "memory", "spikes", "interruption", "distribution"]);
-        return differences.Count == 0
-            ? plan
-            : throw new ConfigurationException(
-                $"the run in {run.Root} was begun with another configuration and cannot go on with this one:\n  {string.Join("\n  ", differences)}\nA new run with another --out can take its checkpoint: --resume {run.Root}.");
-    }
-}
-
-/// <summary>How a run ended.</summary>
-public sealed record TrainOutcome(string Run, string Checkpoint, StepMetrics? Last, Evaluation? HeldOut)
-{
-    /// <summary>The object for machines.</summary>
-    public Dictionary<string, object?> ToJson() => new()
-    {
-        ["run"] = Run,
-        ["checkpoint"] = Checkpoint,
-        ["metrics_file"] = Path.Combine(Run, "metrics.jsonl"),
-        ["steps"] = Last is null ? null : Last.Step + 1,
-        ["metrics"] = Last?.ToJson() ?? (JsonNode?)null,
-        ["held_out"] = HeldOut?.ToJson(),
-    };
-
-    /// <summary>The same for a person.</summary>
-    public string ToText()
-    {
-        string text = $"run         {Run}\ncheckpoint  {Checkpoint}";
-        if (Last is not null)
-        {
-            text += $"\nlast step   {Last.Step}, loss {Report.number(4, Last.Loss)} nats (text {Report.number(4, Last.Text)}, image {Report.number(4, Last.Image)}, structure {Report.number(4, Last.Structure)})";
-        }
-
-        return HeldOut is null ? text : text + "\n\nheld out\n" + HeldOut.ToText();
     }
 }

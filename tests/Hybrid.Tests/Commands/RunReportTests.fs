@@ -186,7 +186,7 @@ let private pages =
                 Expect.stringContains (notes page) "bb: the last line of metrics.jsonl is cut off" "note"
                 let html = HtmlReport.Render page
                 Expect.isEmpty (HtmlCheck.faults html) "well-formed"
-                Expect.stringContains html (RunDirectory.Hash(configuration 1.0)) "hash of the configuration"
+                Expect.stringContains html (RunConfiguration.Hash(configuration 1.0)) "hash of the configuration"
                 Expect.stringContains html "<summary>Configuration of a</summary>" "folded"
                 Expect.isFalse ((HtmlCheck.withoutScripts html).Contains "<b>") "a configuration is text")
 
