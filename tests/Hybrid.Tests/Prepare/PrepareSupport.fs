@@ -4,7 +4,9 @@ module Hybrid.Tests.PrepareSupport
 open System
 open System.Formats.Tar
 open System.IO
+open System.IO.Compression
 open System.Threading
+open Expecto
 open Hybrid
 open Hybrid.Api
 open Hybrid.Runner
@@ -122,4 +124,33 @@ let dropLines (folder: string) =
             use json = Text.Json.JsonDocument.Parse line
             let field (name: string) = string (json.RootElement.GetProperty(name).GetString())
             field "key", field "reason"
+    ]
+
+let utf8 (text: string) = Text.Encoding.UTF8.GetBytes text
+
+let gzip (bytes: byte[]) : byte[] =
+    use packed = new MemoryStream()
+
+    do
+        use stream = new GZipStream(packed, CompressionLevel.Fastest, true)
+        stream.Write(bytes, 0, bytes.Length)
+
+    packed.ToArray()
+
+let write (folder: Folder) (name: string) (bytes: byte[]) =
+    let path = folder.At name
+    Directory.CreateDirectory(string (Path.GetDirectoryName path)) |> ignore
+    File.WriteAllBytes(path, bytes)
+
+/// The keys and captions that a source of pairs gives, with the reasons of what it dropped.
+let captionsOf (path: string) (root: string | null) =
+    [
+        for source in PairSource.Open(path, root) do
+            for event in source.Read(PairReading()) do
+                match Option.ofObj event.Pair, Option.ofObj event.Drop with
+                | Some pair, _ ->
+                    Expect.isNonEmpty (pair.Image.Read()) "bytes"
+                    pair.Key, List.ofSeq pair.Captions
+                | None, Some drop -> drop.Key, [ string drop.Reason ]
+                | None, None -> failtest "neither a pair nor a drop"
     ]
