@@ -6,7 +6,7 @@ namespace Hybrid.Runner;
 /// <summary>What this machine's matrix products reach: what other figures are a share of.</summary>
 internal static class MatrixPeak
 {
-    private const int LeastSide = 64, CpuSide = 2048, GpuSide = 8192, FewestRounds = 5;
+    private const int LeastSide = 64, CpuSide = 2048, GpuSide = 8192;
 
     // Where a processor has no instructions for a type, a product of the usual side takes a minute, and small ones are faster.
     private static readonly TimeSpan longEnough = TimeSpan.FromMilliseconds(20);
@@ -30,16 +30,16 @@ internal static class MatrixPeak
             }
         }
 
-        return Math.Max(best, Measure(type, device, CpuSide, seconds: 1));
+        return Math.Max(best, Measure(type, device, CpuSide, seconds: 2));
     }
 
-    /// <summary>The same for a side, for about so many seconds.</summary>
+    /// <summary>The same for a side, the best of those that begin within so many seconds: one where a product takes longer.</summary>
     public static double Measure(torch.ScalarType type, torch.Device device, int side, double seconds)
     {
         using torch.Tensor a = Random(), b = Random();
         double best = double.PositiveInfinity;
         long start = Stopwatch.GetTimestamp();
-        for (int round = 0; round < FewestRounds || Stopwatch.GetElapsedTime(start).TotalSeconds < seconds; round++)
+        do
         {
             Synchronize(device);
             long begun = Stopwatch.GetTimestamp();
@@ -50,6 +50,7 @@ internal static class MatrixPeak
 
             best = Math.Min(best, Stopwatch.GetElapsedTime(begun).TotalSeconds);
         }
+        while (Stopwatch.GetElapsedTime(start).TotalSeconds < seconds);
 
         return 2.0 * side * side * side / best;
 
