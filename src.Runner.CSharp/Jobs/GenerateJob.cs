@@ -25,11 +25,7 @@ internal static class GenerateJob
     /// </summary>
     public static void Run(GenerateCommand command, CancellationToken stop)
     {
-        if (Files.Occupied(command.Out))
-        {
-            throw new InputException($"{command.Out} is not empty; choose another --out.");
-        }
-
+        Files.RequireFree(command.Out, "--out");
         string[] captions = command.PromptsFile is { } list ? Captions(list) : [.. command.Prompts];
         using ModelFile file = ModelFiles.Open(command.Model);
         using PictureDecoder decoder = ImageTokenizers.DecoderBeside(file);

@@ -98,4 +98,13 @@ internal static class Files
 
     /// <summary>Whether a directory exists and holds anything.</summary>
     public static bool Occupied(string directory) => Directory.Exists(directory) && Directory.EnumerateFileSystemEntries(directory).Any();
+
+    /// <summary>Refuses a target that is a file, or a directory that holds anything; <paramref name="option"/> names another.</summary>
+    public static void RequireFree(string path, string option)
+    {
+        if (Occupied(path) || File.Exists(path))
+        {
+            throw new InputException($"{path} is not empty; choose another {option}.");
+        }
+    }
 }

@@ -38,9 +38,9 @@ internal static class FidJob
             throw new InputException("--save-features keeps features of pictures, and both sets are features already.");
         }
 
-        if (command.SaveFeatures is { } folder && Files.Occupied(folder))
+        if (command.SaveFeatures is { } folder)
         {
-            throw new InputException($"{folder} is not empty; choose another --save-features.");
+            Files.RequireFree(folder, "--save-features");
         }
 
         using FeatureExtractor? extractor = pictures.Length == 0 ? null

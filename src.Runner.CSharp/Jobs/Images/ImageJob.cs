@@ -12,11 +12,7 @@ internal static class ImageJob
     /// <summary>Carries the command out into a new directory. Errors: InputException.</summary>
     public static void Run(ImageCommand command, CancellationToken stop)
     {
-        if (Files.Occupied(command.Out))
-        {
-            throw new InputException($"{command.Out} is not empty; choose another --out.");
-        }
-
+        Files.RequireFree(command.Out, "--out");
         string? description = command.TokenizerConfig is { } config ? Files.Text(config, "the image tokenizer's configuration") : null;
         long budget = command.MemoryBudget is { } megabytes ? megabytes * 1_000_000L : TokenizerOptions.Default.MemoryBudget;
         using PictureTokenizer tokenizer = ImageTokenizers.Open(
