@@ -68,7 +68,8 @@ public static class ImageTrainJob
         run.Log($"{pictures.Count:N0} pictures to train on and {pictures.HeldOut.Count:N0} held out; on {TorchLibrary.Device} with {TorchSharp.torch.get_num_threads()} threads{pictures.Drops.Said}");
         try
         {
-            return new ImageTrainRun(plan, run, trainer, pictures).Carry(first, progress, stop);
+            using ImageTrainRun training = new(plan, run, trainer, pictures);
+            return training.Carry(first, progress, stop);
         }
         catch (Exception error) when (error is not OperationCanceledException)
         {

@@ -6,10 +6,11 @@ using Hybrid.Runner.Formats;
 namespace Hybrid.Runner;
 
 /// <summary>A training of an image tokenizer that is under way: its steps, its checkpoints and its measures on held-out pictures.</summary>
-internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, ImageTrainer trainer, PictureSet pictures)
+internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, ImageTrainer trainer, PictureSet pictures) : IDisposable
 {
     private const string StateFile = "training.safetensors", Digest = "pictures";
     private const int LargestSkippedRow = 20;
+    private readonly CheckpointWriter disk = new(TimeSpan.FromMinutes(30), "");
     private readonly string configuration = RunConfiguration.Hash(plan.Json);
     private readonly int interruptedExit = RunStoppedException.CodeOr(130);
     private string savedAt = "";
@@ -86,6 +87,8 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
         return new(run.Root, Kept, savedAt, steps, plan, pictures, last, heldOut);
     }
 
+    public void Dispose() => disk.Dispose();
+
     private Task<byte[][]> Ahead(int step) => step < plan.Config.Schedule.Steps ? Task.Run(() => pictures.Batch(step)) : Task.FromResult<byte[][]>([]);
 
     private void Record(int step, ImageStep found, long clock, Stage stage)
@@ -132,23 +135,40 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
         string directory = run.Checkpoints.At(step);
         int grid = plan.Config.ImageSize / plan.Stride;
         using PictureTokenizer tokenizer = trainer.Finish();
-        Checkpoint.Write(
-            directory,
-            new(step, (long)step * plan.Config.Pictures, plan.Config.Seed, configuration, trainer.StateLayout),
-            aside =>
-            {
-                ImageTokenizers.Save(tokenizer, Path.Combine(aside, ImageTokenizers.FileName), grid, grid);
-                SafeTensorsWriter.Write(
-                    Path.Combine(aside, StateFile), trainer.State.Select(pair => (pair.Key, pair.Value)), new Dictionary<string, string> { [Digest] = pictures.Digest });
-            });
-        run.Checkpoints.Advance(step);
-        AtomicFile.WriteBytes(Kept, File.ReadAllBytes(Path.Combine(directory, ImageTokenizers.FileName)));
+        OnDisk(() =>
+        {
+            Checkpoint.Write(
+                directory,
+                new(step, (long)step * plan.Config.Pictures, plan.Config.Seed, configuration, trainer.StateLayout),
+                aside =>
+                {
+                    ImageTokenizers.Save(tokenizer, Path.Combine(aside, ImageTokenizers.FileName), grid, grid);
+                    SafeTensorsWriter.Write(
+                        Path.Combine(aside, StateFile), trainer.State.Select(pair => (pair.Key, pair.Value)), new Dictionary<string, string> { [Digest] = pictures.Digest });
+                });
+            run.Sync();
+            run.Checkpoints.Advance(step);
+            AtomicFile.WriteBytes(Kept, File.ReadAllBytes(Path.Combine(directory, ImageTokenizers.FileName)));
+        });
         (saved, savedAt) = (step, directory);
         run.Log($"step {step}: saved {savedAt}");
         if (pictures.HeldOut.Count > 0 && !stop.IsCancellationRequested)
         {
             Evaluate(step, tokenizer, progress, stop);
         }
+    }
+
+    /// <summary>Waits until something is on the disk, which may be full or away for a while.</summary>
+    private void OnDisk(Action write)
+    {
+        disk.Begin(
+            _ =>
+            {
+                run.RequireThere();
+                write();
+            },
+            waits: true);
+        disk.Finish();
     }
 
     private void Evaluate(int step, PictureTokenizer tokenizer, Progress progress, CancellationToken stop)
@@ -165,7 +185,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
             run.Add(step, evaluation.ToJson());
         }
 
-        AtomicFile.WriteBytes(Path.Combine(run.Root, "figures", $"reconstruction-{step:0000000}.png"), evaluation.Figure);
+        OnDisk(() => AtomicFile.WriteBytes(Path.Combine(run.Root, "figures", $"reconstruction-{step:0000000}.png"), evaluation.Figure));
         run.Log($"step {step}: held-out {evaluation.Words}");
     }
 }

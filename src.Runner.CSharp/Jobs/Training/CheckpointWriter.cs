@@ -5,9 +5,9 @@ namespace Hybrid.Runner;
 
 /// <summary>
 /// Writes one checkpoint at a time on a thread of its own while steps go on. One that cannot be written is tried again until it can, a
-/// newer one takes its place, or there has been none for longer than the deadline.
+/// newer one takes its place, or there has been none for longer than the deadline, which <paramref name="setting"/> may name.
 /// </summary>
-internal sealed class CheckpointWriter(TimeSpan deadline) : IDisposable
+internal sealed class CheckpointWriter(TimeSpan deadline, string setting) : IDisposable
 {
     private static readonly TimeSpan firstWait = TimeSpan.FromSeconds(0.25), longestWait = TimeSpan.FromSeconds(15);
 
@@ -59,7 +59,7 @@ internal sealed class CheckpointWriter(TimeSpan deadline) : IDisposable
             {
                 throw new InputException(string.Create(
                     CultureInfo.InvariantCulture,
-                    $"no checkpoint could be written for {deadline.TotalMinutes:0.##} minutes (checkpoint.deadlineMinutes): {found.Reason} What was written before is whole; --resume auto goes on from the newest checkpoint."));
+                    $"no checkpoint could be written for {deadline.TotalMinutes:0.##} minutes{setting}: {found.Reason} What was written before is whole; --resume auto goes on from the newest checkpoint."));
             }
         }
     }

@@ -28,7 +28,7 @@ internal sealed class RunSaver : IDisposable
     {
         this.group = group;
         (this.plan, this.run, this.model, this.trainer, this.companions, this.begun) = (plan, run, model, trainer, companions, begun);
-        writer = new CheckpointWriter(plan.SavingDeadline);
+        writer = new CheckpointWriter(plan.SavingDeadline, " (checkpoint.deadlineMinutes)");
         configuration = RunConfiguration.Hash(plan.Json);
         Spikes = new LossSpikes(plan, run);
         if (resumed is not null)

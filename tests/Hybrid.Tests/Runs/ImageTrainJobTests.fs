@@ -7,6 +7,7 @@ open System.IO
 open System.Text.Json
 open System.Text.Json.Nodes
 open System.Threading
+open System.Threading.Tasks
 open Expecto
 open Hybrid
 open Hybrid.Api
@@ -204,6 +205,30 @@ let private resumes =
             ]
     ]
 
+let private away =
+    testCase "a run whose directory is away when it saves waits for it, and loses nothing" (fun () ->
+        use folder = new Folder()
+        let pictures = scenes folder 30
+        let settings = [ "schedule.steps", "12"; "checkpoint.everySteps", "2" ]
+        train CancellationToken.None (command [ pictures ] (folder.At "whole") settings) |> ignore
+
+        let mover =
+            Task.Run(fun () ->
+                while not (File.Exists(folder.At "run/checkpoints/latest")) do
+                    Thread.Sleep 1
+
+                Directory.Move(folder.At "run", folder.At "elsewhere")
+                Thread.Sleep 600
+
+                if Directory.Exists(folder.At "run") then
+                    failtest "another directory was made where the run was"
+
+                Directory.Move(folder.At "elsewhere", folder.At "run"))
+
+        train CancellationToken.None (command [ pictures ] (folder.At "run") settings) |> ignore
+        mover.Wait()
+        Expect.equal (content (folder.At "run")) (content (folder.At "whole")) "every line, and the same bits")
+
 let private refused (parts: string list) (command: ImageTrainCommand) =
     fails parts (fun () -> train CancellationToken.None command |> ignore)
 
@@ -276,4 +301,4 @@ let private refusals =
                 Expect.isFalse (File.Exists(folder.At "run/image_tokenizer.safetensors")) "no tokenizer is kept")
         ]
 
-let tests = testList "ImageTrainJob" [ learns; yield! resumes; refusals ]
+let tests = testList "ImageTrainJob" [ learns; yield! resumes; away; refusals ]
