@@ -116,6 +116,26 @@ let private locked =
         Expect.equal (losses outcome |> Array.length) 12 "it ran"
         Expect.isFalse (File.Exists(folder.At "run/run.lock")) "the lock is gone")
 
+let private leftovers =
+    testCase "what a killed run left half written is gone when it goes on, and stays while another has the run" (fun () ->
+        use folder = new Folder()
+        let config = prepare folder ""
+        run config (folder.At "run") null |> ignore
+        Directory.CreateDirectory(folder.At "run/checkpoints/step-0000007.partial") |> ignore
+        folder.Write("run/checkpoints/step-0000007.partial/model.safetensors", "half") |> ignore
+        folder.Write("run/checkpoints/.latest.0123.partial", "step-00") |> ignore
+        folder.Write("run/.run.json.0123.partial", "{") |> ignore
+
+        let left () = Directory.GetFileSystemEntries(folder.At "run", "*.partial", SearchOption.AllDirectories).Length
+
+        using (RunDirectory.Existing(folder.At "run")) (fun _ ->
+            fails [ "another run works in" ] (fun () -> run config (folder.At "run") "auto" |> ignore))
+
+        Expect.equal (left ()) 3 "they may be another's"
+        run config (folder.At "run") "auto" |> ignore
+        Expect.equal (left ()) 0 "nothing half written"
+        Expect.equal (steps (folder.At "run")) [| 0..11 |] "and the run is whole")
+
 let private signals =
     testCase "SIGUSR1 saves and ends with the code that configuration or environment name" (fun () ->
         if not (OperatingSystem.IsLinux()) then
@@ -152,4 +172,4 @@ let private signals =
 
 let tests =
     TorchLibrary.Load()
-    testList "Resume" [ inProcess; killed; ragged; locked; signals ]
+    testList "Resume" [ inProcess; killed; ragged; locked; leftovers; signals ]
