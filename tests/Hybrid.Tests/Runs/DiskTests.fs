@@ -19,8 +19,7 @@ let private away =
     testCase "a run whose directory is away for a while goes on in memory, and loses nothing" (fun () ->
         use folder = new Folder()
 
-        let values = [ "schedule.steps", "400"; "checkpoint.everySteps", "20" ]
-        let config = configured folder "c.json" values
+        let config = configured folder "c.json" [ "schedule.steps", "200"; "checkpoint.everySteps", "20" ]
         run config (folder.At "whole") null |> ignore
         use over = new ManualResetEventSlim()
 
