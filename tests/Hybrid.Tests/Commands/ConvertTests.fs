@@ -188,7 +188,7 @@ let private alongside =
 /// The shared checkpoints through the program itself.
 let private program =
     testCase "the program: an open_lm .pt to hf, evaluated without --text-rows, and back" (fun () ->
-        let golden name = shared $"golden/lm_a/{name}"
+        let golden name = Material.shared $"golden/lm_a/{name}"
 
         inFolder (fun folder ->
             let at name = Path.Combine(folder, name)

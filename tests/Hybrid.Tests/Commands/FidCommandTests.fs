@@ -16,15 +16,16 @@ open TorchSharp
 
 let private golden =
     testCase "fid_a: FID and KID of scipy within 1e-3, fewer samples than dimensions too" (fun () ->
-        let folder = shared "golden/fid_a"
+        let folder = Material.shared "golden/fid_a"
         let expected = parsed (File.ReadAllText(Path.Combine(folder, "expected.json")))
         let file name = Path.Combine(folder, name + ".npy")
-        let against name = measure [ "--real"; file "real"; "--generated"; file name ]
-        let found = against "generated"
+        let against name measures = measure ([ "--real"; file "real"; "--generated"; file name ] @ measures)
+        let found = against "generated" []
+        let alone name = number "fid" (against name [ "--measures"; "fid" ])
         near 0.0 1e-6 "FID" (number "fid" expected) (number "fid" found)
         near 0.0 1e-6 "KID" (number "kid_unbiased_all" expected) (number "kid" found)
-        near 0.0 1e-6 "few" (number "fid_few" expected) (number "fid" (against "few"))
-        near 1e-9 0.0 "same" (number "fid_same" expected) (number "fid" (against "real"))
+        near 0.0 1e-6 "few" (number "fid_few" expected) (alone "few")
+        near 1e-9 0.0 "same" (number "fid_same" expected) (alone "real")
         let told = result [ "fid"; "--real"; file "real"; "--generated"; file "generated" ]
         Expect.equal (told.ToString()) (found.ToString()) "the program says the same")
 

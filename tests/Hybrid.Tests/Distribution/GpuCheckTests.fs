@@ -32,19 +32,12 @@ let private run (program: string) (arguments: string list) : int * string * stri
         running.WaitForExit()
         running.ExitCode, output, errors.Result
 
-/// The script; skipped where the tests run apart from it, or on a system that is not Linux.
+/// The script; skipped on a system that is not Linux.
 let private script () : string =
-    let rec up (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> skiptest "the tests do not run inside the repository, which has tests/gpu-check.sh"
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) ->
-            Path.Combine(folder.FullName, "tests", "gpu-check.sh")
-        | folder -> up folder.Parent
-
     if not (OperatingSystem.IsLinux()) then
         skiptest "tests/gpu-check.sh is for Linux"
 
-    up (DirectoryInfo AppContext.BaseDirectory)
+    Path.Combine(Repository.root, "tests", "gpu-check.sh")
 
 let private check (arguments: string list) = run "bash" (script () :: arguments)
 

@@ -72,24 +72,11 @@ let run (count: int) (arguments: string list) : string =
 let onTwoHosts (arguments: string list) : int * string * string =
     launcher () |> ignore
 
-    let rec root (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> skiptest "the tests do not run inside the repository, which has tests/two-hosts.sh"
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) -> folder.FullName
-        | folder -> root folder.Parent
+    let script = Path.Combine(Repository.root, "tests", "two-hosts.sh")
 
-    let script = Path.Combine(root (DirectoryInfo AppContext.BaseDirectory), "tests", "two-hosts.sh")
-    let info = ProcessStartInfo("bash", RedirectStandardOutput = true, RedirectStandardError = true)
-
-    for word in script :: "dotnet" :: Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments do
-        info.ArgumentList.Add word
-
-    info.Environment["HYBRID_THREADS"] <- "1"
-    info.Environment["OMP_NUM_THREADS"] <- "1"
-
-    match Process.Start info with
-    | null -> failtest "bash did not start"
-    | running -> ended 120.0 running
+    script :: "dotnet" :: Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments
+    |> Running.begun "bash" [ "HYBRID_THREADS", "1"; "OMP_NUM_THREADS", "1" ]
+    |> ended 120.0
 
 /// The processes of the program that work with a path, by their numbers.
 let processesOf (path: string) : int list =

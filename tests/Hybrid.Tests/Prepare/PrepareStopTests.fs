@@ -2,7 +2,6 @@
 module Hybrid.Tests.PrepareStopTests
 
 open System
-open System.Diagnostics
 open System.IO
 open System.Threading
 open Expecto
@@ -61,31 +60,21 @@ let private lines (path: string) = if File.Exists path then File.ReadAllLines(pa
 
 /// Runs the program and kills it (SIGKILL) once the manifest has some lines and a moment has passed; whether it still ran.
 let private killed (arguments: string list) (manifest: string) (wanted: int) (moment: int) : bool =
-    let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
+    use running = started [] arguments
+    let output, errors = running.StandardOutput.ReadToEndAsync(), running.StandardError.ReadToEndAsync()
 
-    for argument in Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments do
-        start.ArgumentList.Add argument
+    while not running.HasExited && lines manifest < wanted do
+        Thread.Sleep 1
 
-    start.Environment["HYBRID_THREADS"] <- "1"
+    Thread.Sleep moment
+    let alive = not running.HasExited
 
-    match Process.Start start with
-    | null -> failtest "the program did not start"
-    | running ->
-        use running = running
-        let output, errors = running.StandardOutput.ReadToEndAsync(), running.StandardError.ReadToEndAsync()
+    if alive then
+        running.Kill()
 
-        while not running.HasExited && lines manifest < wanted do
-            Thread.Sleep 1
-
-        Thread.Sleep moment
-        let alive = not running.HasExited
-
-        if alive then
-            running.Kill()
-
-        running.WaitForExit()
-        ignore (output.Result, errors.Result)
-        alive
+    running.WaitForExit()
+    ignore (output.Result, errors.Result)
+    alive
 
 let private kills =
     testCase

@@ -78,16 +78,5 @@ let everything =
 
 /// Starts a training as a process; stderr is gathered.
 let start (arguments: string list) (environment: (string * string) list) : Process * Task<string> =
-    let info = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
-
-    for argument in Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: "train" :: arguments do
-        info.ArgumentList.Add argument
-
-    info.Environment["HYBRID_THREADS"] <- "1"
-
-    for name, value in environment do
-        info.Environment[name] <- value
-
-    match Process.Start info with
-    | null -> failtest "the program did not start"
-    | running -> running, running.StandardError.ReadToEndAsync()
+    let running = started environment ("train" :: arguments)
+    running, running.StandardError.ReadToEndAsync()

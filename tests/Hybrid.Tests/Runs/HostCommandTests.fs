@@ -2,10 +2,8 @@
 module Hybrid.Tests.HostCommandTests
 
 open System
-open System.Diagnostics
 open System.IO
 open System.Text.Json
-open System.Threading
 open Expecto
 open Hybrid
 open Hybrid.Api
@@ -47,11 +45,6 @@ let private machines =
     testCase "with --json every command gives one object and nothing else" (fun () ->
         use folder = new Folder()
         let config = prepare folder ""
-
-        let result (arguments: string list) =
-            let code, output, errors = program (arguments @ [ "--json" ])
-            Expect.equal code 0 errors
-            parsed output
 
         let trained = result [ "train"; "--config"; config; "--out"; folder.At "run"; "--set"; "schedule.steps"; "3" ]
         Expect.equal ((trained.GetProperty "steps").GetInt32()) 3 "--set is put in"
@@ -110,18 +103,8 @@ let private library =
         use folder = new Folder()
 
         let with' (value: string) =
-            let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
-            start.ArgumentList.Add(Path.Combine(AppContext.BaseDirectory, "hybrid.dll"))
-            start.ArgumentList.Add "doctor"
-            start.Environment["HYBRID_LIBTORCH"] <- value
-
-            match Process.Start start with
-            | null -> failtest "the program did not start"
-            | running ->
-                use running = running
-                let output = running.StandardOutput.ReadToEnd()
-                running.WaitForExit()
-                running.ExitCode, output
+            let code, output, _ = ended (started [ "HYBRID_LIBTORCH", value ] [ "doctor" ])
+            code, output
 
         let code, output = with' (folder.At "none")
         Expect.equal code 1 "exit code"

@@ -152,53 +152,27 @@ let private interrupted =
 
         use folder = new Folder()
         let config = prepare folder ""
-        let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
+        let settings = [ "--json"; "--set"; "schedule.steps"; "100000000" ]
+        use running = started [] ([ "train"; "--config"; config; "--out"; folder.At "run" ] @ settings)
+        let errors = running.StandardError.ReadToEndAsync()
+        let patience = Stopwatch.StartNew()
 
-        for argument in
-            [
-                Path.Combine(AppContext.BaseDirectory, "hybrid.dll")
-                "train"
-                "--config"
-                config
-                "--out"
-                folder.At "run"
-                "--json"
-                "--set"
-                "schedule.steps"
-                "100000000"
-            ] do
-            start.ArgumentList.Add argument
+        while not (File.Exists(folder.At "run/checkpoints/latest")) && patience.Elapsed < TimeSpan.FromSeconds 60.0 do
+            Thread.Sleep 20
 
-        start.Environment["HYBRID_THREADS"] <- "1"
+        use kill = Process.Start("kill", [ "-INT"; string running.Id ])
+        kill.WaitForExit()
+        let output = running.StandardOutput.ReadToEnd()
+        running.WaitForExit()
+        Expect.equal running.ExitCode 130 errors.Result
+        Expect.equal output "" "nothing on stdout"
 
-        match Process.Start start with
-        | null -> failtest "the program did not start"
-        | running ->
-            use running = running
-            let errors = running.StandardError.ReadToEndAsync()
-            let patience = Stopwatch.StartNew()
+        let state =
+            parsed (File.ReadAllText(Path.Combine((Checkpoints(folder.At "run").Newest() |> nonNull).Directory, "state.json")))
 
-            while not (File.Exists(folder.At "run/checkpoints/latest")) && patience.Elapsed < TimeSpan.FromSeconds 60.0 do
-                Thread.Sleep 20
+        let last = File.ReadLines(folder.At "run/metrics.jsonl") |> Seq.last |> parsed
 
-            use kill = Process.Start("kill", [ "-INT"; string running.Id ])
-            kill.WaitForExit()
-            let output = running.StandardOutput.ReadToEnd()
-            running.WaitForExit()
-            Expect.equal running.ExitCode 130 errors.Result
-            Expect.equal output "" "nothing on stdout"
-
-            let state =
-                parsed (
-                    File.ReadAllText(Path.Combine((Checkpoints(folder.At "run").Newest() |> nonNull).Directory, "state.json"))
-                )
-
-            let last = File.ReadLines(folder.At "run/metrics.jsonl") |> Seq.last |> parsed
-
-            Expect.equal
-                ((last.GetProperty "step").GetInt32() + 1)
-                ((state.GetProperty "step").GetInt32())
-                "the last step is saved")
+        Expect.equal ((last.GetProperty "step").GetInt32() + 1) ((state.GetProperty "step").GetInt32()) "the last step is saved")
 
 let private notFinite =
     testCase "twenty steps without a finite gradient end a run, with the sequences named and the weights as they were" (fun () ->

@@ -266,33 +266,24 @@ let private interruptedBy (signal: string) (check: Folder -> int -> unit) =
             skiptest "processes are looked for in /proc"
 
         use folder = new Folder()
+        use soak = started [] [ "soak"; "--minutes"; "5"; "--out"; folder.At "soak" ]
 
-        let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
+        let until (what: string) (condition: unit -> bool) =
+            let patience = Stopwatch.StartNew()
 
-        for word in [ Path.Combine(AppContext.BaseDirectory, "hybrid.dll"); "soak"; "--minutes"; "5"; "--out"; folder.At "soak" ] do
-            start.ArgumentList.Add word
+            while not (condition ()) do
+                if patience.Elapsed > TimeSpan.FromSeconds 60.0 then
+                    soak.Kill()
+                    failtest $"{what} has not come about within a minute"
 
-        match Process.Start start with
-        | null -> failtest "the program did not start"
-        | soak ->
-            use soak = soak
+                Thread.Sleep 20
 
-            let until (what: string) (condition: unit -> bool) =
-                let patience = Stopwatch.StartNew()
-
-                while not (condition ()) do
-                    if patience.Elapsed > TimeSpan.FromSeconds 60.0 then
-                        soak.Kill()
-                        failtest $"{what} has not come about within a minute"
-
-                    Thread.Sleep 20
-
-            until "a child" (fun () -> not (children soak.Id).IsEmpty)
-            use kill = Process.Start("kill", [ "-" + signal; string soak.Id ])
-            kill.WaitForExit()
-            until "the end" (fun () -> soak.HasExited)
-            until "the children's end" (fun () -> (children soak.Id).IsEmpty)
-            check folder soak.ExitCode)
+        until "a child" (fun () -> not (children soak.Id).IsEmpty)
+        use kill = Process.Start("kill", [ "-" + signal; string soak.Id ])
+        kill.WaitForExit()
+        until "the end" (fun () -> soak.HasExited)
+        until "the children's end" (fun () -> (children soak.Id).IsEmpty)
+        check folder soak.ExitCode)
 
 let tests =
     testList
