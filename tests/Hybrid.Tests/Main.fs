@@ -21,9 +21,13 @@ let private all =
             CommandLineTests.tests
             ConfigTests.tests
             ConvertTests.tests
+            ConvertRefusalTests.tests
             DecoderTests.tests
             DocsTests.tests
-            DurableTests.tests
+            DiskTests.tests
+            ResumeTests.tests
+            SavingTests.tests
+            SpikeTests.tests
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests
@@ -36,9 +40,12 @@ let private all =
             ImageCommandTests.tests
             ImageTilesTests.tests
             ImageTokenizerGoldenTests.tests
+            CodebookTests.tests
             ImageTokenizerTests.tests
+            SceneVqVaeTests.tests
             ImageTrainConfigTests.tests
             ImageTrainJobTests.tests
+            TrainingPicturesTests.tests
             ImageTrainingTests.tests
             JsonTests.tests
             KernelTests.tests
@@ -58,6 +65,7 @@ let private all =
             PrecisionTests.tests
             PrepareHostileTests.tests
             PrepareInputTests.tests
+            PrepareTableTests.tests
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
@@ -82,6 +90,7 @@ let private all =
             StatisticsTests.tests
             FidelityTests.tests
             FidCommandTests.tests
+            FidExtractionTests.tests
             GenerateCommandTests.tests
             StepTests.tests
             StudyPlanTests.tests

@@ -9,6 +9,7 @@ open Expecto
 open Hybrid
 open Hybrid.Api
 open Hybrid.Tests.Generate
+open Hybrid.Tests.Watching
 open TorchSharp
 
 let private optimizer: OptimizerConfig =
@@ -19,51 +20,6 @@ let private optimizer: OptimizerConfig =
         Decay = Parameters.Matrices
         ClipNorm = Some 1.0
     }
-
-/// What /proc says of a process, in bytes: the peak of its resident memory, and its own pages time after time.
-type private Watched = { Peak: int64; Own: int64 list }
-
-/// Runs the program on a thread and watches its memory while `interesting`.
-let private watch (interesting: unit -> bool) (arguments: string list) : Watched =
-    if not (File.Exists "/proc/self/status") then
-        skiptest "this system does not tell the memory of a process"
-
-    let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
-
-    for argument in Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments do
-        start.ArgumentList.Add argument
-
-    start.Environment["HYBRID_THREADS"] <- "1"
-    // The heap of the runtime itself should be the same whatever the machine.
-    start.Environment["DOTNET_gcServer"] <- "0"
-    start.Environment["DOTNET_GCgen0size"] <- "0x400000"
-    // Methods that are compiled again once they are known better take a few megabytes, at a time of their own.
-    start.Environment["DOTNET_TieredPGO"] <- "0"
-
-    match Process.Start start with
-    | null -> failtest "the program did not start"
-    | running ->
-        use running = running
-        let errors = running.StandardError.ReadToEndAsync()
-        let output = running.StandardOutput.ReadToEndAsync()
-        let mutable peak, own = 0L, []
-
-        let bytes (line: string) = 1024L * int64 (line |> Seq.filter Char.IsAsciiDigit |> Seq.toArray |> String)
-
-        while not running.HasExited do
-            try
-                for line in File.ReadLines $"/proc/{running.Id}/status" do
-                    if line.StartsWith "VmHWM:" then
-                        peak <- max peak (bytes line)
-                    elif line.StartsWith "RssAnon:" && interesting () then
-                        own <- bytes line :: own
-            with :? IOException ->
-                ()
-
-            Threading.Thread.Sleep 5
-
-        Expect.equal running.ExitCode 0 (errors.Result + output.Result)
-        { Peak = peak; Own = List.rev own }
 
 /// A model, sequences and a configuration in a folder; the configuration's path.
 let private prepare
