@@ -102,7 +102,8 @@ let private inspected =
                 for way, _ in Hybrid.Checkpointing.names do
                     let part name = at (prefix @ [ precision; way; name ]) found
 
-                    let sum = List.sumBy part [ "weights"; "gradients"; "moments"; "activations"; "head"; "work"; "program" ]
+                    let sum =
+                        List.sumBy part [ "weights"; "gradients"; "moments"; "activations"; "head"; "work"; "run"; "program" ]
 
                     Expect.equal (part "total") sum $"{path}, {precision}, {way}: the parts add up")
 
