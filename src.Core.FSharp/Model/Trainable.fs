@@ -27,7 +27,7 @@ let presets: (string * Preset) list =
     ]
 
 /// A preset's name.
-let name (preset: Preset) : string = presets |> List.find (fun (_, p) -> p = preset) |> fst
+let name (preset: Preset) : string = JsonForm.nameIn presets preset
 
 let private isTable (name: string) = name = "tok_embeddings.weight" || name = "output.weight"
 
