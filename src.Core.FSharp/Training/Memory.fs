@@ -178,9 +178,8 @@ module Memory =
     let sizes (config: ModelConfig) (movement: ParameterSpec -> Movement) : ParameterSizes =
         let slots, segments, length = Parameters.layout Parameters.Matrices movement (Decoder.parameters config)
 
-        let blocks, ends = slots |> List.map _.Spec |> List.partition _.Name.StartsWith("layers.")
-
-        let block (spec: ParameterSpec) = spec.Name.Split('.')[1]
+        let block (spec: ParameterSpec) = ParameterName.block spec.Name
+        let blocks, ends = slots |> List.map _.Spec |> List.partition (fun spec -> block spec >= 0)
         let counts = blocks |> List.groupBy block |> List.map (fun (_, specs) -> specs |> List.sumBy _.Count)
 
         {
