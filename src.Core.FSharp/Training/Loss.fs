@@ -171,13 +171,5 @@ module Loss =
 
         torch.stack(sums, 1L).MoveToOuterDisposeScope()
 
-    /// Cross-entropy sums and counts by position of the target, two [T] fp32 tensors: of one kind, over a batch of B sequences.
-    let byPosition (kind: Kind) (batch: Batch) (scored: Scored) : torch.Tensor * torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        let ones = torch.ones_like scored.CrossEntropy
-        let sums = (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 0L
-        let counts = (Sequence.byRow batch (masked kind scored ones)).sum 0L
-        sums.MoveToOuterDisposeScope(), counts.MoveToOuterDisposeScope()
-
     /// exp of a mean loss in nats.
     let perplexity (nats: float) : float = Math.Exp nats
