@@ -207,9 +207,7 @@ let hiddenBy (pass: Pass) (config: ModelConfig) (weights: Weights) (batch: Batch
     // Rotation may depend on the length, and padding that was left out is part of it.
     let whole = rotation config weights 0L batch.Length
 
-    let first (positions: int64) =
-        whole
-        |> Option.map (fun r -> { Cosine = r.Cosine.narrow (0, 0L, positions); Sine = r.Sine.narrow (0, 0L, positions) })
+    let first (positions: int64) = Option.map (Rotary.first positions) whole
 
     let embed, rotation =
         match batch.Rows with

@@ -149,7 +149,7 @@ let tests =
                     for name, means in ways do
                         for ahead in [ 1; chooser.Int(2, 9) ] do
                             let sampling = { sampling with Lookahead = ahead }
-                            let drawn = imagesBy means ignore config v store.Weights sampling count captions
+                            let drawn = imagesFrom 0L means ignore config v store.Weights sampling count captions
                             same $"{name}, {ahead} ahead" expected drawn.Tokens
                             Expect.isLessThanOrEqual drawn.Passes (int64 count - 1L) "passes"
 
@@ -196,7 +196,7 @@ let tests =
                 let usual = means config store.Weights usualMemory
 
                 let draw memory =
-                    (imagesBy { usual with Memory = memory } ignore config v store.Weights sampling 4 captions).Tokens
+                    (imagesFrom 0L { usual with Memory = memory } ignore config v store.Weights sampling 4 captions).Tokens
 
                 let whole = draw usualMemory
                 Expect.equal (draw 1L) whole "one at a time"
@@ -287,7 +287,8 @@ let tests =
 
                     Expect.throwsT<OperationCanceledException>
                         (fun () ->
-                            imagesBy means report config v store.Weights (ancestral 1L) 20 (Array.create 5 [| 1 |]) |> ignore)
+                            imagesFrom 0L means report config v store.Weights (ancestral 1L) 20 (Array.create 5 [| 1 |])
+                            |> ignore)
                         "stopped"
 
                     Expect.equal (liveTensors ()) before "live tensors")
@@ -302,7 +303,8 @@ let tests =
                     let report _ = counts.Add(liveTensors ())
                     let config = { config with Positions = 1200; Position = Rotary }
 
-                    imagesBy
+                    imagesFrom
+                        0L
                         means
                         report
                         config
