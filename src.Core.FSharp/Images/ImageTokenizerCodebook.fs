@@ -137,6 +137,15 @@ module Codebook =
         vectors_NC.view(shape[0], shape[1], shape[2], codebook_KC.shape[1]).permute(0L, 3L, 1L, 2L).contiguous()
         |> scope.MoveToOuter
 
+    /// Vectors z, quantised so that the gradient of what is made of them goes straight through to z. codebook_KC: [K, C];
+    /// z_BChw: [B, C, h, w]. Returns the vectors q of the nearest codes, with the graph of the codebook; z + (q − z) without the
+    /// gradient of the difference; and the codes, int64 [B, h, w].
+    let quantise (codebook_KC: torch.Tensor) (z_BChw: torch.Tensor) : torch.Tensor * torch.Tensor * torch.Tensor =
+        let codes_Bhw = assign codebook_KC z_BChw
+        let quantised_BChw = lookup codebook_KC codes_Bhw
+        let straight_BChw = z_BChw.plus ((quantised_BChw - z_BChw).detach())
+        quantised_BChw, straight_BChw, codes_Bhw
+
     /// What moving averages know of a codebook: its vectors [K, C], how many vectors a step assigns to each code [K],
     /// and their sum [K, C]. All float32, changed in place by `update`.
     [<NoEquality; NoComparison>]

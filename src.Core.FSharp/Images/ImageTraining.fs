@@ -48,15 +48,6 @@ module ImageTraining =
             Mirrored = config.Flip && Random.below 2 stream 2L = 1
         }
 
-    /// Vectors z, quantised so that the gradient of what is made of them goes straight through to z. codebook_KC: [K, C];
-    /// z_BChw: [B, C, h, w]. Returns the vectors q of the nearest codes, with the graph of the codebook; z + (q − z) without the
-    /// gradient of the difference; and the codes, int64 [B, h, w].
-    let quantise (codebook_KC: torch.Tensor) (z_BChw: torch.Tensor) : torch.Tensor * torch.Tensor * torch.Tensor =
-        let codes_Bhw = Codebook.assign codebook_KC z_BChw
-        let quantised_BChw = Codebook.lookup codebook_KC codes_Bhw
-        let straight_BChw = z_BChw.plus ((quantised_BChw - z_BChw).detach())
-        quantised_BChw, straight_BChw, codes_Bhw
-
     /// How strongly the verdict counts beside the reconstruction, so that both move the last convolution alike (Esser and
     /// others 2021): the ratio of their gradients' norms there, at most 10,000, without graph.
     let adaptiveWeight (last: torch.Tensor) (reconstruction: torch.Tensor) (verdict: torch.Tensor) : torch.Tensor =
@@ -95,7 +86,7 @@ module ImageTraining =
             let z_BChw = ImageTokenizer.vectors state.Tokenizer state.Weights images_BCHW
 
             let quantised_BChw, straight_BChw, codes_Bhw =
-                quantise (state.Weights(ImageTokenizer.codebook state.Tokenizer)) z_BChw
+                Codebook.quantise (state.Weights(ImageTokenizer.codebook state.Tokenizer)) z_BChw
 
             let pictures_BCHW = ImageTokenizer.pictures state.Tokenizer state.Weights straight_BChw
             let difference = pictures_BCHW - images_BCHW
