@@ -64,7 +64,7 @@ module internal Entries =
 
             if faults.Count = 0 then Ok config else Error(String.Join("; ", faults) + ".")
 
-/// The codebook of a vector quantiser: vectors ↔ codes, the moving averages that train it, and how well it is used.
+/// The codebook of a vector quantiser: vectors ↔ codes, and the moving averages that train it.
 /// Axes: N vectors · K codes · C width of a code · B pictures · H, W grid.
 module Codebook =
 
@@ -309,21 +309,3 @@ module Codebook =
     let histogram (count: int) (codes: torch.Tensor) : int64[] =
         use _ = torch.NewDisposeScope()
         codes.reshape(-1L).cpu().bincount(null, int64 count).data<int64>().ToArray()
-
-    /// The share of the codebook that occurs at all, in [0, 1].
-    let shareUsed (histogram: int64[]) : float =
-        if histogram.Length = 0 then
-            0.0
-        else
-            float (histogram |> Seq.filter (fun n -> n > 0L) |> Seq.length) / float histogram.Length
-
-    /// The entropy of the codes in bits, in [0, log2 K]; 0 for no codes at all.
-    let entropy (histogram: int64[]) : float =
-        let total = float (Array.sum histogram)
-
-        histogram
-        |> Seq.filter (fun n -> n > 0L)
-        |> Seq.sumBy (fun n -> -(float n / total) * Math.Log2(float n / total))
-
-    /// How many equally frequent codes would have the same entropy, in [1, K]; 2 to the entropy.
-    let perplexity (histogram: int64[]) : float = Math.Pow(2.0, entropy histogram)

@@ -20,7 +20,7 @@ type ImageStep =
         /// The norm of the network's gradient before clipping. Where it is not finite nothing was changed.
         GradientNorm: float
         /// The codes of the batch.
-        Codes: CodebookUse
+        Codes: CodeUse
     }
 
     /// Whether the update was left out because the gradient was not finite.
@@ -199,7 +199,7 @@ module ImageTraining =
                 GeneratorWeight = read[4]
                 Discriminator = read[5]
                 GradientNorm = read[measured]
-                Codes = ImageQuality.codebookUse (Codebook.histogram config.Codes codes_N)
+                Codes = CodeUse.ofCounts (Codebook.histogram config.Codes codes_N)
             }
 
         if not result.Skipped then
