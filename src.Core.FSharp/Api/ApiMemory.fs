@@ -138,7 +138,9 @@ type StepMemories private () =
             { Name = "activations"; Bytes = memory.Activations }
             { Name = "head"; Bytes = memory.Head }
             { Name = "work"; Bytes = memory.Work }
-            { Name = "run"; Bytes = memory.Run }
+            // A step by itself is no run.
+            if memory.Run > 0L then
+                { Name = "run"; Bytes = memory.Run }
             { Name = "program"; Bytes = memory.Program }
             { Name = "total"; Bytes = memory.Total }
         |]
