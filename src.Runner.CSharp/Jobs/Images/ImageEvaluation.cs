@@ -10,12 +10,12 @@ namespace Hybrid.Runner;
 /// <param name="L1">Mean absolute difference, values in [0, 1].</param>
 /// <param name="Use">The codes of all pictures together.</param>
 /// <param name="Figure">Pictures in rows over their reconstructions, as PNG.</param>
-public sealed record ImageEvaluation(int Pictures, double Psnr, double Ssim, double L1, CodebookUse Use, byte[] Figure)
+public sealed record ImageEvaluation(int Pictures, double Psnr, double Ssim, double L1, CodeUse Use, byte[] Figure)
 {
     private const int Together = 16, Across = 8, Shown = 16;
 
     /// <summary>The same in a few words.</summary>
-    public string Words => $"{Pictures} pictures: PSNR {Psnr:F2} dB, SSIM {Ssim:F3}, L1 {L1:F4}, {Use.Used} of {Use.Codes} codes used, {Use.EntropyBits:F2} bits a code";
+    public string Words => $"{Pictures} pictures: PSNR {Psnr:F2} dB, SSIM {Ssim:F3}, L1 {L1:F4}, {Use.Used} of {Use.Codes} codes used, {Use.Entropy:F2} bits a code";
 
     /// <summary>Encodes, decodes and measures; null when asked to stop.</summary>
     public static ImageEvaluation? Of(PictureTokenizer tokenizer, IReadOnlyList<byte[]> pictures, int size, CancellationToken stop, Action<long> report)
@@ -67,12 +67,12 @@ public sealed record ImageEvaluation(int Pictures, double Psnr, double Ssim, dou
 /// <summary>The use of a codebook as results show it.</summary>
 internal static class CodebookJson
 {
-    public static Dictionary<string, object?> Of(CodebookUse use) => new()
+    public static Dictionary<string, object?> Of(CodeUse use) => new()
     {
         ["codes"] = use.Codes,
         ["used"] = use.Used,
         ["share_used"] = use.Share,
-        ["entropy_bits"] = use.EntropyBits,
+        ["entropy_bits"] = use.Entropy,
         ["perplexity"] = use.Perplexity,
     };
 }

@@ -31,7 +31,7 @@ internal sealed class PictureEncoding
     private readonly List<(string File, string Why)> leftOut = [];
     private readonly SortedDictionary<string, List<double>> quality = new(StringComparer.Ordinal);
     private int tiled;
-    private CodebookUse? use;
+    private CodeUse? use;
 
     public PictureEncoding(ImageCommand command, PictureTokenizer tokenizer, CancellationToken stop)
     {
@@ -46,7 +46,7 @@ internal sealed class PictureEncoding
         get
         {
             string lost = leftOut.Count == 0 ? "" : $", {leftOut.Count} left out";
-            List<string> lines = [Counted(done.Count) + lost, $"{use!.Used} of {use.Codes} codes used, {use.EntropyBits:F2} bits a code"];
+            List<string> lines = [Counted(done.Count) + lost, $"{use!.Used} of {use.Codes} codes used, {use.Entropy:F2} bits a code"];
             if (quality.TryGetValue("psnr", out List<double>? psnr) && psnr.TrueForAll(double.IsFinite))
             {
                 string ssim = quality["ssim"].TrueForAll(double.IsFinite) ? $", SSIM {quality["ssim"].Average():F3}" : "";

@@ -83,7 +83,7 @@ public static class TrainJob
         {
             group.Stopping = sentence => run.Log($"stopped: {sentence}");
             using ISequenceSource source = TokenData.Open(plan.Train, plan.Config.Vocabulary, new PairComposer(plan, plan.Config.Vocabulary));
-            plan = TrainSettings.Settle(plan, checkpoint, source.Length - 1, out string settled);
+            plan = TrainSettings.Settle(plan, checkpoint, source.Length - 1, group.Size, out string settled);
             if (group.Size > 1)
             {
                 // What the machine decides, the first one's decides for all.

@@ -51,9 +51,9 @@ internal static class TokenizerStage
         int[][] codes = tokenizer.Encode(heldOut, Corpus.Side, Corpus.Side);
         int grid = Corpus.Side / tokenizer.Stride;
         double[] psnr = PictureTokenizer.Psnr(heldOut, tokenizer.Decode(codes, grid, grid), Corpus.Side, Corpus.Side);
-        (double used, double entropy) = PictureTokenizer.Use(tokenizer.Codes, codes);
+        CodeUse use = PictureMeasures.Use(tokenizer.Codes, codes);
         result = new TokenizerResult(
-            psnr.Average(), used, entropy, tokenizer.Codes, curve, Stopwatch.GetElapsedTime(began).TotalSeconds);
+            psnr.Average(), use.Share, use.Entropy, tokenizer.Codes, curve, Stopwatch.GetElapsedTime(began).TotalSeconds);
         return tokenizer;
     }
 }

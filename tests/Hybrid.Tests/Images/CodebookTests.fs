@@ -130,7 +130,7 @@ let tests =
                 use _ = torch.NewDisposeScope()
                 let histogram = Codebook.histogram 8 (torch.tensor([| 0L; 1L; 2L; 3L; 0L; 1L; 2L; 3L |]).view(2L, 4L))
                 Expect.equal histogram [| 2L; 2L; 2L; 2L; 0L; 0L; 0L; 0L |] "occurrences"
-                Expect.equal (Codebook.shareUsed histogram) 0.5 "half of the codes occur"
-                Expect.floatClose Accuracy.high (Codebook.entropy histogram) 2.0 "four equal codes are two bits"
-                Expect.equal (Codebook.entropy [| 5L; 0L |]) 0.0 "one code is no information")
+                Expect.equal (CodeUse.ofCounts histogram).Share 0.5 "half of the codes occur"
+                Expect.floatClose Accuracy.high (CodeUse.ofCounts histogram).Entropy 2.0 "four equal codes are two bits"
+                Expect.equal (CodeUse.ofCounts [| 5L; 0L |]).Entropy 0.0 "one code is no information")
         ]

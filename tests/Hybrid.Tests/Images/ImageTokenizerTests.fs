@@ -94,7 +94,7 @@ let private graphTests =
                         let parameter = VqVae.parameters config |> List.find (fun p -> p.Name = name)
                         torch.zeros (Array.ofList parameter.Shape)
 
-                let codes = VqVae.encode config weights (torch.zeros [| 1L; 3L; 4L; 4L |])
+                let codes = ImageTokenizer.encode (PhotoTokenizer config) weights (torch.zeros [| 1L; 3L; 4L; 4L |])
                 Expect.equal (codes.data<int64>().ToArray()) [| 1L; 1L; 1L; 1L |] "the skip is rectified")
 
             testCase "wrong input is refused with its shape" (fun () ->

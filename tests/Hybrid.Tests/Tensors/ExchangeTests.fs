@@ -91,7 +91,7 @@ let private buckets =
                                     && slot.Offset < bucket.End
                                     && slot.Offset + slot.Spec.Count > bucket.Start
                                 then
-                                    Expect.isLessThanOrEqual bucket.After (Exchange.blockOf slot.Spec.Name) "ready"
+                                    Expect.isLessThanOrEqual bucket.After (ParameterName.block slot.Spec.Name) "ready"
 
                         Expect.equal (buckets |> List.map _.After) (buckets |> List.map _.After |> List.sortDescending) "order"
 

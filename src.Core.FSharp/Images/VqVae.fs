@@ -69,13 +69,7 @@ module VqVae =
     let parameters (config: VqVaeConfig) : ParameterSpec list =
         let filter name fanIn shape = { Name = name; Shape = shape; Init = Uniform(1.0 / sqrt (float fanIn)) }
 
-        let conv name kernel input output =
-            let fanIn = input * kernel * kernel
-
-            [
-                filter (name + ".weight") fanIn [ output; input; kernel; kernel ]
-                filter (name + ".bias") fanIn [ output ]
-            ]
+        let conv = Convolutions.parameters
 
         let stack side width (stack: VqVaeStack) =
             [
@@ -219,21 +213,3 @@ module VqVae =
             |> residual weights "decoder" config.DecoderStack
 
         (Seq.fold double x (seq { 1..doublings })).``to``(torch.float32).plus(0.5)
-
-    /// Pictures -> codes. images_BCHW: [B, C, H, W] floats in [0, 1], H and W multiples of `stride`.
-    /// Returns int64 [B, h, w]. Errors: ShapeException.
-    let encode (config: VqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-
-        vectors config weights images_BCHW |> Codebook.assign (weights "vq_vae.codebook.weight") |> scope.MoveToOuter
-
-    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns [B, C, H, W] in [0, 1]. Errors: ShapeException.
-    let decode (config: VqVaeConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-
-        Codebook.lookup (weights "vq_vae.codebook.weight") codes_Bhw
-        |> pictures config weights
-        |> _.clamp(Scalars.Of(0.0), Scalars.Of(1.0))
-        |> scope.MoveToOuter

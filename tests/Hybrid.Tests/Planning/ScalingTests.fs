@@ -57,7 +57,7 @@ let private choice (work: ScalingWork) (cluster: Cluster) (zero: int) (checkpoin
 let private candidates (work: ScalingWork) (cluster: Cluster) : ScalingStep list =
     [
         for zero in 0 .. (if cluster.Gpus = 1 then 0 else 3) do
-            for way in Scaling.ways zero do
+            for way in Memory.ways { Zero = zero; World = cluster.Gpus } do
                 for microBatch in 1 .. Scaling.sequences work cluster do
                     Scaling.predict work cluster (choice work cluster zero way microBatch)
     ]
@@ -157,7 +157,7 @@ let private times =
         let work, cluster = work chooser, { cluster chooser 40 with Gpus = chooser.Int(2, 40) }
 
         for zero in 0..3 do
-            let way = chooser.Of(Scaling.ways zero)
+            let way = chooser.Of(Memory.ways { Zero = zero; World = cluster.Gpus })
             let sequences = Scaling.sequences work cluster
             let step cluster micro = Scaling.predict work cluster (choice work cluster zero way micro)
             let seconds cluster = (step cluster sequences).Seconds

@@ -2,6 +2,7 @@
 namespace Hybrid
 
 open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
 module HybridConfig =
 
@@ -31,41 +32,32 @@ module HybridConfig =
     let private named (name: 'a -> string) (cases: 'a list) = cases |> List.map (fun case -> name case, case)
 
     let private scalingToJson (scaling: RotaryScaling) : JsonNode | null =
-        let json (kind: string) (fields: (string * JsonNode | null) list) =
-            let json = JsonObject()
-            json.Add("kind", JsonValue.Create kind)
-
-            for name, value in fields do
-                json.Add(name, value)
-
-            json :> (JsonNode | null)
-
-        let number (name: string) (value: float) = name, (JsonValue.Create value :> (JsonNode | null))
-        let count (name: string) (value: int) = name, (JsonValue.Create value :> (JsonNode | null))
+        let json (kind: string) (fields: (string * (JsonNode | null)) list) : JsonNode | null =
+            object (("kind", value kind) :: fields)
 
         match scaling with
         | NoScaling -> null
-        | LinearScaling factor -> json "linear" [ number "factor" factor ]
-        | DynamicScaling factor -> json "dynamic" [ number "factor" factor ]
+        | LinearScaling factor -> json "linear" [ "factor", value factor ]
+        | DynamicScaling factor -> json "dynamic" [ "factor", value factor ]
         | Llama3Scaling s ->
             json
                 "llama3"
                 [
-                    number "factor" s.Factor
-                    number "lowFrequencyFactor" s.LowFrequencyFactor
-                    number "highFrequencyFactor" s.HighFrequencyFactor
-                    count "originalPositions" s.OriginalPositions
+                    "factor", value s.Factor
+                    "lowFrequencyFactor", value s.LowFrequencyFactor
+                    "highFrequencyFactor", value s.HighFrequencyFactor
+                    "originalPositions", value s.OriginalPositions
                 ]
         | YarnScaling s ->
             json
                 "yarn"
                 [
-                    number "factor" s.Factor
-                    count "originalPositions" s.OriginalPositions
-                    number "betaFast" s.BetaFast
-                    number "betaSlow" s.BetaSlow
-                    number "attentionFactor" s.AttentionFactor
-                    "truncate", (JsonValue.Create s.Truncate :> (JsonNode | null))
+                    "factor", value s.Factor
+                    "originalPositions", value s.OriginalPositions
+                    "betaFast", value s.BetaFast
+                    "betaSlow", value s.BetaSlow
+                    "attentionFactor", value s.AttentionFactor
+                    "truncate", value s.Truncate
                 ]
 
     let private scalingOfJson (parent: JsonFields) : RotaryScaling =
@@ -106,34 +98,33 @@ module HybridConfig =
 
     /// The form: every field by its own name. `read` reads it back.
     let write (config: ModelConfig) : JsonObject =
-        let json = JsonObject()
-        let add (name: string) (value: 'a) = json.Add(name, JsonValue.Create<'a> value)
-        add "width" config.Width
-        add "layers" config.Layers
-        add "heads" config.Heads
-        add "keyValueHeads" config.KeyValueHeads
-        add "headWidth" config.HeadWidth
-        add "feedForwardWidth" config.FeedForwardWidth
-        add "rows" config.Rows
-        let sizes = config.ExtendedAt |> List.map (fun size -> JsonValue.Create size :> (JsonNode | null))
-        json.Add("extendedAt", JsonArray(List.toArray sizes))
-        add "positions" config.Positions
-        add "norm" (normName config.Norm)
-        add "normEpsilon" config.NormEpsilon
-        add "qkNorm" config.QkNorm
-        add "postEmbedNorm" config.PostEmbedNorm
-        add "position" (positionName config.Position)
-        add "rotaryBase" config.RotaryBase
-        add "rotaryWidth" config.RotaryWidth
-        json.Add("rotaryScaling", scalingToJson config.RotaryScaling)
-        add "window" config.Window
-        add "feedForward" (feedForwardName config.FeedForward)
-        add "parallelResidual" config.ParallelResidual
-        add "qkvBias" config.QkvBias
-        add "outBias" config.OutBias
-        add "feedForwardBias" config.FeedForwardBias
-        add "tied" config.Tied
-        json
+        object
+            [
+                "width", value config.Width
+                "layers", value config.Layers
+                "heads", value config.Heads
+                "keyValueHeads", value config.KeyValueHeads
+                "headWidth", value config.HeadWidth
+                "feedForwardWidth", value config.FeedForwardWidth
+                "rows", value config.Rows
+                "extendedAt", list config.ExtendedAt
+                "positions", value config.Positions
+                "norm", value (normName config.Norm)
+                "normEpsilon", value config.NormEpsilon
+                "qkNorm", value config.QkNorm
+                "postEmbedNorm", value config.PostEmbedNorm
+                "position", value (positionName config.Position)
+                "rotaryBase", value config.RotaryBase
+                "rotaryWidth", value config.RotaryWidth
+                "rotaryScaling", scalingToJson config.RotaryScaling
+                "window", value config.Window
+                "feedForward", value (feedForwardName config.FeedForward)
+                "parallelResidual", value config.ParallelResidual
+                "qkvBias", value config.QkvBias
+                "outBias", value config.OutBias
+                "feedForwardBias", value config.FeedForwardBias
+                "tied", value config.Tied
+            ]
 
     /// Reads the object that `write` makes.
     let read (json: JsonFields) : ModelConfig =

@@ -3,6 +3,7 @@
 namespace Hybrid
 
 open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
 /// When a run saves, beside every so many steps, and what it keeps.
 type Saving =
@@ -81,13 +82,6 @@ module Saving =
             Limit = json.Int("limit", 1, million, 3)
         }
 
-    let private value (v: 'a) : JsonNode | null = JsonValue.Create<'a> v
-
-    let private orNull (v: 'a option) : JsonNode | null =
-        match v with
-        | Some v -> value v
-        | None -> null
-
     /// The keys of `checkpoint` but for everySteps, with their values.
     let fields (saving: Saving) : (string * (JsonNode | null)) list =
         [
@@ -104,7 +98,7 @@ module Saving =
         [
             "deviations", orNull rule.Deviations
             "window", value rule.Window
-            "action", value (actions |> List.find (fun (_, action) -> action = rule.Action) |> fst)
+            "action", value (nameIn actions rule.Action)
             "limit", value rule.Limit
         ]
 

@@ -4,6 +4,7 @@ namespace Hybrid
 open System.Collections.Generic
 open System.Text.Json
 open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
 /// Where the weights start.
 type Initialisation =
@@ -327,104 +328,69 @@ module TrainConfig =
         | :? JsonException as e -> Error [ $"the configuration is not valid JSON: {e.Message}" ]
         | :? System.InvalidOperationException -> Error [ Json.halfPair ]
 
-    let private nameIn (choices: (string * 'a) list) (value: 'a) = choices |> List.find (fun (_, v) -> v = value) |> fst
-
     /// The resolved configuration, every key written out; `parse` reads it back to the same value.
     let toJson (config: TrainConfig) : string =
-        let value (v: 'a) : JsonNode | null = JsonValue.Create<'a> v
-
-        let optional (v: string option) : JsonNode | null =
-            match v with
-            | Some text -> JsonValue.Create text
-            | None -> null
-
-        let texts (v: string list) : JsonNode =
-            JsonArray(v |> List.map (fun t -> JsonValue.Create t :> (JsonNode | null)) |> List.toArray)
-
-        let object (fields: (string * (JsonNode | null)) list) : JsonNode =
-            let json = JsonObject()
-
-            for name, field in fields do
-                json.Add(name, field)
-
-            json
-
         let text, image, structure, z = config.LossWeights
         let beta1, beta2 = config.Optimizer.Betas
 
-        let root =
-            object
-                [
-                    "model", object [ "checkpoint", optional config.Checkpoint; "config", optional config.ModelConfigFile ]
-                    "initialisation", value (nameIn initialisations config.Initialisation)
-                    "vocabulary",
-                    object [ "textRows", value config.Vocabulary.TextRows; "imageCodes", value config.Vocabulary.ImageCodes ]
-                    "data",
-                    object
-                        [
-                            "train", texts config.Train
-                            if not config.HeldOut.IsEmpty then
-                                "heldOut", texts config.HeldOut
-                            "order", value (nameIn orders config.Order)
-                            "form", value (nameIn forms config.Form)
-                            "length", value config.Length
-                            "captionDrop", value config.CaptionDrop
-                        ]
-                    "trainable", value (Trainable.name config.Trainable)
-                    "newRows", value config.NewRows
-                    "loss", object [ "text", value text; "image", value image; "structure", value structure; "z", value z ]
-                    "optimizer",
-                    object
-                        [
-                            "learningRate", value config.Schedule.Peak
-                            "betas", JsonArray(value beta1, value beta2)
-                            "epsilon", value config.Optimizer.Epsilon
-                            "weightDecay", value config.Optimizer.WeightDecay
-                            "decay", value (nameIn decays config.Optimizer.Decay)
-                        ]
-                    "schedule",
-                    object
-                        [
-                            "kind", value (nameIn kinds config.Schedule.Kind)
-                            "warmupSteps", value config.Schedule.WarmupSteps
-                            "steps", value config.Schedule.Steps
-                            "minimumLearningRate", value config.Schedule.Minimum
-                        ]
-                    "batch",
-                    object
-                        [
-                            "sequences", value config.Sequences
-                            "microBatch", value config.MicroBatch
-                            "padding", value (nameIn paddings config.Padding)
-                        ]
-                    "clipNorm",
-                    (match config.Optimizer.ClipNorm with
-                     | Some limit -> value limit
-                     | None -> null)
-                    "precision", value (nameIn precisions config.Precision)
-                    "gradients", value (nameIn gradients config.Gradients)
-                    "memory",
-                    object
-                        [
-                            "checkpointing", value (nameIn checkpointings config.Checkpointing)
-                            "budgetGiB",
-                            (match config.MemoryBudget with
-                             | Some budget -> value budget
-                             | None -> null)
-                        ]
-                    "checkpoint", object (("everySteps", value config.CheckpointEvery) :: Saving.fields config.Saving)
-                    "ema",
-                    object
-                        [
-                            "decay",
-                            (match config.AverageDecay with
-                             | Some decay -> value decay
-                             | None -> null)
-                        ]
-                    "spikes", object (Saving.spikeFields config.Spikes)
-                    "distribution", DistributionConfig.write config.Distribution
-                    "interruption", object [ "exitCode", value config.InterruptedExit ]
-                    "seed", value config.Seed
-                ]
-
-        root.ToJsonString(JsonSerializerOptions(WriteIndented = true))
+        object
+            [
+                "model", object [ "checkpoint", orNull config.Checkpoint; "config", orNull config.ModelConfigFile ]
+                "initialisation", value (nameIn initialisations config.Initialisation)
+                "vocabulary",
+                object [ "textRows", value config.Vocabulary.TextRows; "imageCodes", value config.Vocabulary.ImageCodes ]
+                "data",
+                object
+                    [
+                        "train", list config.Train
+                        if not config.HeldOut.IsEmpty then
+                            "heldOut", list config.HeldOut
+                        "order", value (nameIn orders config.Order)
+                        "form", value (nameIn forms config.Form)
+                        "length", value config.Length
+                        "captionDrop", value config.CaptionDrop
+                    ]
+                "trainable", value (Trainable.name config.Trainable)
+                "newRows", value config.NewRows
+                "loss", object [ "text", value text; "image", value image; "structure", value structure; "z", value z ]
+                "optimizer",
+                object
+                    [
+                        "learningRate", value config.Schedule.Peak
+                        "betas", list [ beta1; beta2 ]
+                        "epsilon", value config.Optimizer.Epsilon
+                        "weightDecay", value config.Optimizer.WeightDecay
+                        "decay", value (nameIn decays config.Optimizer.Decay)
+                    ]
+                "schedule",
+                object
+                    [
+                        "kind", value (nameIn kinds config.Schedule.Kind)
+                        "warmupSteps", value config.Schedule.WarmupSteps
+                        "steps", value config.Schedule.Steps
+                        "minimumLearningRate", value config.Schedule.Minimum
+                    ]
+                "batch",
+                object
+                    [
+                        "sequences", value config.Sequences
+                        "microBatch", value config.MicroBatch
+                        "padding", value (nameIn paddings config.Padding)
+                    ]
+                "clipNorm", orNull config.Optimizer.ClipNorm
+                "precision", value (nameIn precisions config.Precision)
+                "gradients", value (nameIn gradients config.Gradients)
+                "memory",
+                object
+                    [
+                        "checkpointing", value (nameIn checkpointings config.Checkpointing)
+                        "budgetGiB", orNull config.MemoryBudget
+                    ]
+                "checkpoint", object (("everySteps", value config.CheckpointEvery) :: Saving.fields config.Saving)
+                "ema", object [ "decay", orNull config.AverageDecay ]
+                "spikes", object (Saving.spikeFields config.Spikes)
+                "distribution", DistributionConfig.write config.Distribution
+                "interruption", object [ "exitCode", value config.InterruptedExit ]
+                "seed", value config.Seed
+            ]
+        |> indented

@@ -178,9 +178,6 @@ module SceneVqVae =
 
         reader.Conclude(config, (fun config -> (codebook config).Head :: parameters config))
 
-    /// The same map with its channels innermost in memory: what the processor's convolutions are fastest on.
-    let private channelsLast (x: torch.Tensor) = x.permute(0L, 2L, 3L, 1L).contiguous().permute(0L, 3L, 1L, 2L)
-
     let private conv (weights: Weights) (name: string) (x: torch.Tensor) =
         let weight = weights (name + ".weight")
         let padding = weight.shape[2] / 2L
@@ -205,7 +202,7 @@ module SceneVqVae =
         let precision = (weights "encoder.patch.weight").dtype
 
         torch.nn.functional.pixel_unshuffle ((images_BCHW.sub (Scalars.Of(0.5))).``to`` precision, config.Patch)
-        |> channelsLast
+        |> Convolutions.channelsLast
         |> conv weights "encoder.patch"
         |> stack weights encoderBlock config.EncoderBlocks
         |> conv weights "encoder.out"
@@ -217,32 +214,12 @@ module SceneVqVae =
         let precision = (weights "decoder.in.weight").dtype
 
         let patches =
-            channelsLast (vectors_BChw.``to`` precision)
+            Convolutions.channelsLast (vectors_BChw.``to`` precision)
             |> conv weights "decoder.in"
             |> stack weights decoderBlock config.DecoderBlocks
             |> conv weights "decoder.patch"
 
         torch.nn.functional.pixel_shuffle(patches, config.Patch).``to``(torch.float32).plus(0.5)
-
-    /// Pictures -> codes. images_BCHW: float32 [B, C, H, W] in [0, 1], H and W multiples of the patch.
-    /// Returns int64 [B, h, w]. Errors: ShapeException.
-    let encode (config: SceneVqVaeConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-
-        vectors config weights images_BCHW
-        |> Codebook.assign (weights (codebookName + ".weight"))
-        |> scope.MoveToOuter
-
-    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns float32 [B, C, H, W] in [0, 1]. Errors: ShapeException.
-    let decode (config: SceneVqVaeConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-
-        Codebook.lookup (weights (codebookName + ".weight")) codes_Bhw
-        |> pictures config weights
-        |> _.clamp(Scalars.Of(0.0), Scalars.Of(1.0))
-        |> scope.MoveToOuter
 
     /// The loss of a batch: mean squared error of the reconstruction + weight · mean squared distance of the vectors to
     /// their codes; the gradient of the reconstruction passes the quantiser straight through.
@@ -257,11 +234,9 @@ module SceneVqVae =
         use scope = torch.NewDisposeScope()
         let codebook_KC = weights (codebookName + ".weight")
         let z_BChw = vectors config weights images_BCHW
-        let codes_Bhw = Codebook.assign codebook_KC z_BChw
-        let quantised_BChw = (Codebook.lookup codebook_KC codes_Bhw).detach()
-        let straight_BChw = z_BChw.plus ((quantised_BChw - z_BChw).detach())
+        let quantised_BChw, straight_BChw, codes_Bhw = Codebook.quantise codebook_KC z_BChw
         let reconstruction = torch.nn.functional.mse_loss (pictures config weights straight_BChw, images_BCHW)
-        let distance = torch.nn.functional.mse_loss (z_BChw, quantised_BChw)
+        let distance = torch.nn.functional.mse_loss (z_BChw, quantised_BChw.detach ())
 
         let training =
             {

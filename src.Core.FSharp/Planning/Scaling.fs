@@ -202,13 +202,7 @@ module Scaling =
     /// Stages that there are: one GPU has nothing to share.
     let private stages (cluster: Cluster) : int list = if cluster.Gpus = 1 then [ 0 ] else [ 0..3 ]
 
-    /// The ways of checkpointing that go with a stage: stage 3 computes each block again when its weights are there again.
-    let ways (zero: int) : Checkpointing list =
-        [
-            for _, way in Checkpointing.names do
-                if zero < 3 || way = Checkpointing.Full then
-                    way
-        ]
+    let private ways (cluster: Cluster) (zero: int) : Checkpointing list = Memory.ways { Zero = zero; World = cluster.Gpus }
 
     /// The largest count up to `most` that fits, or 0. What fits must fit with less as well; no count beyond twice one that fits is tried.
     let private largest (fits: int -> bool) (most: int) : int =
@@ -233,10 +227,11 @@ module Scaling =
         let sequences = sequences work cluster
         let budget = int64 (fill * cluster.GpuMemory)
         let total way microBatch = (memory work cluster zero way microBatch).Total
+        let ways = ways cluster zero
 
         let steps =
             [
-                for way in ways zero do
+                for way in ways do
                     match largest (fun count -> total way count <= budget) sequences with
                     | 0 -> ()
                     | most ->
@@ -257,7 +252,7 @@ module Scaling =
             Zero = zero
             Best =
                 match steps with
-                | [] -> Error(ways zero |> List.map (fun way -> total way 1) |> List.min)
+                | [] -> Error(ways |> List.map (fun way -> total way 1) |> List.min)
                 | steps -> Ok(steps |> List.minBy _.Seconds)
         }
 
@@ -265,7 +260,7 @@ module Scaling =
     let private least (work: ScalingWork) (cluster: Cluster) : int64 * int * Checkpointing =
         [
             for zero in stages cluster do
-                for way in ways zero do
+                for way in ways cluster zero do
                     (memory work cluster zero way 1).Total, zero, way
         ]
         |> List.minBy (fun (total, _, _) -> total)

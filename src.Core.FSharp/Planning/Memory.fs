@@ -34,11 +34,13 @@ type StepMemory =
         Head: int64
         /// What comes and goes: inner results of a block and some targets' logits
         Work: int64
+        /// What a run holds beside its steps: the moving average of the weights, and the copy that checkpoints are written from
+        Run: int64
         /// The program itself with its libraries
         Program: int64
     }
 
-    member m.Total = m.Weights + m.Gradients + m.Moments + m.Activations + m.Head + m.Work + m.Program
+    member m.Total = m.Weights + m.Gradients + m.Moments + m.Activations + m.Head + m.Work + m.Run + m.Program
 
 /// Elements of a model's parameters as they stand in flat memory.
 type ParameterSizes =
@@ -176,9 +178,8 @@ module Memory =
     let sizes (config: ModelConfig) (movement: ParameterSpec -> Movement) : ParameterSizes =
         let slots, segments, length = Parameters.layout Parameters.Matrices movement (Decoder.parameters config)
 
-        let blocks, ends = slots |> List.map _.Spec |> List.partition _.Name.StartsWith("layers.")
-
-        let block (spec: ParameterSpec) = spec.Name.Split('.')[1]
+        let block (spec: ParameterSpec) = ParameterName.block spec.Name
+        let blocks, ends = slots |> List.map _.Spec |> List.partition (fun spec -> block spec >= 0)
         let counts = blocks |> List.groupBy block |> List.map (fun (_, specs) -> specs |> List.sumBy _.Count)
 
         {
@@ -251,10 +252,18 @@ module Memory =
             Activations = blocks + ends
             Head = head
             Work = held plan (passing config plan) + again + logits
+            Run = 0L
             Program = program plan.OnCpu
         }
 
     let private slice (world: int) (elements: int64) = (elements + int64 world - 1L) / int64 world
+
+    /// The ways of checkpointing that go with a stage, the fastest first: stage 3 computes each block again when its weights are there again.
+    let ways (sharing: Slicing) : Checkpointing list =
+        if sharing.Zero = 3 && sharing.World > 1 then
+            [ Checkpointing.Full ]
+        else
+            List.map snd Checkpointing.names
 
     /// Memory of a step in one of the processes that share a model, `plan` being that process's own. From stage 2 on a gradient exists
     /// whole only for the block, or the table, that the backward pass is at; at stage 3 so do the weights, while the block that is
@@ -284,9 +293,31 @@ module Memory =
                 Moments = whole.Moments |> from 1 (8L * slice s.Updated)
             }
 
-    /// The fastest choice with which a step takes at most `budget` bytes; where none does, the least that a step takes.
-    let fastest (budget: int64) (estimate: Checkpointing -> StepMemory) : Result<Checkpointing, int64> =
-        let needs = [ for _, choice in Checkpointing.names -> choice, (estimate choice).Total ]
+    /// `ofShared` in a run that keeps a moving average of its weights, or takes checkpoints while steps go on. What checkpoints are
+    /// written from is in host memory, and so counts where the step is there too: weights and average as a whole, and the moments that the
+    /// process keeps. Errors: those of `ofShared`.
+    let ofRun
+        (config: ModelConfig)
+        (movement: ParameterSpec -> Movement)
+        (plan: StepPlan)
+        (sharing: Slicing)
+        (average: bool)
+        (checkpoints: bool)
+        : StepMemory =
+        let s = sizes config movement
+        let updated = if sharing.Zero >= 1 then slice sharing.World s.Updated else s.Updated
+        let averages = if average then 1L else 0L
+        let copies = if checkpoints && plan.OnCpu then 8L * updated + 4L * s.Length * (1L + averages) else 0L
+        { ofShared config movement plan sharing with Run = 4L * updated * averages + copies }
+
+    /// The first of some choices, the fastest first, with which a step takes at most `budget` bytes; where none does, the least that a step
+    /// takes.
+    let fastest
+        (choices: Checkpointing list)
+        (budget: int64)
+        (estimate: Checkpointing -> StepMemory)
+        : Result<Checkpointing, int64> =
+        let needs = [ for choice in choices -> choice, (estimate choice).Total ]
 
         match needs |> List.tryFind (fun (_, total) -> total <= budget) with
         | Some(choice, _) -> Ok choice

@@ -1,70 +1,8 @@
 namespace Hybrid
 
-open System
 open TorchSharp
 
-/// What a set of named shapes says about a model: used to infer a configuration from a file's entries.
-module internal Entries =
-
-    /// Reads named shapes and gathers what is wrong with them, so that everything is reported at once.
-    type Reader(entries: (string * int64[]) seq) =
-        let table = System.Collections.Generic.Dictionary<string, int64[]>()
-        let faults = ResizeArray<string>()
-
-        do
-            for name, shape in entries do
-                table[name] <- shape
-
-        /// Whether any entry's name starts so.
-        member _.Any(prefix: string) : bool =
-            table.Keys |> Seq.exists (fun name -> name.StartsWith(prefix, StringComparison.Ordinal))
-
-        /// How many numbers from `first` on have an entry under their prefix, without a gap. One missing entry of a part that
-        /// has others does not make the part disappear: it is then reported as missing.
-        member this.Count(first: int, prefix: int -> string) : int =
-            Seq.initInfinite (fun i -> prefix (first + i)) |> Seq.takeWhile this.Any |> Seq.length
-
-        /// The shape of an entry with so many dimensions; zeros, and a fault, where it is not so.
-        member _.Shape(name: string, dimensions: int) : int64[] =
-            match table.TryGetValue name with
-            | true, shape when shape.Length = dimensions -> shape
-            | true, shape ->
-                faults.Add $"entry '{name}' has shape {Shape.show shape}; it must have {dimensions} dimensions"
-                Array.zeroCreate dimensions
-            | false, _ ->
-                faults.Add $"entry '{name}' is missing"
-                Array.zeroCreate dimensions
-
-        member _.Fault(text: string) : unit = faults.Add text
-
-        /// The configuration, if no fault was found and every parameter that it asks for is there in its shape.
-        member reader.Conclude(config: 'config, parameters: 'config -> ParameterSpec list) : Result<'config, string> =
-            reader.ConcludeWhole(config, parameters, (fun _ -> false))
-
-        /// The same, where moreover every entry that belongs to the model must be one of the parameters.
-        member _.ConcludeWhole
-            (config: 'config, parameters: 'config -> ParameterSpec list, belongs: string -> bool)
-            : Result<'config, string> =
-            if faults.Count = 0 then
-                let known = parameters config |> List.map _.Name |> set
-
-                for name in table.Keys do
-                    if belongs name && not (known.Contains name) then
-                        faults.Add $"entry '{name}', of shape {Shape.show table[name]}, has no place in a model of these sizes"
-
-                for parameter in parameters config do
-                    let wanted = Array.ofList parameter.Shape
-
-                    match table.TryGetValue parameter.Name with
-                    | true, shape when shape = wanted -> ()
-                    | true, shape ->
-                        faults.Add
-                            $"entry '{parameter.Name}' has shape {Shape.show shape}; beside the others it must have {Shape.show wanted}"
-                    | false, _ -> faults.Add $"entry '{parameter.Name}', of shape {Shape.show wanted}, is missing"
-
-            if faults.Count = 0 then Ok config else Error(String.Join("; ", faults) + ".")
-
-/// The codebook of a vector quantiser: vectors ↔ codes, the moving averages that train it, and how well it is used.
+/// The codebook of a vector quantiser: vectors ↔ codes, and the moving averages that train it.
 /// Axes: N vectors · K codes · C width of a code · B pictures · H, W grid.
 module Codebook =
 
@@ -136,6 +74,15 @@ module Codebook =
 
         vectors_NC.view(shape[0], shape[1], shape[2], codebook_KC.shape[1]).permute(0L, 3L, 1L, 2L).contiguous()
         |> scope.MoveToOuter
+
+    /// Vectors z, quantised so that the gradient of what is made of them goes straight through to z. codebook_KC: [K, C];
+    /// z_BChw: [B, C, h, w]. Returns the vectors q of the nearest codes, with the graph of the codebook; z + (q − z) without the
+    /// gradient of the difference; and the codes, int64 [B, h, w].
+    let quantise (codebook_KC: torch.Tensor) (z_BChw: torch.Tensor) : torch.Tensor * torch.Tensor * torch.Tensor =
+        let codes_Bhw = assign codebook_KC z_BChw
+        let quantised_BChw = lookup codebook_KC codes_Bhw
+        let straight_BChw = z_BChw.plus ((quantised_BChw - z_BChw).detach())
+        quantised_BChw, straight_BChw, codes_Bhw
 
     /// What moving averages know of a codebook: its vectors [K, C], how many vectors a step assigns to each code [K],
     /// and their sum [K, C]. All float32, changed in place by `update`.
@@ -300,21 +247,3 @@ module Codebook =
     let histogram (count: int) (codes: torch.Tensor) : int64[] =
         use _ = torch.NewDisposeScope()
         codes.reshape(-1L).cpu().bincount(null, int64 count).data<int64>().ToArray()
-
-    /// The share of the codebook that occurs at all, in [0, 1].
-    let shareUsed (histogram: int64[]) : float =
-        if histogram.Length = 0 then
-            0.0
-        else
-            float (histogram |> Seq.filter (fun n -> n > 0L) |> Seq.length) / float histogram.Length
-
-    /// The entropy of the codes in bits, in [0, log2 K]; 0 for no codes at all.
-    let entropy (histogram: int64[]) : float =
-        let total = float (Array.sum histogram)
-
-        histogram
-        |> Seq.filter (fun n -> n > 0L)
-        |> Seq.sumBy (fun n -> -(float n / total) * Math.Log2(float n / total))
-
-    /// How many equally frequent codes would have the same entropy, in [1, K]; 2 to the entropy.
-    let perplexity (histogram: int64[]) : float = Math.Pow(2.0, entropy histogram)

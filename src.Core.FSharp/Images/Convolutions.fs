@@ -23,6 +23,15 @@ module internal Convolutions =
     /// that.
     let channelsLast (x: torch.Tensor) : torch.Tensor = x.permute(0L, 2L, 3L, 1L).contiguous().permute(0L, 3L, 1L, 2L)
 
+    /// The parameters of a convolution, which start as torch's do: uniform within 1/√fan-in.
+    let parameters (name: string) (kernel: int64) (input: int64) (output: int64) : ParameterSpec list =
+        let start = Uniform(1.0 / sqrt (float (input * kernel * kernel)))
+
+        [
+            { Name = name + ".weight"; Shape = [ output; input; kernel; kernel ]; Init = start }
+            { Name = name + ".bias"; Shape = [ output ]; Init = start }
+        ]
+
     let private inTypeOf (weight: torch.Tensor) (x: torch.Tensor) = if x.dtype = weight.dtype then x else x.``to`` weight.dtype
 
     let private strided (stride: int64) (padding: int64) (weights: Weights) (name: string) (x: torch.Tensor) =

@@ -95,14 +95,47 @@ let private choosing =
         let totals = [ for _, choice in Checkpointing.names -> choice, (estimate choice).Total ]
 
         for _, budget in totals do
-            match Memory.fastest budget estimate with
+            match Memory.fastest (List.map snd Checkpointing.names) budget estimate with
             | Ok choice ->
                 let fits = totals |> List.filter (fun (_, total) -> total <= budget)
                 Expect.equal choice (fst fits.Head) $"%A{totals}, {budget}"
             | Error _ -> failtest "something fits"
 
         let least = totals |> List.map snd |> List.min
-        Expect.equal (Memory.fastest (least - 1L) estimate) (Error least) "nothing fits")
+        Expect.equal (Memory.fastest (List.map snd Checkpointing.names) (least - 1L) estimate) (Error least) "nothing fits")
+
+let private running =
+    property
+        "what a run holds beside its steps counts: the average, the copy of a checkpoint, a process's slices of them"
+        (fun seed ->
+            let chooser = Chooser seed
+            let config = ModelConfig.openLm (64 * chooser.Int(1, 4)) (chooser.Int(2, 4)) 4 500 512
+            let sequences, precision = chooser.Int(1, 4), chooser.Of [ Fp32; Bf16 ]
+            let plan = stepPlan precision Checkpointing.None sequences 128
+            let zero, world = chooser.Int(0, 3), chooser.Int(1, 8)
+
+            let whole =
+                List.sumBy
+                    (fun (slot: Slot) -> slot.Spec.Count)
+                    (let slots, _, _ = Parameters.layout Parameters.Matrices (fun _ -> Moves) (Decoder.parameters config) in
+                     slots)
+
+            let held plan average checkpoints =
+                (Memory.ofRun config (fun _ -> Moves) plan { Zero = zero; World = world } average checkpoints).Run
+
+            let near what expected found =
+                Expect.isTrue (abs (float found / float expected - 1.0) < 0.01) $"{what}: {found} instead of {expected}"
+
+            let own = if zero = 0 then whole else whole / int64 world
+            Expect.equal (held plan false false) 0L "a step alone"
+            near "the average" (4L * own) (held plan true false)
+            near "the copy" (4L * whole + 8L * own) (held plan false true)
+            near "both" (8L * whole + 12L * own) (held plan true true)
+            Expect.equal (held { plan with OnCpu = false } true true) (held plan true false) "a GPU's memory holds no copy"
+            let total average = (Memory.ofRun config (fun _ -> Moves) plan { Zero = zero; World = world } average true).Total
+            Expect.isGreaterThan (total true) (total false) "it is part of the total"
+            Expect.equal (Memory.ways { Zero = 3; World = 2 }) [ Checkpointing.Full ] "gathered blocks are computed again"
+            Expect.equal (Memory.ways { Zero = 3; World = 1 }) (List.map snd Checkpointing.names) "one process gathers nothing")
 
 // ---- what is kept, by the C library's own account ----
 
@@ -270,6 +303,15 @@ let private peaks =
                         watched.Peak
                 ]
 
+            if precision = Fp32 then
+                let more = $$""", "precision": "{{name}}", "memory": { "checkpointing": "full" }, "ema": { "decay": 0.9 }"""
+                let file = prepare folder config v length sequences 3 more
+                File.WriteAllText(file, (File.ReadAllText file).Replace("1000000", "1"))
+                let watched = watch (fun () -> false) [ "train"; "--config"; file; "--out"; folder.At $"{name}-saving" ]
+                let plan = stepPlan precision Checkpointing.Full sequences (length - 1)
+                let estimate = Memory.ofRun config (fun _ -> Moves) plan { Zero = 0; World = 1 } true true
+                right $"{name}, an average and checkpoints" estimate.Total (float watched.Peak)
+
             Expect.isLessThan (float peaks[2]) (0.9 * float peaks[0]) $"full beside none, {name}: %A{peaks}")
 
 // ---- steps leave nothing behind ----
@@ -332,4 +374,4 @@ let private flat =
                 Expect.isLessThan last 250e6 "at the end")
     ]
 
-let tests = testSequenced (testList "Memory" ([ choosing ] @ kept @ [ head; peaks ] @ alive @ flat))
+let tests = testSequenced (testList "Memory" ([ choosing; running ] @ kept @ [ head; peaks ] @ alive @ flat))

@@ -113,13 +113,7 @@ module VqGan =
 
     /// The parameters, by the names of the published checkpoints. Convolutions start as torch's do, norms as the identity.
     let parameters (config: VqGanConfig) : ParameterSpec list =
-        let conv name kernel input output =
-            let bound = Uniform(1.0 / sqrt (float (input * kernel * kernel)))
-
-            [
-                { Name = name + ".weight"; Shape = [ output; input; kernel; kernel ]; Init = bound }
-                { Name = name + ".bias"; Shape = [ output ]; Init = bound }
-            ]
+        let conv = Convolutions.parameters
 
         let plainNorm name width =
             [
@@ -372,26 +366,16 @@ module VqGan =
 
         y.``to``(torch.float32).plus(1.0).mul(Scalars.Of(0.5))
 
-    /// Pictures -> codes. images_BCHW: float32 [B, C, H, W] in [0, 1], H and W multiples of `stride`.
-    /// Returns int64 [B, h, w]. Errors: ShapeException.
-    let encode (config: VqGanConfig) (weights: Weights) (images_BCHW: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
-        let vectors_BChw, book = vectors config weights images_BCHW, weights (codebook config)
+    /// The codes of vectors before quantisation, [B, width of a code, h, w]: int64 [B, h, w].
+    let quantise (config: VqGanConfig) (weights: Weights) (vectors_BChw: torch.Tensor) : torch.Tensor =
+        let book = weights (codebook config)
 
         match config.Quantiser with
         | NearestCode -> Codebook.assign book vectors_BChw
         | NearestDirection -> Codebook.assign (Convolutions.unit 1L book) (Convolutions.unit 1L vectors_BChw)
         | GreatestLogit -> (Convolutions.conv1 weights "quantize.proj" vectors_BChw).argmax 1L
-        |> scope.MoveToOuter
 
-    /// Codes -> pictures. codes_Bhw: int64 [B, h, w]. Returns float32 [B, C, H, W] in [0, 1]. Errors: ShapeException.
-    let decode (config: VqGanConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        use _ = torch.no_grad ()
+    /// The vectors of codes, int64 [B, h, w]: [B, width of a code, h, w].
+    let lookup (config: VqGanConfig) (weights: Weights) (codes_Bhw: torch.Tensor) : torch.Tensor =
         let book = weights (codebook config)
-
         Codebook.lookup (if config.Quantiser = NearestDirection then Convolutions.unit 1L book else book) codes_Bhw
-        |> pictures config weights
-        |> _.clamp(Scalars.Of(0.0), Scalars.Of(1.0))
-        |> scope.MoveToOuter

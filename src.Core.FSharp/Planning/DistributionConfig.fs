@@ -1,6 +1,7 @@
 namespace Hybrid
 
 open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
 /// How the processes of a run share it; of no effect for one alone.
 type Distribution =
@@ -41,10 +42,11 @@ module DistributionConfig =
 
     /// The object that `read` reads.
     let internal write (distribution: Distribution) : JsonObject =
-        let json = JsonObject()
-        json.Add("zero", JsonValue.Create distribution.Zero)
-        json.Add("overlap", JsonValue.Create distribution.Overlap)
-        json.Add("bucketMiB", JsonValue.Create distribution.BucketMiB)
-        json.Add("silenceSeconds", JsonValue.Create distribution.SilenceSeconds)
-        json.Add("timeoutSeconds", JsonValue.Create distribution.TimeoutSeconds)
-        json
+        object
+            [
+                "zero", value distribution.Zero
+                "overlap", value distribution.Overlap
+                "bucketMiB", value distribution.BucketMiB
+                "silenceSeconds", value distribution.SilenceSeconds
+                "timeoutSeconds", value distribution.TimeoutSeconds
+            ]
