@@ -7,7 +7,7 @@ using TorchSharp;
 namespace Hybrid.Runner;
 
 /// <summary>One training run in a directory of its own.</summary>
-public static class TrainJob
+internal static class TrainJob
 {
     /// <summary>Carries out the command. Errors: ConfigurationException, InputException; OperationCanceledException after saving.</summary>
     public static void Run(TrainCommand command, CancellationToken stop)
@@ -248,7 +248,7 @@ public static class TrainJob
 }
 
 /// <summary>How a run ended.</summary>
-public sealed record TrainOutcome(string Run, string Checkpoint, StepMetrics? Last, Evaluation? HeldOut)
+internal sealed record TrainOutcome(string Run, string Checkpoint, StepMetrics? Last, Evaluation? HeldOut)
 {
     /// <summary>The object for machines.</summary>
     public Dictionary<string, object?> ToJson() => new()

@@ -55,7 +55,7 @@ public sealed record CheckpointState(int Step, long Position, long Seed, string 
 }
 
 /// <summary>The tokenizers that stand beside a model's weights, so that it can read captions and show pictures; null where not known.</summary>
-public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
+internal sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
 {
     /// <summary>The model's own text tokenizer, and what the first training data that are a folder of shards bring.</summary>
     public static Companions Of(string? textTokenizer, IEnumerable<string> data)
@@ -65,7 +65,7 @@ public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
     }
 
     /// <summary>Adds copies of them to a snapshot; <paramref name="folder"/> is empty or ends with a slash.</summary>
-    public void AddTo(Snapshot snapshot, string folder)
+    internal void AddTo(Snapshot snapshot, string folder)
     {
         if (TextTokenizer is not null)
         {
@@ -100,15 +100,30 @@ public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
 /// </summary>
 public sealed class Checkpoint
 {
-    public const string Weights = "model.safetensors", Optimizer = "optimizer.safetensors", Description = "config.json", StateFile = "state.json", Tokenizer = "tokenizer.json";
+    /// <summary>The file of the weights, in fp32.</summary>
+    public const string Weights = "model.safetensors";
+
+    /// <summary>The file of the moments.</summary>
+    public const string Optimizer = "optimizer.safetensors";
+
+    /// <summary>The file of the model's description.</summary>
+    public const string Description = "config.json";
+
+    /// <summary>The file that is written last, with the lengths and hashes of the others.</summary>
+    public const string StateFile = "state.json";
+
+    /// <summary>The file of the text tokenizer.</summary>
+    public const string Tokenizer = "tokenizer.json";
 
     /// <summary>The folder of the averaged weights, before the names of its files.</summary>
     public const string Average = "ema/";
 
     private Checkpoint(string directory, CheckpointState state) => (Directory, State) = (directory, state);
 
+    /// <summary>Its path.</summary>
     public string Directory { get; }
 
+    /// <summary>Where its run stands.</summary>
     public CheckpointState State { get; }
 
     /// <summary>
@@ -119,7 +134,7 @@ public sealed class Checkpoint
     /// Other processes may put files into the folder too while <paramref name="fill"/> is under way; their marks belong among those it
     /// returns.
     /// </remarks>
-    public static void Write(string directory, CheckpointState state, Func<string, IReadOnlyDictionary<string, FileMark>> fill) =>
+    internal static void Write(string directory, CheckpointState state, Func<string, IReadOnlyDictionary<string, FileMark>> fill) =>
         AtomicFile.WriteFolder(
             directory,
             aside =>
@@ -190,7 +205,7 @@ public sealed class Checkpoint
         RestoreAverage(trainer);
     }
 
-    /// <summary>Puts weights, moments and the moving average back into a model and its trainer. Errors: those of <see cref="Restore"/>.</summary>
+    /// <summary>Puts weights, moments and the moving average back into a model and its trainer. Errors: those of <see cref="Restore(Trainer)"/>.</summary>
     public void Restore(Model model, Trainer trainer)
     {
         using (ModelFile file = ModelFiles.Open(Directory))

@@ -3,7 +3,7 @@ using Hybrid.Runner.Formats;
 namespace Hybrid.Runner;
 
 /// <summary>From image codes to pictures: the decoder half of an image tokenizer.</summary>
-public interface IPictureDecoder : IDisposable
+internal interface IPictureDecoder : IDisposable
 {
     /// <summary>Entries of its codebook.</summary>
     int Codebook { get; }

@@ -4,7 +4,7 @@ using TorchSharp;
 namespace Hybrid.Runner;
 
 /// <summary>Which element type this machine multiplies faster.</summary>
-public static class Precisions
+internal static class Precisions
 {
     private static readonly TimeSpan Shortest = TimeSpan.FromMilliseconds(250);
 
