@@ -8,7 +8,7 @@ open Hybrid
 
 /// What a step left behind, as tensors, so that nothing waits for the device. Dispose it.
 [<Sealed>]
-type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
+type StepResult internal (parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
     /// Cross-entropy sums of text, image and structure targets, [3]
     member _.Parts = parts
     /// The gradient's norm before clipping
@@ -23,7 +23,10 @@ type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
 
 /// Training: gradients over micro-batches and AdamW. Dispose it to release the moments.
 [<Sealed>]
-type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, training: Training) =
+type Trainer
+    /// Moments of 0 for what moves of a model; the model stays the caller's. Errors: ArgumentException for a name that is no way of
+    /// checkpointing.
+    (model: Model, optimizer: OptimizerConfig, objective: Objective, training: Training) =
     let store = model.Store
     let team = training.Team
     let sharing = training.Sharing.Of store

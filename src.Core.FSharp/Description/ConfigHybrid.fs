@@ -3,6 +3,7 @@ namespace Hybrid
 
 open System.Text.Json.Nodes
 
+/// Reading and writing a model's description in Hybrid's own JSON.
 module HybridConfig =
 
     let private normName =

@@ -4,6 +4,7 @@ namespace Hybrid
 open System.Text.Json
 open System.Text.Json.Nodes
 
+/// Reading, checking and writing the configuration of an image tokenizer's training.
 [<CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module ImageTrainConfig =
 

@@ -7,12 +7,15 @@ open TorchSharp
 [<NoEquality; NoComparison>]
 type Cache =
     {
+        /// [B, H_kv, T_max, C], rotated
         Keys: torch.Tensor
+        /// [B, H_kv, T_max, C]
         Values: torch.Tensor
         /// Positions that are filled
         Length: int64
     }
 
+/// The layers of a block as functions of a description and of weights by name. Axes: see the legend in Shape.fs.
 module Layers =
 
     /// y = x Wᵀ.

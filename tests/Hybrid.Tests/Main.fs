@@ -61,6 +61,7 @@ let private all =
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
+            PublicSurfaceTests.tests
             RandomTests.tests
             ReportTests.tests
             ReportCurvesTests.tests

@@ -10,15 +10,7 @@ open Expecto
 open Hybrid
 open Hybrid.Runner
 
-/// The root of the repository.
-let private root: string =
-    let rec up (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> invalidOp "the tests do not run inside the repository"
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) -> folder.FullName
-        | folder -> up folder.Parent
-
-    up (DirectoryInfo AppContext.BaseDirectory)
+let private root: string = Repository.root
 
 let private pages: string list =
     [
