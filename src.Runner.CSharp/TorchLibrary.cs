@@ -86,21 +86,21 @@ public static partial class TorchLibrary
             }
 
             string? given = Environment.GetEnvironmentVariable(FolderVariable);
-            bool cuda = false, wanted = Environment.GetEnvironmentVariable(DeviceVariable) != "cpu";
+            bool wanted = Environment.GetEnvironmentVariable(DeviceVariable) != "cpu";
             if (string.IsNullOrEmpty(given))
             {
-                Folder = BuiltIn ?? throw new InputException(
+                Folder = BuiltIn ?? TorchSharpLibrary.LoadTorch() ?? throw new InputException(
                     $"there is no libtorch: this build has none of its own (-p:Torch=external). Set {FolderVariable} to a folder that holds {FileName("torch")}, such as torch/lib of a Python wheel or lib of a libtorch zip.");
+                LoadTorchSharp(Folder);
             }
             else
             {
                 Folder = Path.GetFullPath(given);
                 LoadFrom(Folder);
-                cuda = wanted && MadeForCuda && StartCuda();
             }
 
             torch.set_num_threads(Threads());
-            device = Choose(cuda);
+            device = Choose(wanted && MadeForCuda && StartCuda());
             team = WorkerTeam.Of(device);
             loaded = true;
         }
@@ -162,10 +162,15 @@ public static partial class TorchLibrary
             throw new InputException($"{library} cannot be loaded: {error.Message}", error);
         }
 
-        // TorchSharp would load its own part by itself, but not say why where it does not go with this libtorch.
+        LoadTorchSharp(folder);
+    }
+
+    // TorchSharp would load its own part by itself, but not say why where it does not go with this libtorch.
+    private static void LoadTorchSharp(string folder)
+    {
         try
         {
-            NativeLibrary.Load("LibTorchSharp", typeof(torch).Assembly, null);
+            TorchSharpLibrary.Load();
         }
         catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
         {
