@@ -187,6 +187,9 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     /// The names of all parameters.
     member _.Names: IReadOnlyList<string> = store.Slots |> List.map _.Spec.Name |> List.toArray :> IReadOnlyList<string>
 
+    /// The weights that compute, by name; the model owns them.
+    member _.Weights: Func<string, torch.Tensor> = Func<_, _> store.Weights
+
     /// A parameter's fp32 values; the caller owns the view.
     member _.Values(name: string) : torch.Tensor = store.MasterOf name
 
@@ -207,7 +210,7 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
         Parameters.initialise (Random.ofSeed seed) store
         new Model(config, vocabulary, store)
 
-    /// A model with the weights that `source` gives by name, as any tensors. Errors: ShapeException where one does not fit.
+    /// A model with the weights that `source` gives by name, as any tensors, each of which is released. Errors: ShapeException where one does not fit.
     static member Load(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, source: Func<string, torch.Tensor>) : Model =
         let store = allocate layout config.Rows config
 
@@ -242,7 +245,8 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
             reraise ()
 
     /// A pre-trained model with its tables grown to a vocabulary. New rows start as `newRows` says (a name of
-    /// `TrainConfig.newRows`), or as `given` for the embedding table; the seed is that of the random twin.
+    /// `TrainConfig.newRows`), or as `given` for the embedding table; the seed is that of the random twin. What `source` gives by name is
+    /// released.
     /// Errors: ShapeException where a weight does not fit.
     static member Extend
         (

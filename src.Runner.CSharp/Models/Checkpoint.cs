@@ -223,7 +223,7 @@ public sealed class Checkpoint
 
     private void RestoreAverage(Trainer trainer)
     {
-        if (trainer.Average is null)
+        if (!trainer.KeepsAverage)
         {
             return;
         }
@@ -236,10 +236,10 @@ public sealed class Checkpoint
         }
 
         using ModelFile file = ModelFiles.Open(folder);
-        foreach (Slot slot in trainer.AveragedSlots)
+        foreach (string name in trainer.Moving)
         {
-            using torch.Tensor values = file.Load(slot.Spec.Name);
-            trainer.SetAverage(slot.Spec.Name, values);
+            using torch.Tensor values = file.Load(name);
+            trainer.SetAverage(name, values);
         }
     }
 

@@ -8,7 +8,7 @@ using TorchSharp;
 namespace Hybrid.Runner;
 
 /// <summary>Image tokenizers in files: opening them, and keeping a copy beside models and shards.</summary>
-internal static class ImageTokenizers
+public static class ImageTokenizers
 {
     /// <summary>The name of the copy that stands beside a model or shards.</summary>
     public const string FileName = "image_tokenizer.safetensors";
@@ -93,7 +93,7 @@ internal static class ImageTokenizers
     }
 
     /// <summary>The decoder that stands beside a model. Errors: InputException where there is none, or it does not say its grid.</summary>
-    public static IPictureDecoder DecoderBeside(ModelFile model)
+    internal static IPictureDecoder DecoderBeside(ModelFile model)
     {
         string weights = Path.GetFullPath(model.WeightsPath);
         string path = Path.Combine(Directory.Exists(weights) ? weights : Path.GetDirectoryName(weights)!, FileName);

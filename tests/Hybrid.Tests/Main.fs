@@ -22,7 +22,9 @@ let private all =
             ConfigTests.tests
             ConvertTests.tests
             DecoderTests.tests
+            CSharpPageTests.tests
             DocsTests.tests
+            DoorTests.tests
             DurableTests.tests
             ExtensionTests.tests
             FamilyTests.tests
