@@ -21,22 +21,34 @@ type AlignmentStep =
 /// How alignment learns: Adam without decay, on one device.
 [<Sealed>]
 type AlignerOptions() =
+    /// Adam's, without a schedule.
     member val LearningRate = 0.01 with get, set
+    /// Decay of Adam's first moment, in [0, 1).
     member val Beta1 = 0.9 with get, set
+    /// Decay of Adam's second moment, in [0, 1).
     member val Beta2 = 0.98 with get, set
+    /// Adam's, beside the root of the second moment.
     member val Epsilon = 1e-6 with get, set
+    /// Where tables and moments are.
     member val Device: torch.Device = torch.CPU with get, set
     /// From this process's features to those of all, `Alignment.Gather`; null with one process.
     member val Gather: Func<torch.Tensor, torch.Tensor> | null = null with get, set
 
 /// A text row near to an image row.
 [<Struct>]
-type Neighbour = { Id: int; Cosine: float }
+type Neighbour =
+    {
+        /// The text row
+        Id: int
+        /// In [−1, 1]
+        Cosine: float
+    }
 
 /// How well pairs find each other by the cosines of their bags of words: each value is over all pairs, 1 where its own partner is
 /// found, and a share where partners that are as near leave it to chance.
 type Retrieval =
     {
+        /// How many pairs were searched
         Pairs: int
         /// Own caption the nearest of all captions, with its 95 % interval over pairs
         PictureToText: Statistics.Interval
@@ -44,17 +56,22 @@ type Retrieval =
         TextToPicture: Statistics.Interval
         /// The same among the nearest five
         PictureToTextAt5: float
+        /// Own picture among the nearest five
         TextToPictureAt5: float
     }
 
     /// What guessing gives.
     member r.Chance = 1.0 / float r.Pairs
 
+    /// What guessing five different ones gives.
     member r.ChanceAt5 = Math.Min(1.0, 5.0 / float r.Pairs)
 
 /// Contrastive alignment of an image table with a frozen text table. Dispose it to release both.
 [<Sealed>]
-type Aligner(texts_VD: torch.Tensor, images_RD: torch.Tensor, options: AlignerOptions) =
+type Aligner
+    /// Copies of a text table [V, D], which stays, and of an image table [R, D], which moves. Errors: ShapeException for widths that
+    /// differ.
+    (texts_VD: torch.Tensor, images_RD: torch.Tensor, options: AlignerOptions) =
     // Values of steps that nobody has asked for stay on the device, so many at a time.
     let waiting = 256
 

@@ -61,11 +61,11 @@ type TokenizerOptions =
         MemoryBudget: int64
     }
 
-    /// The parameters as they are, in fp32. 4 GB, a figure that does not depend on the machine, since tiles change results a little.
     /// The same with moving averages or without, in bf16 or in fp32.
     member o.With(averages: bool, halfPrecision: bool) : TokenizerOptions =
         { o with Averages = averages; HalfPrecision = halfPrecision }
 
+    /// The parameters as they are, in fp32. 4 GB, a figure that does not depend on the machine, since tiles change results a little.
     static member val Default = { Description = null; Averages = false; HalfPrecision = false; MemoryBudget = 4_000_000_000L }
 
 /// An image tokenizer: pictures to codes and back. Dispose it to release the weights.
@@ -192,7 +192,9 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
 
 /// Training World's image tokenizer: the usual one, or a smaller one that is there sooner.
 [<Sealed>]
-type PictureTokenizerTrainer(budget: Budget, small: bool, halfPrecision: bool, seed: int64) =
+type PictureTokenizerTrainer
+    /// Random weights from the seed. `small` takes the smaller tokenizer; `halfPrecision` lets the network compute in bf16.
+    (budget: Budget, small: bool, halfPrecision: bool, seed: int64) =
     let config = if small then SceneVqVae.quickDefaults else SceneVqVae.defaults
 
     let recipe =

@@ -8,8 +8,10 @@ open Hybrid
 
 /// A parameter's name and shape.
 [<Sealed>]
-type ParameterShape(name: string, shape: int64[]) =
+type ParameterShape internal (name: string, shape: int64[]) =
+    /// As open_lm names it, `layers.0.attention.in_proj.weight` say.
     member _.Name = name
+    /// Lengths of its axes, rows first.
     member _.Shape = shape
 
 /// What follows from a model's description.
@@ -88,7 +90,9 @@ type Exports private () =
 
 /// A training configuration as the host reads it.
 [<Sealed>]
-type TrainPlan(config: TrainConfig) =
+type TrainPlan
+    /// The configuration as the core has it.
+    (config: TrainConfig) =
     let text, image, structure, z = config.LossWeights
     let precision = if config.Precision = Given Bf16 then Bf16 else Fp32
 
@@ -115,6 +119,7 @@ type TrainPlan(config: TrainConfig) =
 
     let list (values: string list) = List.toArray values :> IReadOnlyList<string>
 
+    /// The configuration as the core has it.
     member _.Config = config
 
     /// The path of the model to start from, or null.
@@ -126,13 +131,18 @@ type TrainPlan(config: TrainConfig) =
     /// Whether the weights of the checkpoint are the start; otherwise the start is random.
     member _.Pretrained = (config.Initialisation = Pretrained)
 
+    /// Paths of the training data.
     member _.Train = list config.Train
+    /// Paths of the held-out data; empty where there are none.
     member _.HeldOut = list config.HeldOut
 
     /// The path of the table that image rows start from, or null.
     member _.ImageRows: string | null = TrainConfig.newRowsPath config.NewRows |> Option.toObj
+    /// Whether sequences come in a seeded order; else as they stand.
     member _.Shuffled = (config.Order = Shuffled)
+    /// AdamW's settings.
     member _.Optimizer = config.Optimizer
+    /// The weighted parts of the loss and z-loss.
     member _.Objective: Objective = Trainer.Objective(text, image, structure, z)
 
     /// How the model of this run is laid out in memory: its pre-trained rows are the vocabulary's text rows.

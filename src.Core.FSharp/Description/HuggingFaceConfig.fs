@@ -4,6 +4,7 @@ namespace Hybrid
 
 open System
 
+/// Reading the config.json of each family, with the defaults of its own configuration class.
 module HuggingFaceConfig =
 
     let private maximum = ModelConfig.maximum

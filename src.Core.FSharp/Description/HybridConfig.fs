@@ -4,6 +4,7 @@ namespace Hybrid
 open System.Text.Json.Nodes
 open Hybrid.JsonForm
 
+/// Reading and writing a model's description in Hybrid's own JSON.
 module HybridConfig =
 
     let private normName =

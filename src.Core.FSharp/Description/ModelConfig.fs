@@ -26,14 +26,28 @@ type Position =
     | LearnedPosition
 
 /// Llama 3's way of slowing rotation down (Llama 3.1's rope_type "llama3").
-type Llama3Scaling = { Factor: float; LowFrequencyFactor: float; HighFrequencyFactor: float; OriginalPositions: int }
+type Llama3Scaling =
+    {
+        /// By which slow pairs are slowed down
+        Factor: float
+        /// Wavelengths above OriginalPositions ÷ this are slowed down in full
+        LowFrequencyFactor: float
+        /// Wavelengths below OriginalPositions ÷ this are left alone
+        HighFrequencyFactor: float
+        /// Positions that the model was trained on first
+        OriginalPositions: int
+    }
 
 /// YaRN (Peng et al. 2023).
 type YarnScaling =
     {
+        /// By which slow pairs are slowed down
         Factor: float
+        /// Positions that the model was trained on first
         OriginalPositions: int
+        /// Turns over the original positions above which a pair is left alone
         BetaFast: float
+        /// Turns below which a pair is slowed down in full
         BetaSlow: float
         /// Factor of cosine and sine
         AttentionFactor: float
@@ -43,12 +57,15 @@ type YarnScaling =
 
 /// How rotation is slowed down to reach further positions than a model was trained on.
 type RotaryScaling =
+    /// As the model was trained
     | NoScaling
     /// Positions divided by a factor
     | LinearScaling of factor: float
     /// The base grows with the length of the sequence beyond the model's positions (NTK-aware)
     | DynamicScaling of factor: float
+    /// Low frequencies are slowed down, high ones are not
     | Llama3Scaling of Llama3Scaling
+    /// Low frequencies are slowed down, and attention is sharpened
     | YarnScaling of YarnScaling
 
 /// The feed-forward layer of a block.
@@ -69,6 +86,7 @@ type ModelConfig =
     {
         /// D, width of the residual stream
         Width: int
+        /// L, blocks
         Layers: int
         /// H, query heads
         Heads: int
@@ -85,19 +103,25 @@ type ModelConfig =
         ExtendedAt: int list
         /// Positions the model was made for
         Positions: int
+        /// Of blocks and before the head
         Norm: Norm
+        /// ε within the root of every norm
         NormEpsilon: float
         /// Norms on the whole of q and of k before they are split into heads
         QkNorm: bool
         /// A norm on the embeddings
         PostEmbedNorm: bool
+        /// How positions enter attention
         Position: Position
+        /// θ, from which the pairs' frequencies follow
         RotaryBase: float
         /// R, the first dimensions of each head that rotate
         RotaryWidth: int
+        /// How rotation is slowed down
         RotaryScaling: RotaryScaling
         /// Positions that a query sees, its own included; 0: all before it
         Window: int
+        /// What stands in a block beside attention
         FeedForward: FeedForward
         /// Attention and feed-forward layer read the same residual stream: x + attention(norm x) + feedForward(norm' x)
         ParallelResidual: bool

@@ -5,10 +5,19 @@ namespace Hybrid
 open System.Text.Json.Nodes
 open Hybrid.JsonForm
 
+/// Writing a description in open_lm's and in Hugging Face's form.
 module ModelExport =
 
     /// The ids that a config.json names beside the architecture.
-    type Ids = { Begin: int option; End: int option; Pad: int option }
+    type Ids =
+        {
+            /// Of the token that begins a text
+            Begin: int option
+            /// Of the token that ends one
+            End: int option
+            /// Of the token that fills up
+            Pad: int option
+        }
 
     // With a point or an exponent, so that other readers take it for a real number.
     let private real (value: float) : JsonNode | null =

@@ -37,9 +37,11 @@ type AttentionMasses =
         EvenText: float
         /// The same by row of the picture; nan where a row has no query
         EvenTextByRow: float[]
+        /// Layer by layer, the first at the front
         Layers: LayerAttention[]
     }
 
+/// Measuring where attention goes, layer by layer, in fp32.
 module AttentionMass =
 
     /// softmax(q kᵀ / √C + mask) of the query rows [first, first + R) of q_BHTC against k_BHSC, S = T: [B, H, R, S] fp32, in which a

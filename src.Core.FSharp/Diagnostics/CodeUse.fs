@@ -65,6 +65,7 @@ type PredictedCodes =
             Probability = Array.map2 (+) a.Probability b.Probability
         }
 
+/// How image codes are used in data, in drawn pictures and in what a model predicts.
 module CodeUse =
 
     /// How often each of `codes` codes occurs. Errors: InputException for a code outside.

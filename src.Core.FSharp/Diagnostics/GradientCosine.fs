@@ -15,13 +15,16 @@ type GradientPair =
         Group: string
         /// The layer, counted from 0; −1 where they belong to none or to several
         Layer: int
+        /// Numbers in the parameters
         Parameters: int64
         /// Between the gradients over all sequences, from −1 to 1; nan where one is 0
         Cosine: float
         /// The same without the noise of few sequences: ½ (f_A · s_B + f_B · s_A) / √((f_A · f_B) (s_A · s_B)) of the halves A and B. It may
         /// lie beyond ±1; nan where the halves do not agree at all
         Corrected: float
+        /// ‖g₁‖ over all sequences
         FirstNorm: float
+        /// ‖g₂‖ over all sequences
         SecondNorm: float
         /// Between the first loss's gradients over the two halves; nan where one is 0
         FirstAgreement: float
@@ -32,10 +35,13 @@ type GradientPair =
 /// The gradients of the mean losses of two kinds of target.
 type GradientCosines =
     {
+        /// The kind whose loss gives the first gradient
         First: Kind
+        /// The kind whose loss gives the second one
         Second: Kind
         /// Targets of each kind
         FirstCount: int64
+        /// Targets of the second kind
         SecondCount: int64
         /// All parameters together
         Whole: GradientPair
@@ -43,6 +49,7 @@ type GradientCosines =
         Groups: GradientPair[]
     }
 
+/// How the gradients of two kinds of loss stand to each other, with the noise of few sequences taken out.
 module GradientCosine =
 
     /// The gradient of the mean loss of one kind over all batches, flat, fp32, in the store's layout; the caller owns it.

@@ -9,6 +9,7 @@ open TorchSharp
 [<Struct>]
 type TokenPlace =
     {
+        /// What it is
         Kind: Kind
         /// Of a text or image token: how many of its kind stand before it without anything between. Of a mark: which of the six.
         /// Of padding: 0
@@ -22,6 +23,7 @@ type TokenPlace =
 [<CustomEquality; NoComparison>]
 type PlaceSums =
     {
+        /// Targets
         Count: int64[]
         /// Σ −log p over the whole vocabulary
         Full: float[]
@@ -106,6 +108,7 @@ type PlacePlan =
         CaptionEdges: int[]
     }
 
+/// Losses by where a target stands in its caption or picture.
 module LossByPlace =
 
     let private none: PlaceSums = { Count = [||]; Full = [||]; Within = [||] }

@@ -10,6 +10,7 @@ type WeightChange =
         Group: string
         /// The layer, counted from 0; −1 where they belong to none or to several
         Layer: int
+        /// Numbers in the parameters
         Parameters: int64
         /// ‖w − w₀‖ / ‖w₀‖; nan without a start
         Distance: float
@@ -32,6 +33,7 @@ type WeightChanges =
         Layers: WeightChange[]
     }
 
+/// How far weights have moved from where they started.
 module WeightDistance =
 
     /// Pieces of a table of which the start has the first rows only: each piece's old rows, and all new rows as one.

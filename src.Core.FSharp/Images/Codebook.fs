@@ -87,7 +87,15 @@ module Codebook =
     /// What moving averages know of a codebook: its vectors [K, C], how many vectors a step assigns to each code [K],
     /// and their sum [K, C]. All float32, changed in place by `update`.
     [<NoEquality; NoComparison>]
-    type State = { Vectors: torch.Tensor; Counts: torch.Tensor; Sums: torch.Tensor }
+    type State =
+        {
+            /// [K, C], what codes stand for
+            Vectors: torch.Tensor
+            /// [K], vectors that a step assigns to each code, a moving average
+            Counts: torch.Tensor
+            /// [K, C], sum of those vectors, a moving average
+            Sums: torch.Tensor
+        }
 
     /// How a codebook learns.
     type Learning =

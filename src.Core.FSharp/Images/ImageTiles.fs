@@ -7,7 +7,13 @@ open TorchSharp
 module ImageTiles =
 
     /// The tiles along an axis: where each starts, and how many cells each has.
-    type Axis = { Starts: int64 list; Length: int64 }
+    type Axis =
+        {
+            /// The first cell of each tile
+            Starts: int64 list
+            /// Cells of every tile
+            Length: int64
+        }
 
     /// Tiles of at most `tile` cells over an axis of `length` cells: one where it is no longer than a tile, else tiles that overlap by at
     /// least a quarter, as evenly as whole cells allow, the first at the start and the last at the end.

@@ -15,6 +15,7 @@ type TokenizerConfig =
 /// What a file's entries are.
 type RecognisedTokenizer =
     {
+        /// Which tokenizer it is
         Config: TokenizerConfig
         /// For each parameter, the entry of the file that holds its elements, in their order; the shapes may differ by axes of length 1.
         Sources: Map<string, string>

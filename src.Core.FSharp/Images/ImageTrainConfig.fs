@@ -3,6 +3,7 @@ namespace Hybrid
 
 open Hybrid.JsonForm
 
+/// Reading, checking and writing the configuration of an image tokenizer's training.
 [<CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module ImageTrainConfig =
 

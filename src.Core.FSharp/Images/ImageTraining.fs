@@ -9,11 +9,13 @@ type ImageStep =
     {
         /// Mean absolute and mean squared error of the reconstruction.
         L1: float
+        /// Mean squared error of the reconstruction.
         L2: float
         /// Mean squared distance of the vectors to their codes, before its weight.
         Commitment: float
         /// What the tokenizer minimised of the discriminator's verdict, and the weight that it had; NaN where there was none.
         Generator: float
+        /// The weight that the verdict had; NaN where there was none.
         GeneratorWeight: float
         /// The discriminator's hinge loss; NaN where there was none.
         Discriminator: float
@@ -28,7 +30,15 @@ type ImageStep =
 
 /// A square of a picture as a step sees it.
 [<Struct>]
-type PictureView = { Left: int; Top: int; Mirrored: bool }
+type PictureView =
+    {
+        /// Its left edge, in pixels of the picture as it is kept
+        Left: int
+        /// Its top edge, in pixels of the picture as it is kept
+        Top: int
+        /// Left and right change places
+        Mirrored: bool
+    }
 
 /// Axes: B pictures · C channels · H, W pixels · h, w grid · K codes · N vectors.
 module ImageTraining =

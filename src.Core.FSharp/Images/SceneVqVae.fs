@@ -14,11 +14,14 @@ type SceneVqVaeConfig =
         Width: int64
         /// Channels between the two convolutions of a residual block.
         InnerWidth: int64
+        /// Residual blocks of the encoder
         EncoderBlocks: int
         /// Kernel of the first convolution of an encoder block: 3 lets a code depend on neighbouring patches, 1 makes it a
         /// function of its own patch alone.
         EncoderKernel: int64
+        /// Residual blocks of the decoder
         DecoderBlocks: int
+        /// K, the codebook's size
         Codes: int64
         /// Width of a code's vector.
         CodeWidth: int64
@@ -43,13 +46,19 @@ type SceneTraining =
 /// How the scene tokenizer is trained: AdamW without decay, a linear warm-up and a cosine to a fiftieth of the rate.
 type SceneRecipe =
     {
+        /// Pictures of a step
         Batch: int
+        /// Updates of the weights
         Steps: int
+        /// The peak
         LearningRate: float
+        /// Steps over which the rate rises to its peak
         WarmupSteps: int
+        /// AdamW's two
         Betas: float * float
         /// Weight of the commitment term.
         Commitment: float
+        /// How moving averages move the codes
         Codebook: Codebook.Learning
     }
 
@@ -89,6 +98,7 @@ module SceneVqVae =
     /// The smallest that still shows a scene, and its recipe: five seconds of one core, 25.5 dB.
     let quickDefaults: SceneVqVaeConfig = { defaults with DecoderBlocks = 1 }
 
+    /// For `quickDefaults`: a sixth of the steps of `recipe`, and a codebook that forgets sooner.
     let quickRecipe: SceneRecipe =
         { recipe with Steps = 500; Codebook = { Decay = 0.9; Revival = 0.05; Smoothing = 0.0 } }
 

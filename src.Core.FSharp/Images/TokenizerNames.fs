@@ -15,6 +15,7 @@ type VqGanNames =
 /// An entry of a file under the name that this library knows it by.
 type TokenizerEntry =
     {
+        /// The library's name.
         Name: string
         /// Its name in the file.
         Source: string

@@ -40,12 +40,15 @@ type VqGanConfig =
         Resampling: bool
         /// Channels between the network and the quantiser.
         Latent: int64
+        /// K, the codebook's size.
         Codes: int64
         /// Width of a code's vector.
         CodeWidth: int64
         /// Groups of the group norms; those of a decoder with spatial norms have always 32.
         Groups: int64
+        /// What the decoder's norms are.
         DecoderNorm: VqGanNorm
+        /// How vectors become codes.
         Quantiser: VqGanQuantiser
     }
 

@@ -12,7 +12,13 @@ type VqVaeConvolution =
     }
 
 /// A residual stack: blocks of a 3×3 convolution to an inner width and a 1×1 convolution back.
-type VqVaeStack = { Blocks: int; InnerWidth: int64 }
+type VqVaeStack =
+    {
+        /// How many.
+        Blocks: int
+        /// Channels between the two convolutions of a block.
+        InnerWidth: int64
+    }
 
 /// What a convolutional VQ-VAE is (van den Oord and others 2017, in the form of DeepMind's sonnet example).
 type VqVaeConfig =
@@ -21,12 +27,15 @@ type VqVaeConfig =
         Channels: int64
         /// The encoder's convolutions in order, at least one; the width of the last is that of its residual stack.
         Encoder: VqVaeConvolution list
+        /// After the encoder's convolutions.
         EncoderStack: VqVaeStack
+        /// K, the codebook's size.
         Codes: int64
         /// Width of a code's vector.
         CodeWidth: int64
         /// Width of the decoder's first convolution and of its residual stack.
         DecoderWidth: int64
+        /// After the decoder's first convolution.
         DecoderStack: VqVaeStack
         /// Channels out of each transposed convolution, all but the last of them; each doubles the grid.
         Doublings: int64 list

@@ -15,6 +15,7 @@ type Checkpointing =
     /// The block's input; the whole block is computed again
     | Full
 
+/// The names of the ways, for configurations.
 module Checkpointing =
 
     /// Each choice with its name, the fastest first.

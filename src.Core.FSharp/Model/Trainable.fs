@@ -3,6 +3,7 @@ module Hybrid.Trainable
 
 /// A choice of moving parameters. The paper's four frozen ones each add to the one before.
 type Preset =
+    /// Every parameter
     | All
     /// Embedding table and head
     | EmbeddingHead

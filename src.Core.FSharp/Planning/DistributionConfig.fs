@@ -18,6 +18,7 @@ type Distribution =
         TimeoutSeconds: float
     }
 
+/// Reading and writing the part "distribution" of a configuration.
 module DistributionConfig =
 
     /// What holds where a configuration says nothing.

@@ -4,9 +4,11 @@ namespace Hybrid
 /// What decides the memory of a step, beside the model.
 type StepPlan =
     {
+        /// Of the forward and backward pass
         Precision: Precision
         /// In which micro-batches add up
         Gradients: Precision
+        /// What blocks keep for the backward pass
         Checkpointing: Checkpointing
         /// Sequences that are worked on together
         Sequences: int
@@ -25,6 +27,7 @@ type StepMemory =
     {
         /// The fp32 master, and the copy in bf16 that the model computes with
         Weights: int64
+        /// Of what moves, of each thread, and where micro-batches add up
         Gradients: int64
         /// AdamW's two
         Moments: int64
@@ -40,6 +43,7 @@ type StepMemory =
         Program: int64
     }
 
+    /// Bytes of all parts.
     member m.Total = m.Weights + m.Gradients + m.Moments + m.Activations + m.Head + m.Work + m.Run + m.Program
 
 /// Elements of a model's parameters as they stand in flat memory.
@@ -71,6 +75,7 @@ type Slicing =
         World: int
     }
 
+/// Estimates of a step's memory from a model's description alone.
 module Memory =
 
     let private bytes (precision: Precision) = if precision = Fp32 then 4L else 2L

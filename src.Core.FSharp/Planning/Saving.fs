@@ -37,11 +37,13 @@ type SpikeRule =
         Deviations: float option
         /// How many steps before
         Window: int
+        /// What is done about it
         Action: SpikeAction
         /// How many times a run may go back
         Limit: int
     }
 
+/// Reading and writing when a run saves, and which checkpoints may go.
 module Saving =
 
     /// A number that may be absent or null.

@@ -4,7 +4,9 @@ namespace Hybrid
 /// GPUs and the links between them.
 type Cluster =
     {
+        /// How many there are in all
         Gpus: int
+        /// How many share a node
         GpusPerNode: int
         /// Bytes that a GPU holds
         GpuMemory: float
@@ -18,6 +20,7 @@ type Cluster =
         Rate: float
     }
 
+    /// How many there are; the last one may have fewer GPUs.
     member c.Nodes = (c.Gpus + c.GpusPerNode - 1) / c.GpusPerNode
 
     /// Bytes per second of the slowest link of a ring through all GPUs, which bounds the ring.
@@ -26,8 +29,11 @@ type Cluster =
 /// What is to be trained.
 type ScalingWork =
     {
+        /// What is trained
         Model: ModelConfig
+        /// What moves of each parameter
         Movement: ParameterSpec -> Movement
+        /// Of the forward and backward pass
         Precision: Precision
         /// In which micro-batches and processes add up
         Gradients: Precision
@@ -42,7 +48,9 @@ type ScalingWork =
 /// How to train: a stage of ZeRO, what blocks keep, and how many micro-batches a step of a GPU has.
 type ScalingChoice =
     {
+        /// The stage, 0 to 3
         Zero: int
+        /// What blocks keep for the backward pass
         Checkpointing: Checkpointing
         /// Micro-batches of a step
         Accumulation: int
@@ -53,10 +61,13 @@ type ScalingChoice =
 /// What a GPU sends in a step by one kind of collective.
 type Traffic =
     {
+        /// all-reduce, reduce-scatter or all-gather
         Collective: string
+        /// That a GPU sends
         Bytes: float
         /// Calls, each of which takes as many messages as its ring has steps
         Calls: float
+        /// That its messages take
         Seconds: float
         /// Seconds that the GPU waits for it, where it goes on beside the computing
         Exposed: float
@@ -65,7 +76,9 @@ type Traffic =
 /// A step, predicted.
 type ScalingStep =
     {
+        /// How it is done
         Choice: ScalingChoice
+        /// Of one GPU
         Memory: StepMemory
         /// Empty for one GPU
         Traffic: Traffic list
@@ -73,23 +86,36 @@ type ScalingStep =
         Compute: float
     }
 
+    /// That a GPU sends.
     member s.Bytes = s.Traffic |> List.sumBy _.Bytes
+    /// Seconds that messages take.
     member s.Communication = s.Traffic |> List.sumBy _.Seconds
+    /// Seconds that a GPU waits for messages.
     member s.Exposed = s.Traffic |> List.sumBy _.Exposed
+    /// The whole step.
     member s.Seconds = s.Compute + s.Exposed
 
 /// The fastest way of a stage of ZeRO that fits, or the least memory that the stage takes.
-type ScalingStage = { Zero: int; Best: Result<ScalingStep, int64> }
+type ScalingStage =
+    {
+        /// The stage, 0 to 3
+        Zero: int
+        /// Its fastest step, or the least bytes that it takes
+        Best: Result<ScalingStep, int64>
+    }
 
 /// What can be done, and the fastest of it.
 type ScalingPlan =
     {
         /// Tokens of a step over all GPUs, in whole sequences for each
         TokensPerStep: float
+        /// Each with its fastest step or its least memory
         Stages: ScalingStage list
+        /// The fastest step of all stages
         Pick: ScalingStep
     }
 
+/// Predicting steps over many GPUs, and searching for the fastest.
 module Scaling =
 
     /// The share of a GPU's memory that a plan fills: the allocator's gaps and the library of collectives take some.
@@ -307,13 +333,17 @@ module Scaling =
 /// What a process reached, as `hybrid bench train --json` writes it.
 type MeasuredTraining =
     {
+        /// Of all sequences of a step
         TokensPerSecond: float
+        /// Floating-point operations of forward and backward pass for a token
         FlopPerToken: float
+        /// What blocks kept meanwhile
         Checkpointing: Checkpointing
         /// Operations per second of products of matrices, measured beside it
         Peak: float
     }
 
+/// Reading a measurement, and the operations per second that it comes to.
 module MeasuredTraining =
 
     /// Reads a measurement; what else stands in it is not looked at. Errors: a sentence for each key that is wrong.

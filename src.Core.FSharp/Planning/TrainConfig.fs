@@ -8,7 +8,9 @@ open Hybrid.JsonForm
 
 /// Where the weights start.
 type Initialisation =
+    /// From the checkpoint
     | Pretrained
+    /// As open_lm starts a model, with the run's seed
     | RandomWeights
 
 /// In which order sequences come.
@@ -20,7 +22,9 @@ type DataOrder =
 
 /// A value that the configuration gives, or leaves to the machine that the run is on.
 type Setting<'value> =
+    /// The machine decides
     | Auto
+    /// The configuration does
     | Given of 'value
 
 /// A training run.
@@ -30,11 +34,15 @@ type TrainConfig =
         Checkpoint: string option
         /// The model's description, needed where the checkpoint has none
         ModelConfigFile: string option
+        /// Where the weights start
         Initialisation: Initialisation
+        /// How the model's table is laid out
         Vocabulary: Vocabulary
+        /// Paths of shards or ready sequences
         Train: string list
         /// Held-out data for a loss by kind at every checkpoint and at the end
         HeldOut: string list
+        /// In which sequences come
         Order: DataOrder
         /// How pairs become sequences; data that are sequences already are taken as they are
         Form: Form
@@ -42,14 +50,19 @@ type TrainConfig =
         Length: int
         /// Share of captioned sequences that lose their caption (for guidance)
         CaptionDrop: float
+        /// Which parameters move
         Trainable: Trainable.Preset
         /// How new rows start: a name of `TrainConfig.newRows`, or the path of a table for the image rows
         NewRows: string
         /// Weights of text, image, structure and z-loss in the objective
         LossWeights: float * float * float * float
+        /// AdamW and clipping
         Optimizer: OptimizerConfig
+        /// Learning rate by step
         Schedule: Schedule
+        /// Sequences of a step, over all processes
         Sequences: int
+        /// Sequences that are in memory together
         MicroBatch: int
         /// What becomes of the padding of sequences
         Padding: PaddingRule
@@ -61,18 +74,23 @@ type TrainConfig =
         Checkpointing: Setting<Checkpointing>
         /// GiB that a step may take, for a choice that is left to the machine; absent: what is free
         MemoryBudget: float option
+        /// Steps between checkpoints
         CheckpointEvery: int
+        /// When else it saves, and what it keeps
         Saving: Saving
         /// Decay of the moving average of the weights; none is kept when absent
         AverageDecay: float option
+        /// What a spike of the loss is, and what is done about it
         Spikes: SpikeRule
         /// How the processes of the run share it
         Distribution: Distribution
         /// The exit code of a run that is interrupted
         InterruptedExit: int
+        /// Of new weights, order and dropped captions
         Seed: int64
     }
 
+/// Reading, checking, changing and writing the configuration of a run.
 module TrainConfig =
 
     let private forms =

@@ -10,6 +10,7 @@ open Hybrid.Draw
 /// What sampling works with. It changes how fast tokens come, and beyond rounding nothing of what they are.
 type Means =
     {
+        /// Where keys and values stand
         Place: Place
         /// Where at least so many tokens are drawn, weights are copied into the layout that the processor multiplies by fastest
         PackingFrom: int64

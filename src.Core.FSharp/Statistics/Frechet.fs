@@ -10,6 +10,7 @@ open TorchSharp
 /// A Fréchet distance and its parts: Distance = Means + Covariances.
 type FrechetDistance =
     {
+        /// Squared units of the features; 0 for equal moments
         Distance: float
         /// |μ₁ − μ₂|²
         Means: float

@@ -15,8 +15,17 @@ let ema (decay: float) (values: float[]) : float[] =
 
 /// An estimate with a 95 % interval.
 [<Struct>]
-type Interval = { Mean: float; Low: float; High: float }
+type Interval =
+    {
+        /// The estimate
+        Mean: float
+        /// The 2.5th percentile
+        Low: float
+        /// The 97.5th percentile
+        High: float
+    }
 
+/// The arithmetic mean; nan of none.
 let mean (values: float[]) : float = if values.Length = 0 then nan else Array.average values
 
 /// The sample standard deviation (n − 1).

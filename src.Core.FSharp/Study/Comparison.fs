@@ -46,13 +46,19 @@ type Comparison =
     {
         /// Where the paper says it, or what of ours it belongs to
         Source: string
+        /// The claim as a sentence
         Statement: string
+        /// Name of the arm that it is about
         Arm: string
+        /// Name of the arm that it is held against
         Against: string
+        /// What is measured of both
         Measure: ArmMeasure
+        /// When the claim holds
         Rule: Rule
     }
 
+/// Comparisons of the study, and how one is judged from what the arms measured.
 module Comparison =
 
     let private taskPrefix = "task:"

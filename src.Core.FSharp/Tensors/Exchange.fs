@@ -51,7 +51,9 @@ module Slices =
 /// A range of a store's flat memory that is reduced and gathered as one.
 type Bucket =
     {
+        /// Its first element
         Start: int64
+        /// Its elements
         Length: int64
         /// The block of which the backward pass has left this gradient whole, once it and the blocks above it are over; −1: the whole
         /// backward pass must be over
@@ -60,8 +62,10 @@ type Bucket =
         Whole: bool
     }
 
+    /// The element behind its last one.
     member b.End = b.Start + b.Length
 
+/// Cutting flat memory into buckets, and the exchange of a process that is alone.
 module Exchange =
 
     /// One process by itself.

@@ -12,7 +12,8 @@ open TorchSharp
 
 /// Flat storage of a model's parameters. It owns its tensors; dispose it to release them.
 [<Sealed>]
-type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64) =
+type ParameterStore internal (precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64)
+    =
     let firstMoving = Slot.FirstMoving(slots, length)
 
     let mutable master: torch.Tensor | null =
@@ -66,10 +67,15 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
     /// Gradient of the flat range [FirstMoving, Length), in the precision of the model.
     member _.Gradient = own.Gradient
 
+    /// Where what moves begins in flat memory; before it all stays.
     member _.FirstMoving = firstMoving
+    /// Elements of flat memory, gaps between parameters included.
     member _.Length = length
+    /// Of `Compute`.
     member _.Precision = precision
+    /// Where the memory is.
     member _.Device = device
+    /// Each parameter's place, in the order of memory.
     member _.Slots = slots
 
     /// The ranges that an update may change, in order.
@@ -122,11 +128,14 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
             | null -> ()
             | master -> master.Dispose()
 
+/// Laying out a store, filling it, counting it.
 module Parameters =
 
     /// Whether weight decay applies: to parameters of two axes or more (`Matrices`), or to every one (open_lm's habit).
     type Decay =
+        /// Parameters of two dimensions or more
         | Matrices
+        /// Every parameter, as open_lm does
         | All
 
     // Staying parameters first, so that the gradient covers one range; then the ones of which rows stay, then decayed, then not.

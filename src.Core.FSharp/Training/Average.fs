@@ -8,7 +8,9 @@ open TorchSharp
 /// processes share them). It begins as the weights are; after each update that was made, average ← decay · average + (1 − decay) ·
 /// weights. It owns its tensors; dispose it to release them.
 [<Sealed>]
-type MovingAverage(state: OptimizerState, decay: float) =
+type MovingAverage
+    /// Begins as the weights are; `decay` is in [0, 1).
+    (state: OptimizerState, decay: float) =
     let flat = state.First.clone().DetachFromDisposeScope()
 
     let pieces =

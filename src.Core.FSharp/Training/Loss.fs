@@ -9,6 +9,7 @@ open TorchSharp
 [<NoEquality; NoComparison>]
 type Scored =
     {
+        /// Which ids are of which kind
         Vocabulary: Vocabulary
         /// [N, V] fp32
         Logits: torch.Tensor
@@ -32,16 +33,26 @@ type Measure =
 
 /// A term of an objective.
 [<NoEquality; NoComparison>]
-type Term = { Name: string; Weight: float; Measure: Measure }
+type Term =
+    {
+        /// For reports
+        Name: string
+        /// By which its values are multiplied
+        Weight: float
+        /// A value for each target
+        Measure: Measure
+    }
 
 /// What training minimises: terms that add. The sum over all targets is divided by the global count of targets that are not
 /// ignored, whatever the terms.
 [<NoEquality; NoComparison>]
 type Objective =
     {
+        /// In the order in which they were added
         Terms: Term list
     }
 
+    /// The terms of `a`, then those of `b`.
     static member (+)(a: Objective, b: Objective) = { Terms = a.Terms @ b.Terms }
 
 /// The value of a batch: sums, not yet divided.
@@ -54,6 +65,7 @@ type LossValue =
         Parts: torch.Tensor
     }
 
+/// Terms of objectives, and what they come to on a batch.
 module Loss =
 
     let private masked (kind: Kind) (scored: Scored) (values_N: torch.Tensor) =

@@ -7,9 +7,13 @@ open TorchSharp
 /// AdamW and clipping.
 type OptimizerConfig =
     {
+        /// Decays of the first and the second moment, in [0, 1)
         Betas: float * float
+        /// Beside the root of the second moment
         Epsilon: float
+        /// Decoupled, times the learning rate (Loshchilov & Hutter 2019)
         WeightDecay: float
+        /// Which parameters decay
         Decay: Parameters.Decay
         /// Largest global gradient norm; none when absent
         ClipNorm: float option
@@ -19,6 +23,7 @@ type OptimizerConfig =
 [<NoEquality; NoComparison>]
 type Sharing =
     {
+        /// The collectives that join the processes
         Exchange: IExchange
         /// 0: each process keeps all; 1: moments, and in bf16 the fp32 master weights, in slices; 2: gradients too; 3: all weights of
         /// blocks too
@@ -46,12 +51,17 @@ type Sharing =
 [<NoEquality; NoComparison>]
 type Piece =
     {
+        /// Where it stands in the store
         Segment: Segment
         /// Its place among the packed elements of all segments
         Place: int64
+        /// fp32
         Weights: torch.Tensor
+        /// In the precision in which micro-batches add up
         Gradient: torch.Tensor
+        /// First moments, fp32
         First: torch.Tensor
+        /// Second moments, fp32
         Second: torch.Tensor
     }
 
@@ -59,7 +69,9 @@ type Piece =
 /// It owns its tensors. `gradients` is the precision in which micro-batches add up: in Bf16 the gradient of a store in bf16 is the only
 /// one there is.
 [<Sealed>]
-type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharing) =
+type OptimizerState
+    /// Moments of 0 for what moves of a store, in the precision and the slices that are asked for.
+    (store: ParameterStore, gradients: Precision, sharing: Sharing) =
     let owned =
         if sharing.Sliced then
             Exchange.owned sharing.Exchange.Size sharing.Exchange.Rank sharing.Buckets
@@ -149,6 +161,7 @@ type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharin
     /// A state of one process whose gradients add up in fp32.
     new(store: ParameterStore) = new OptimizerState(store, Fp32, Sharing.Alone)
 
+    /// Which slices this process keeps.
     member _.Sharing = sharing
 
     /// First moments, flat.

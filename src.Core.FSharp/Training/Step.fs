@@ -5,6 +5,7 @@ namespace Hybrid
 open System
 open TorchSharp
 
+/// The parts of a step: zero, accumulate, update; and the same over the processes of a run.
 module Step =
 
     /// Sets all gradients to zero.

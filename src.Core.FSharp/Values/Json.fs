@@ -47,7 +47,7 @@ module Suggest =
 
 /// One JSON object being read. Reads mark keys as known; `Finish` reports the unknown ones. Values that could not be read are
 /// replaced by a harmless one, so that reading goes on and every error is found; the errors decide whether the result counts.
-type JsonFields(path: string, element: JsonElement, errors: List<string>) =
+type JsonFields internal (path: string, element: JsonElement, errors: List<string>) =
     let known = HashSet<string>()
     let mutable replaced = element.ValueKind <> JsonValueKind.Object
 
@@ -264,6 +264,7 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>) =
 
                 errors.Add $"{at name}: is not a known key{hint}"
 
+/// Parsing strict JSON: the value, or all errors at once.
 module Json =
 
     /// What is said of a string that is no text.

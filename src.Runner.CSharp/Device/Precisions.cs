@@ -3,7 +3,7 @@ using TorchSharp;
 namespace Hybrid.Runner;
 
 /// <summary>Which element type this machine multiplies faster.</summary>
-public static class Precisions
+internal static class Precisions
 {
     private const double Seconds = 0.25;
     private const int Small = 192, Large = 768;

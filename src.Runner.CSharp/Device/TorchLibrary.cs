@@ -10,7 +10,14 @@ namespace Hybrid.Runner;
 /// </summary>
 public static partial class TorchLibrary
 {
-    public const string FolderVariable = "HYBRID_LIBTORCH", ThreadsVariable = "HYBRID_THREADS", DeviceVariable = "HYBRID_DEVICE";
+    /// <summary>The environment variable that names the folder of a libtorch.</summary>
+    public const string FolderVariable = "HYBRID_LIBTORCH";
+
+    /// <summary>The environment variable that says how many threads compute.</summary>
+    public const string ThreadsVariable = "HYBRID_THREADS";
+
+    /// <summary>The environment variable that chooses the device: cpu or cuda.</summary>
+    public const string DeviceVariable = "HYBRID_DEVICE";
 
     private static readonly Lock gate = new();
     private static bool loaded;
@@ -44,7 +51,7 @@ public static partial class TorchLibrary
     }
 
     /// <summary>How one process of a run uses memory and threads, and shares the run with the others.</summary>
-    public static Api.Training TrainingOf(Api.TrainPlan plan, Distribution.ProcessGroup group)
+    internal static Api.Training TrainingOf(Api.TrainPlan plan, Distribution.ProcessGroup group)
     {
         Api.Training training = TrainingOf(plan);
         training.Sharing.Exchange = group.Exchange;

@@ -5,7 +5,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Distribution;
 
 /// <summary>The processes of a run, or one alone: what they exchange, and how each learns that another is gone.</summary>
-public sealed partial class ProcessGroup : IDisposable
+internal sealed partial class ProcessGroup : IDisposable
 {
     /// <summary>mpi or nccl, where the choice by the device is not wanted.</summary>
     public const string CollectiveVariable = "HYBRID_COLLECTIVE";

@@ -13,15 +13,30 @@ namespace Hybrid.Runner;
 /// </summary>
 public sealed class Checkpoint
 {
-    public const string Weights = "model.safetensors", Optimizer = "optimizer.safetensors", Description = "config.json", StateFile = "state.json", Tokenizer = "tokenizer.json";
+    /// <summary>The file of the weights, in fp32.</summary>
+    public const string Weights = "model.safetensors";
+
+    /// <summary>The file of the moments.</summary>
+    public const string Optimizer = "optimizer.safetensors";
+
+    /// <summary>The file of the model's description.</summary>
+    public const string Description = "config.json";
+
+    /// <summary>The file that is written last, with the lengths and hashes of the others.</summary>
+    public const string StateFile = "state.json";
+
+    /// <summary>The file of the text tokenizer.</summary>
+    public const string Tokenizer = "tokenizer.json";
 
     /// <summary>The folder of the averaged weights, before the names of its files.</summary>
     public const string Average = "ema/";
 
     private Checkpoint(string directory, CheckpointState state) => (Directory, State) = (directory, state);
 
+    /// <summary>Its path.</summary>
     public string Directory { get; }
 
+    /// <summary>Where its run stands.</summary>
     public CheckpointState State { get; }
 
     /// <summary>
@@ -32,7 +47,7 @@ public sealed class Checkpoint
     /// Other processes may put files into the folder too while <paramref name="fill"/> is under way; their marks belong among those it
     /// returns.
     /// </remarks>
-    public static void Write(string directory, CheckpointState state, Func<string, IReadOnlyDictionary<string, FileMark>> fill) =>
+    internal static void Write(string directory, CheckpointState state, Func<string, IReadOnlyDictionary<string, FileMark>> fill) =>
         AtomicFile.WriteFolder(
             directory,
             aside =>
@@ -103,7 +118,7 @@ public sealed class Checkpoint
         RestoreAverage(trainer);
     }
 
-    /// <summary>Puts weights, moments and the moving average back into a model and its trainer. Errors: those of <see cref="Restore"/>.</summary>
+    /// <summary>Puts weights, moments and the moving average back into a model and its trainer. Errors: those of <see cref="Restore(Trainer)"/>.</summary>
     public void Restore(Model model, Trainer trainer)
     {
         using (ModelFile file = ModelFiles.Open(Directory))
@@ -121,7 +136,7 @@ public sealed class Checkpoint
 
     private void RestoreAverage(Trainer trainer)
     {
-        if (trainer.Average is null)
+        if (!trainer.KeepsAverage)
         {
             return;
         }
@@ -134,10 +149,10 @@ public sealed class Checkpoint
         }
 
         using ModelFile file = ModelFiles.Open(folder);
-        foreach (Slot slot in trainer.AveragedSlots)
+        foreach (string name in trainer.Moving)
         {
-            using torch.Tensor values = file.Load(slot.Spec.Name);
-            trainer.SetAverage(slot.Spec.Name, values);
+            using torch.Tensor values = file.Load(name);
+            trainer.SetAverage(name, values);
         }
     }
 

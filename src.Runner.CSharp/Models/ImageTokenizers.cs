@@ -101,7 +101,7 @@ internal static class ImageTokenizers
     }
 
     /// <summary>The decoder that stands beside a model. Errors: InputException where there is none, or it does not say its grid.</summary>
-    public static PictureDecoder DecoderBeside(ModelFile model)
+    internal static PictureDecoder DecoderBeside(ModelFile model)
     {
         string path = Beside(model)
             ?? throw new InputException($"{model.Path} has no {FileName} beside its weights, so its codes cannot become pictures; copy the one of its training data there.");

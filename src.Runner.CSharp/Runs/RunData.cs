@@ -4,7 +4,7 @@ using System.Text.Json.Nodes;
 namespace Hybrid.Runner.Runs;
 
 /// <summary>What a run is of.</summary>
-public enum RunKind
+internal enum RunKind
 {
     /// <summary>Not begun.</summary>
     Waiting,
@@ -16,7 +16,7 @@ public enum RunKind
 }
 
 /// <summary>A run on disk as a report shows it.</summary>
-public sealed class RunData
+internal sealed class RunData
 {
     private const string MetricsName = "metrics.jsonl", EvaluationsName = "evaluations.jsonl", Description = "run.json", Alignment = "align.json";
     private readonly List<(string Name, MetricsFile Metrics)> controls = [];

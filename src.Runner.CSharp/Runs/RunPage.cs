@@ -12,7 +12,7 @@ namespace Hybrid.Runner.Runs;
 /// <summary>The page of several runs.</summary>
 /// <param name="directory">Where the page will stand: links to studies lead from there.</param>
 /// <param name="smoothing">The weight of the moving average that curves begin with.</param>
-public sealed class RunPage(IReadOnlyList<RunData> runs, string directory, double smoothing)
+internal sealed class RunPage(IReadOnlyList<RunData> runs, string directory, double smoothing)
 {
     // More at once would keep a browser busy for too long.
     private const int MostLines = 5000;

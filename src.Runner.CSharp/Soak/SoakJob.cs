@@ -7,7 +7,7 @@ namespace Hybrid.Runner.Soak;
 /// <summary>
 /// Runs that are killed, stopped and damaged at random moments and go on, and whether they come out as one that was left alone.
 /// </summary>
-public static class SoakJob
+internal static class SoakJob
 {
     // Runs in a row that no fault found its place in.
     private const int MostIdle = 3;

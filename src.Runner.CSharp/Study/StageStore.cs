@@ -11,7 +11,7 @@ namespace Hybrid.Runner.Study;
 /// depends on: a study that goes on takes from here what is done, and runs again what depends on something that is now another.
 /// Safe for use by several threads.
 /// </summary>
-public sealed class StageStore(string directory)
+internal sealed class StageStore(string directory)
 {
     private static readonly JsonSerializerOptions Options = new()
     {

@@ -10,7 +10,7 @@ using static Hybrid.Report;
 namespace Hybrid.Runner.Study;
 
 /// <summary>The main job: the whole experiment with its report, on World or on material of one's own.</summary>
-public sealed class StudyJob
+internal sealed class StudyJob
 {
     private readonly Plan plan;
     private readonly string directory;

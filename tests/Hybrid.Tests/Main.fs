@@ -23,11 +23,13 @@ let private all =
             ConvertTests.tests
             ConvertRefusalTests.tests
             DecoderTests.tests
+            CSharpPageTests.tests
             DocsTests.tests
             DiskTests.tests
             ResumeTests.tests
             SavingTests.tests
             SpikeTests.tests
+            DoorTests.tests
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests
@@ -69,6 +71,7 @@ let private all =
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
+            PublicSurfaceTests.tests
             RandomTests.tests
             ReportTests.tests
             ReportCurvesTests.tests

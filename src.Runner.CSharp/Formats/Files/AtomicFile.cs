@@ -8,7 +8,7 @@ namespace Hybrid.Runner.Formats;
 /// Files and folders that are whole or absent: written aside in the same folder, flushed to the disk and renamed. A crash
 /// leaves at most something with <c>.partial</c> in its name, and whatever had the name before.
 /// </summary>
-public static partial class AtomicFile
+internal static partial class AtomicFile
 {
     /// <summary>What the name of a file or folder that is being written ends with.</summary>
     internal const string Unfinished = ".partial";

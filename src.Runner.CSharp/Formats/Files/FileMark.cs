@@ -5,7 +5,7 @@ using System.Text.Json.Nodes;
 namespace Hybrid.Runner.Formats;
 
 /// <summary>What a file must be: its length and, where it is known, its SHA-256 in lower-case hexadecimal.</summary>
-public sealed record FileMark(long Length, string? Sha256)
+internal sealed record FileMark(long Length, string? Sha256)
 {
     /// <summary>The mark of a file that is there. Errors: those of reading it.</summary>
     public static FileMark Of(string path)

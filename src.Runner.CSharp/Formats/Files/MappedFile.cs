@@ -9,7 +9,7 @@ namespace Hybrid.Runner.Formats;
 /// Spans are valid until <see cref="Dispose"/>. The file must not shrink while it is mapped. Mapped pages that were touched count as
 /// memory of the process, so what is long and needed once is taken by <see cref="CopyTo"/>, which touches none.
 /// </remarks>
-public sealed unsafe partial class MappedFile : IDisposable
+internal sealed unsafe partial class MappedFile : IDisposable
 {
     private readonly SafeFileHandle handle;
     private readonly MemoryMappedFile? map;

@@ -3,7 +3,7 @@ using System.Collections.Concurrent;
 namespace Hybrid.Runner.Formats;
 
 /// <summary>Why something was dropped.</summary>
-public enum DropReason
+internal enum DropReason
 {
     /// <summary>A picture has no caption, or an empty one.</summary>
     MissingCaption,
@@ -46,7 +46,7 @@ public enum DropReason
 /// <param name="Reason">Why.</param>
 /// <param name="Key">The key, or the line or place, within its source.</param>
 /// <param name="Detail">What was found there, in a few words; empty where the reason says it all.</param>
-public sealed record Drop(DropReason Reason, string Key, string Detail = "");
+internal sealed record Drop(DropReason Reason, string Key, string Detail = "");
 
 /// <summary>An input that is left out, and why.</summary>
 internal sealed class DropException(DropReason reason, string message) : InputException(message)
@@ -55,7 +55,7 @@ internal sealed class DropException(DropReason reason, string message) : InputEx
 }
 
 /// <summary>What was dropped, counted by reason. Safe for use by several threads.</summary>
-public sealed class DropCounts
+internal sealed class DropCounts
 {
     private readonly ConcurrentDictionary<DropReason, long> counts = new();
     private readonly ConcurrentDictionary<DropReason, string> examples = new();

@@ -1,7 +1,7 @@
 namespace Hybrid.Runner.Formats;
 
 /// <summary>What a source holds.</summary>
-public enum PairSourceKind
+internal enum PairSourceKind
 {
     /// <summary>Pictures and captions.</summary>
     Pairs,
@@ -11,7 +11,7 @@ public enum PairSourceKind
 }
 
 /// <summary>One source of picture–caption pairs: a webdataset tar, a table, or a folder of pictures with captions beside them.</summary>
-public sealed class PairSource
+internal sealed class PairSource
 {
     private static readonly string[] TableNames = ["captions", "metadata"];
     private const int MostDepth = 32;

@@ -4,19 +4,19 @@ namespace Hybrid.Runner.Formats;
 /// <param name="Key">Its name within its source.</param>
 /// <param name="Image">The picture.</param>
 /// <param name="Captions">Its captions, at least one unless pictures without any were asked for; the first is the one to use where one is wanted.</param>
-public sealed record PicturePair(string Key, EncodedPicture Image, IReadOnlyList<string> Captions);
+internal sealed record PicturePair(string Key, EncodedPicture Image, IReadOnlyList<string> Captions);
 
 /// <summary>What a source says next: a pair, or something that was dropped.</summary>
 /// <param name="Pair">The pair, or null.</param>
 /// <param name="Drop">What was dropped, where there is no pair.</param>
-public readonly record struct PairEvent(PicturePair? Pair, Drop? Drop)
+internal readonly record struct PairEvent(PicturePair? Pair, Drop? Drop)
 {
     /// <summary>Something that was dropped.</summary>
     public static PairEvent Dropped(DropReason reason, string key, string detail = "") => new(null, new Drop(reason, key, detail));
 }
 
 /// <summary>How a source is read.</summary>
-public sealed class PairReading
+internal sealed class PairReading
 {
     private double fraction;
 

@@ -1,7 +1,7 @@
 namespace Hybrid.Runner.Formats;
 
 /// <summary>One source of pictures, with captions or without: a tar, a folder, a table that names files, or one file.</summary>
-public sealed class PictureSource
+internal sealed class PictureSource
 {
     private readonly Func<DropCounts, IEnumerable<(string Name, byte[] Bytes)>> read;
 

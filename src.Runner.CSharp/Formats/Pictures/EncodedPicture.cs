@@ -1,7 +1,7 @@
 namespace Hybrid.Runner.Formats;
 
 /// <summary>A picture, still encoded: its bytes, or the file that has them.</summary>
-public sealed class EncodedPicture
+internal sealed class EncodedPicture
 {
     /// <summary>The most bytes of a picture that are read.</summary>
     public const long MostBytes = 1L << 28;

@@ -4,7 +4,7 @@ namespace Hybrid.Runner.Formats;
 /// Antialiased resampling that keeps fractions, channel by channel, as Pillow does it with pictures of mode F: weights and sums in
 /// double precision, rows first, then columns, single precision after each.
 /// </summary>
-public static class FloatResampling
+internal static class FloatResampling
 {
     private const int Channels = 3;
 

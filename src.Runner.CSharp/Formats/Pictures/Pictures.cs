@@ -63,7 +63,7 @@ public static class Pictures
         }
     }
 
-    /// <summary>Decodes the picture of a file; see <see cref="Decode"/>.</summary>
+    /// <summary>Decodes the picture of a file; see <see cref="Decode(ReadOnlyMemory{byte}, string)"/>.</summary>
     public static Picture Read(string path) => Decode(Files.Bytes(path), path);
 
     /// <summary>

@@ -4,7 +4,7 @@ namespace Hybrid.Runner.Formats;
 /// Antialiased resampling of 8-bit pictures as Pillow does it: a kernel, its support widened by the factor of shrinking; rows first,
 /// then columns, 22-bit fixed-point weights, rounded to 8 bits after each.
 /// </summary>
-public static class Resampling
+internal static class Resampling
 {
     private const int Channels = 3;
     private const int Precision = 32 - 8 - 2;

@@ -1,7 +1,7 @@
 namespace Hybrid.Runner.Formats;
 
 /// <summary>A kernel of antialiased resampling, as Pillow defines it: its support is widened by the factor of shrinking.</summary>
-public sealed class ResamplingFilter
+internal sealed class ResamplingFilter
 {
     private readonly Func<double, double> kernel;
 

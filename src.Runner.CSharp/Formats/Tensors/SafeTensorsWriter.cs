@@ -6,7 +6,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Formats;
 
 /// <summary>
-/// Writes a safetensors file: whole tensors by <see cref="Write"/>, or columns of rows whose number is not known beforehand.
+/// Writes a safetensors file: whole tensors by Write, or columns of rows whose number is not known beforehand.
 /// The file appears under its name only when it is complete.
 /// </summary>
 /// <remarks>Rows wait in files beside the target, so memory does not grow with their number.</remarks>

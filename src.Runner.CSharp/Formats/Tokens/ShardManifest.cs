@@ -10,7 +10,7 @@ namespace Hybrid.Runner.Formats;
 /// <param name="Sha256">SHA-256 of the file, in lower-case hexadecimal.</param>
 /// <param name="Source">What the shard was made of, or null.</param>
 /// <param name="Made">How far its source was read for it, or null.</param>
-public sealed record ShardEntry(string File, long Count, string Sha256, string? Source = null, ShardMaking? Made = null);
+internal sealed record ShardEntry(string File, long Count, string Sha256, string? Source = null, ShardMaking? Made = null);
 
 /// <summary>How far a source was read when a shard of it was finished: where to go on.</summary>
 /// <param name="Read">Pairs and drops of the source up to the shard's end.</param>
@@ -18,13 +18,13 @@ public sealed record ShardEntry(string File, long Count, string Sha256, string? 
 /// <param name="Truncated">Captions of the shard that lost their ends.</param>
 /// <param name="Dropped">What was dropped since the source's last shard, by reason.</param>
 /// <param name="DroppedBytes">The length of the folder's list of what was dropped, up to there.</param>
-public sealed record ShardMaking(long Read, bool Ended, long Truncated, IReadOnlyDictionary<DropReason, long> Dropped, long DroppedBytes);
+internal sealed record ShardMaking(long Read, bool Ended, long Truncated, IReadOnlyDictionary<DropReason, long> Dropped, long DroppedBytes);
 
 /// <summary>
 /// manifest.jsonl: the shards of a folder, one JSON object a line, with the keys file, count, sha256, and open_lm's shard
 /// and num_sequences for the same things. Safe for use by several threads.
 /// </summary>
-public sealed class ShardManifest
+internal sealed class ShardManifest
 {
     /// <summary>The manifest's file name.</summary>
     public const string FileName = "manifest.jsonl";

@@ -16,7 +16,7 @@ public sealed class ShardReader : IDisposable
     public string Folder { get; }
 
     /// <summary>The folder's manifest.</summary>
-    public ShardManifest Manifest { get; }
+    internal ShardManifest Manifest { get; }
 
     /// <summary>What the shards say of their tokens.</summary>
     public ShardInfo Info { get; private set; } = null!;

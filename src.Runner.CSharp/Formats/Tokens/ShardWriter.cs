@@ -7,7 +7,7 @@ namespace Hybrid.Runner.Formats;
 /// whole or absent, listed in the folder's manifest once it is whole. One writer serves one thread; writers of several threads
 /// share a manifest and have their own prefixes.
 /// </summary>
-public sealed class ShardWriter : IDisposable
+internal sealed class ShardWriter : IDisposable
 {
     private readonly ShardManifest manifest;
     private readonly ShardInfo info;

@@ -3,7 +3,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Formats;
 
 /// <summary>A Python dict, in its order. Keys are any of the scalars, tuples or other values of a pickle.</summary>
-public sealed class PickleDict
+internal sealed class PickleDict
 {
     private readonly Dictionary<string, int> byName = new(StringComparer.Ordinal);
     private readonly List<KeyValuePair<object?, object?>> items = [];
@@ -41,19 +41,19 @@ public sealed class PickleDict
 /// <param name="Type">The element type.</param>
 /// <param name="Key">The storage's name within the file.</param>
 /// <param name="Count">The number of elements.</param>
-public sealed record PickleStorage(torch.ScalarType Type, string Key, long Count);
+internal sealed record PickleStorage(torch.ScalarType Type, string Key, long Count);
 
 /// <summary>A tensor: a view of a storage, whose bounds have been checked.</summary>
 /// <param name="Storage">The storage.</param>
 /// <param name="Offset">The first element within the storage.</param>
 /// <param name="Shape">The lengths of the axes.</param>
 /// <param name="Strides">The steps of the axes, in elements, none negative.</param>
-public sealed record PickleTensor(PickleStorage Storage, long Offset, long[] Shape, long[] Strides);
+internal sealed record PickleTensor(PickleStorage Storage, long Offset, long[] Shape, long[] Strides);
 
 /// <summary>A name that a pickle mentions and that stands for itself, such as torch.float32 or a storage class.</summary>
 /// <param name="Module">The Python module.</param>
 /// <param name="Name">The name within it.</param>
-public sealed record PickleName(string Module, string Name)
+internal sealed record PickleName(string Module, string Name)
 {
     /// <inheritdoc/>
     public override string ToString() => $"{Module}.{Name}";
@@ -61,14 +61,14 @@ public sealed record PickleName(string Module, string Name)
 
 /// <summary>A device such as cuda:0. It is only a text here: everything is read to the CPU.</summary>
 /// <param name="Name">The device's name.</param>
-public sealed record PickleDevice(string Name);
+internal sealed record PickleDevice(string Name);
 
 /// <summary>
 /// An object of a class that no tensor needs: a trainer's settings, a callback, a number of NumPy. It is not made, only remembered; its
 /// arguments and its state are left aside.
 /// </summary>
 /// <param name="Class">The class or the function that would have made it.</param>
-public sealed record PickleObject(PickleName Class)
+internal sealed record PickleObject(PickleName Class)
 {
     private List<object?>? elements;
     private PickleDict? items;

@@ -88,7 +88,7 @@ public sealed class TorchFile : ITensorFile
     /// <summary>A contiguous CPU copy, which the caller owns, of any tensor of <see cref="Root"/>.</summary>
     /// <param name="tensor">The tensor.</param>
     /// <param name="name">What messages call it.</param>
-    public torch.Tensor Load(PickleTensor tensor, string name)
+    internal torch.Tensor Load(PickleTensor tensor, string name)
     {
         RequireStored(tensor, name);
         torch.Tensor result = TensorMemory.Empty(tensor.Storage.Type, tensor.Shape);

@@ -3,7 +3,7 @@ using Hybrid.Api;
 namespace Hybrid.Runner;
 
 /// <summary>A loss in nats per token with its 95 % interval over sequences, and the tokens it is over.</summary>
-public sealed record KindLoss(Statistics.Interval Loss, long Count)
+internal sealed record KindLoss(Statistics.Interval Loss, long Count)
 {
     public double Perplexity => Math.Exp(Loss.Mean);
 
@@ -11,7 +11,7 @@ public sealed record KindLoss(Statistics.Interval Loss, long Count)
 }
 
 /// <summary>Losses by kind of token over a set of sequences.</summary>
-public sealed record Evaluation
+internal sealed record Evaluation
 {
     internal const int Resamples = 1000;
 

@@ -10,7 +10,7 @@ namespace Hybrid.Runner;
 /// <param name="L1">Mean absolute difference, values in [0, 1].</param>
 /// <param name="Use">The codes of all pictures together.</param>
 /// <param name="Figure">Pictures in rows over their reconstructions, as PNG.</param>
-public sealed record ImageEvaluation(int Pictures, double Psnr, double Ssim, double L1, CodeUse Use, byte[] Figure)
+internal sealed record ImageEvaluation(int Pictures, double Psnr, double Ssim, double L1, CodeUse Use, byte[] Figure)
 {
     private const int Together = 16, Across = 8, Shown = 16;
 

@@ -4,7 +4,7 @@ using Hybrid.Runner.Formats;
 namespace Hybrid.Runner;
 
 /// <summary>Trains an image tokenizer on pictures, in a run directory of its own.</summary>
-public static class ImageTrainJob
+internal static class ImageTrainJob
 {
     private const string Cache = ".pictures.partial";
 

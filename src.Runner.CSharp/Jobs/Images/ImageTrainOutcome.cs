@@ -4,7 +4,7 @@ using Hybrid.Api;
 namespace Hybrid.Runner;
 
 /// <summary>How a training of an image tokenizer ended.</summary>
-public sealed class ImageTrainOutcome
+internal sealed class ImageTrainOutcome
 {
     private readonly string run, tokenizer, checkpoint;
     private readonly int steps, trained;

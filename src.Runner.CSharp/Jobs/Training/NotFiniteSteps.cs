@@ -9,7 +9,7 @@ namespace Hybrid.Runner;
 /// <param name="FirstPosition">The position of its first sequence in the order of the run.</param>
 /// <param name="Places">Its sequences by their places in the source.</param>
 /// <param name="Source">The name of the source.</param>
-public sealed record NotFiniteSteps(int Step, int Row, long FirstPosition, IReadOnlyList<long> Places, string Source)
+internal sealed record NotFiniteSteps(int Step, int Row, long FirstPosition, IReadOnlyList<long> Places, string Source)
 {
     internal static NotFiniteSteps Of(ISequenceSource source, TrainPlan plan, int step, int row, long passedOver) =>
         new(step, row, (long)step * plan.Config.Sequences + passedOver, BatchFeed.Places(source, plan, step, passedOver), source.Name);

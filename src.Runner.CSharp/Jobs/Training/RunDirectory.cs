@@ -11,7 +11,7 @@ namespace Hybrid.Runner;
 /// evaluation on held-out data), checkpoints/ and log.txt. It is this process's alone until it is disposed. Lines that cannot be
 /// written while the run goes on wait in memory: that is warned of once, and tried again.
 /// </summary>
-public sealed class RunDirectory : IDisposable
+internal sealed class RunDirectory : IDisposable
 {
     private static readonly TimeSpan flushInterval = TimeSpan.FromSeconds(0.5);
     private readonly RunLock? alone;

@@ -3,7 +3,7 @@ using System.Text.Json.Nodes;
 namespace Hybrid.Runner;
 
 /// <summary>What one step of training measured; losses in nats per token of their kind, NaN where there was none.</summary>
-public sealed record StepMetrics
+internal sealed record StepMetrics
 {
     /// <summary>Counted from 0.</summary>
     public required int Step { get; init; }

@@ -6,7 +6,7 @@ using TorchSharp;
 namespace Hybrid.Runner;
 
 /// <summary>One training run in a directory of its own.</summary>
-public static class TrainJob
+internal static class TrainJob
 {
     /// <summary>Carries out the command. Errors: ConfigurationException, InputException; OperationCanceledException after saving.</summary>
     public static void Run(TrainCommand command, CancellationToken stop)

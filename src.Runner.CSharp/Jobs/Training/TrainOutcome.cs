@@ -3,7 +3,7 @@ using System.Text.Json.Nodes;
 namespace Hybrid.Runner;
 
 /// <summary>How a run ended.</summary>
-public sealed record TrainOutcome(string Run, string Checkpoint, StepMetrics? Last, Evaluation? HeldOut)
+internal sealed record TrainOutcome(string Run, string Checkpoint, StepMetrics? Last, Evaluation? HeldOut)
 {
     /// <summary>The object for machines.</summary>
     public Dictionary<string, object?> ToJson() => new()

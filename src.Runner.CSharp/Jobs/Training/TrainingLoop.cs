@@ -14,7 +14,7 @@ namespace Hybrid.Runner;
 /// <param name="source">Where sequences come from.</param>
 /// <param name="passedOver">Sequences that the run left out before these steps.</param>
 /// <param name="group">The processes that share each step; null for one alone.</param>
-public sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSource source, long passedOver = 0, ProcessGroup? group = null)
+internal sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSource source, long passedOver = 0, ProcessGroup? group = null)
 {
     private const int LargestSkippedRow = 20, MostPending = 64;
     private static readonly TimeSpan readingInterval = TimeSpan.FromMilliseconds(500);

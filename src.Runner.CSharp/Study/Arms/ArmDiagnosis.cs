@@ -4,17 +4,17 @@ using TorchSharp;
 namespace Hybrid.Runner.Study;
 
 /// <summary>A quantity that has a name, such as a layer's, at each evaluation.</summary>
-public sealed record Followed(string Name, double[] Values);
+internal sealed record Followed(string Name, double[] Values);
 
 /// <summary>Use of the codebook: codes that occur, 2^entropy, and the Jensen-Shannon divergence from the real pictures, in bits.</summary>
-public sealed record CodeStatistics(int Used, double Perplexity, double FromReal);
+internal sealed record CodeStatistics(int Used, double Perplexity, double FromReal);
 
 /// <summary>
 /// A look into an arm at each evaluation: cosine of the gradients of text and image loss (without the noise of few sequences), relative distance of the weights from their
 /// start, and the attention mass that goes from image positions to text (beside that of attention spread evenly); and at the end held-out
 /// losses by place and caption, over the whole vocabulary and within the kind, and the use of codes.
 /// </summary>
-public sealed record ArmDiagnosis(
+internal sealed record ArmDiagnosis(
     int[] Steps, Followed[] GradientCosine, Followed[] WeightDistance, Followed[] AttentionToText, double EvenAttention,
     double[] ImageByPlace, double[] ImageLeakByPlace, double[] ImageByRow, int[] CaptionEdges, double[] ImageByCaption, double[] TextByCaption,
     CodeStatistics Real, CodeStatistics Predicted, CodeStatistics? Drawn);

@@ -152,6 +152,22 @@ let private brokenLinks (page: string) : string list =
                     $"{nameOf page}: {target} has no such heading"
     ]
 
+/// The paths of the repository that a page names in code, from its root.
+let private filesNamed (page: string) : string list =
+    [
+        for m in Regex.Matches(String.Join("\n", snd (parted None page)), @"`((?:src\.\w+\.\w+|tests|docs|\.ci)/[\w./-]+)`") ->
+            m.Groups[1].Value
+    ]
+
+let private missingFiles (page: string) : string list =
+    [
+        for path in filesNamed page do
+            let there = Path.Combine(root, path)
+
+            if not (File.Exists there || Directory.Exists there) then
+                $"{nameOf page}: {path}"
+    ]
+
 // ---- command lines ----
 
 /// The words of a shell's line: quotes keep spaces, and what follows a comment, a pipe or a redirection is left out.
@@ -356,6 +372,9 @@ let tests =
             testCase "relative links lead to a file" (fun () ->
                 Expect.isNonEmpty pages "pages"
                 none "broken links" (pages |> List.collect brokenLinks))
+            testCase "files that a page names are there" (fun () ->
+                Expect.isGreaterThan (pages |> List.collect filesNamed).Length 50 "files that were found"
+                none "files that are not there" (pages |> List.collect missingFiles))
             testCase "command lines parse" (fun () ->
                 let all = pages |> List.collect commandLines
                 Expect.isGreaterThan all.Length 10 "command lines that were found"
