@@ -107,6 +107,7 @@ let private all =
             VqGanTests.tests
             WorldSceneTests.tests
             WorldTests.tests
+            DifferentiateTests.tests
             DetailsCommandTests.tests
             LossByPlaceTests.tests
             CodeUseTests.tests
