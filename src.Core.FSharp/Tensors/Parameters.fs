@@ -30,7 +30,7 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
 
     let view (flat: torch.Tensor) (offset: int64) (slot: Slot) =
         use narrowed = flat.narrow (0, offset, slot.Spec.Count)
-        narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
+        narrowed.view (List.toArray slot.Spec.Shape)
 
     let moving = slots |> List.filter (fun slot -> slot.Movement <> Stays)
 
@@ -41,7 +41,7 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
         let leaves = Dictionary<string, torch.Tensor>()
 
         for slot in slots do
-            let leaf = view compute slot.Offset slot
+            let leaf = (view compute slot.Offset slot).DetachFromDisposeScope()
 
             if slot.Movement <> Stays then
                 leaf.requires_grad <- true
@@ -111,14 +111,11 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
             (masterNow ()).Dispose()
             master <- null
 
-    interface IDisposable with
-        member _.Dispose() =
-            (own :> IDisposable).Dispose()
-            compute.Dispose()
+    /// Releases its tensors. Views that `Weights` gave are gone with them.
+    member store.Dispose() : unit = store.Release()
 
-            match master with
-            | null -> ()
-            | master -> master.Dispose()
+    interface IDisposable with
+        member store.Dispose() = store.Release()
 
 module Parameters =
 

@@ -108,6 +108,7 @@ let private all =
             WorldSceneTests.tests
             WorldTests.tests
             DifferentiateTests.tests
+            LifetimeTests.tests
             DetailsCommandTests.tests
             LossByPlaceTests.tests
             CodeUseTests.tests
