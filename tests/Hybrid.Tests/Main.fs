@@ -23,6 +23,7 @@ let private all =
             ConvertTests.tests
             DecoderTests.tests
             DocsTests.tests
+            ScriptTests.tests
             DurableTests.tests
             ExtensionTests.tests
             FamilyTests.tests
