@@ -21,10 +21,14 @@ let private all =
             CommandLineTests.tests
             ConfigTests.tests
             ConvertTests.tests
+            ConvertRefusalTests.tests
             DecoderTests.tests
             DocsTests.tests
             ScriptTests.tests
-            DurableTests.tests
+            DiskTests.tests
+            ResumeTests.tests
+            SavingTests.tests
+            SpikeTests.tests
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests
@@ -37,9 +41,12 @@ let private all =
             ImageCommandTests.tests
             ImageTilesTests.tests
             ImageTokenizerGoldenTests.tests
+            CodebookTests.tests
             ImageTokenizerTests.tests
+            SceneVqVaeTests.tests
             ImageTrainConfigTests.tests
             ImageTrainJobTests.tests
+            TrainingPicturesTests.tests
             ImageTrainingTests.tests
             JsonTests.tests
             KernelTests.tests
@@ -59,6 +66,7 @@ let private all =
             PrecisionTests.tests
             PrepareHostileTests.tests
             PrepareInputTests.tests
+            PrepareTableTests.tests
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
@@ -83,6 +91,7 @@ let private all =
             StatisticsTests.tests
             FidelityTests.tests
             FidCommandTests.tests
+            FidExtractionTests.tests
             GenerateCommandTests.tests
             StepTests.tests
             StudyPlanTests.tests

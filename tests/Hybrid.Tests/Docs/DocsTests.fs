@@ -9,15 +9,7 @@ open Expecto
 open Hybrid
 open Hybrid.Runner
 
-/// The root of the repository.
-let internal root: string =
-    let rec up (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> invalidOp "the tests do not run inside the repository"
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) -> folder.FullName
-        | folder -> up folder.Parent
-
-    up (DirectoryInfo AppContext.BaseDirectory)
+let internal root: string = Repository.root
 
 let internal pages: string list =
     [

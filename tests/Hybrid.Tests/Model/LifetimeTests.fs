@@ -79,7 +79,7 @@ let private calls () : (string * (unit -> torch.Tensor list)) list =
         "Decoder.logits", (fun () -> one (Decoder.logits config vocabulary.Rows weights batch.Inputs))
         "Layers.norm", (fun () -> one (Layers.norm LayerNorm 1e-5 weights "layers.0.attention_norm" x))
         "Layers.linear", (fun () -> one (Layers.linear (weights "layers.0.attention.in_proj.weight") x))
-        "Layers.attention", (fun () -> one (Layers.attention config weights "layers.0.attention" rotation None x |> fst))
+        "Layers.attention", (fun () -> one (Layers.attention config weights "layers.0.attention" rotation x))
         "Layers.feedForward", (fun () -> one (Layers.feedForward config weights "layers.0" x))
         "Layers.attend", (fun () -> one (Layers.attend heads heads heads))
         "Layers.attendWithin", (fun () -> one (Layers.attendWithin 2L heads heads heads))
