@@ -47,8 +47,7 @@ printfn $"the same as Decoder.logits, bit for bit: {same}"
 // Another block: attention alone, without a feed-forward layer.
 let attentionOnly (layer: int) (x_BTD: torch.Tensor) : torch.Tensor =
     let norm = Layers.norm config.Norm config.NormEpsilon weights $"layers.{layer}.attention_norm"
-    let mixed, _ = Layers.attention config weights $"layers.{layer}.attention" rotation None (norm x_BTD)
-    x_BTD.plus mixed
+    norm x_BTD |> Layers.attention config weights $"layers.{layer}.attention" rotation |> x_BTD.plus
 
 let swapped = modelOf attentionOnly batch.Inputs
 let furthest = swapped.sub(whole).abs().max().item<float32>()

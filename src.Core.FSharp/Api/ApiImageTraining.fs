@@ -102,14 +102,7 @@ type PictureMeasures private () =
             (Seq.toArray others)
 
     /// The use of `count` codes over pictures.
-    static member Use(count: int, codes: IEnumerable<int[]>) : CodebookUse =
-        let histogram = Array.zeroCreate<int64> count
-
-        for picture in codes do
-            for code in picture do
-                histogram[code] <- histogram[code] + 1L
-
-        ImageQuality.codebookUse histogram
+    static member Use(count: int, codes: IEnumerable<int[]>) : CodeUse = CodeUse.counts count codes |> CodeUse.ofCounts
 
 /// Trains an image tokenizer. Dispose it to release everything.
 [<Sealed>]

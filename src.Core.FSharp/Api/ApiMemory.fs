@@ -107,7 +107,7 @@ type MemoryPart =
 [<AbstractClass; Sealed>]
 type StepMemories private () =
 
-    /// A step of a model of which `movement` moves.
+    /// A step of a model of which `movement` moves, in a run that keeps an average of its weights or checkpoints while steps go on.
     static member internal Of
         (
             config: ModelConfig,
@@ -118,9 +118,12 @@ type StepMemories private () =
             sequences: int,
             threads: int,
             positions: int,
-            device: torch.Device
+            device: torch.Device,
+            processes: Slicing,
+            average: bool,
+            checkpoints: bool
         ) : StepMemory =
-        Memory.ofStep
+        Memory.ofRun
             config
             movement
             {
@@ -133,6 +136,9 @@ type StepMemories private () =
                 OnCpu = (device.``type`` = DeviceType.CPU)
                 Passes = (threads > 1 || torch.get_num_threads () = 1)
             }
+            processes
+            average
+            checkpoints
 
     /// The parts of an estimate by name, with their total.
     static member Parts(memory: StepMemory) : IReadOnlyList<MemoryPart> =
@@ -143,6 +149,9 @@ type StepMemories private () =
             { Name = "activations"; Bytes = memory.Activations }
             { Name = "head"; Bytes = memory.Head }
             { Name = "work"; Bytes = memory.Work }
+            // A step by itself is no run.
+            if memory.Run > 0L then
+                { Name = "run"; Bytes = memory.Run }
             { Name = "program"; Bytes = memory.Program }
             { Name = "total"; Bytes = memory.Total }
         |]
@@ -163,5 +172,8 @@ type StepMemories private () =
             sequences,
             training.Team.Size,
             positions,
-            torch.CPU
+            torch.CPU,
+            { Zero = 0; World = 1 },
+            training.AverageDecay > 0.0,
+            false
         )

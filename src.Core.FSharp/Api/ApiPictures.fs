@@ -185,16 +185,6 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
         use _ = torch.NewDisposeScope()
         ImageQuality.psnr (Pixels.toTensor height width originals) (Pixels.toTensor height width others)
 
-    /// The share of `count` codes that occur, and the entropy of their use in bits.
-    static member Use(count: int, codes: IEnumerable<int[]>) : struct (float * float) =
-        let histogram = Array.zeroCreate<int64> count
-
-        for picture in codes do
-            for code in picture do
-                histogram[code] <- histogram[code] + 1L
-
-        struct (Codebook.shareUsed histogram, Codebook.entropy histogram)
-
     interface IDisposable with
         member _.Dispose() =
             for store in stores do

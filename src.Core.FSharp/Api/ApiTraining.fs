@@ -96,8 +96,11 @@ type TrainPlan
     let text, image, structure, z = config.LossWeights
     let precision = if config.Precision = Given Bf16 then Bf16 else Fp32
 
-    let memory (model: ModelConfig) precision checkpointing threads positions device =
+    let sharing (processes: int) : Slicing = { Zero = config.Distribution.Zero; World = processes }
+
+    let memory (model: ModelConfig) precision checkpointing threads positions device processes =
         let movement = Trainable.movement model config.Vocabulary.TextRows config.Trainable
+        let checkpoints = config.CheckpointEvery < config.Schedule.Steps || config.Saving.EveryMinutes.IsSome
 
         StepMemories.Of(
             model,
@@ -108,7 +111,10 @@ type TrainPlan
             config.MicroBatch,
             threads,
             positions,
-            device
+            device,
+            sharing processes,
+            config.AverageDecay.IsSome,
+            checkpoints
         )
 
     let list (values: string list) = List.toArray values :> IReadOnlyList<string>
@@ -180,21 +186,23 @@ type TrainPlan
         | Some budget -> Nullable(int64 (budget * 1073741824.0))
         | None -> Nullable()
 
-    /// What a step of this run takes by its present settings.
-    member plan.Memory(model: ModelConfig, threads: int, positions: int, device: torch.Device) : StepMemory =
-        memory model precision plan.Training.Pass.Checkpointing threads positions device
+    /// What a step of this run takes by its present settings, in one of so many processes.
+    member plan.Memory(model: ModelConfig, threads: int, positions: int, device: torch.Device, processes: int) : StepMemory =
+        memory model precision plan.Training.Pass.Checkpointing threads positions device processes
 
     /// What a step of this run takes on a CPU in a precision and by a way of checkpointing.
     member _.Memory(model: ModelConfig, half: bool, checkpointing: string, threads: int, positions: int) : StepMemory =
         let pass = Training(Checkpointing = checkpointing).Pass
-        memory model (if half then Bf16 else Fp32) pass.Checkpointing threads positions torch.CPU
+        memory model (if half then Bf16 else Fp32) pass.Checkpointing threads positions torch.CPU 1
 
-    /// This configuration with the fastest way of checkpointing that fits, where it left that open. Errors: InputException where
-    /// none does.
-    member plan.WithFastest(model: ModelConfig, threads: int, positions: int, device: torch.Device, budget: int64) : TrainPlan =
-        let estimate checkpointing = memory model precision checkpointing threads positions device
+    /// This configuration with the fastest way of checkpointing that fits into each of so many processes, where it left that open.
+    /// Errors: InputException where none does.
+    member plan.WithFastest
+        (model: ModelConfig, threads: int, positions: int, device: torch.Device, processes: int, budget: int64)
+        : TrainPlan =
+        let estimate checkpointing = memory model precision checkpointing threads positions device processes
 
-        match config.Checkpointing, Memory.fastest budget estimate with
+        match config.Checkpointing, Memory.fastest (Memory.ways (sharing processes)) budget estimate with
         | Given _, _ -> plan
         | Auto, Ok choice -> TrainPlan(TrainConfig.withCheckpointing choice config)
         | Auto, Error least ->

@@ -51,6 +51,9 @@ module Vocabulary =
     /// The structure marks and `<pad>` as text, in the order of their ids.
     let marks: string list = [ "<doc>"; "</doc>"; "<text>"; "</text>"; "<image>"; "</image>"; "<pad>" ]
 
+    /// The kinds whose losses add up to the total, in the order in which sums and counts of them stand.
+    let counted: Kind list = [ Kind.Text; Kind.Image; Kind.Structure ]
+
     /// The layout of a text table that nothing was added to.
     let plainText (rows: int) : Vocabulary = { TextRows = rows; ImageCodes = 0 }
 

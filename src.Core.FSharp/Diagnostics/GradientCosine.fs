@@ -6,7 +6,6 @@
 namespace Hybrid
 
 open System
-open System.Collections.Generic
 open TorchSharp
 
 /// Two gradients with respect to some parameters.
@@ -53,26 +52,6 @@ type GradientCosines =
 /// How the gradients of two kinds of loss stand to each other, with the noise of few sequences taken out.
 module GradientCosine =
 
-    /// Weights of a store that all collect gradients, whatever moves in training, into a flat gradient of the store's layout.
-    let private leavesOf (store: ParameterStore) : Replica =
-        let gradient =
-            torch.zeros([| store.Length |], dtype = store.Compute.dtype, device = store.Device).DetachFromDisposeScope()
-
-        let view (flat: torch.Tensor) (slot: Slot) =
-            use narrowed = flat.narrow (0, slot.Offset, slot.Spec.Count)
-            narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
-
-        let leaves = Dictionary<string, torch.Tensor>()
-
-        for slot in store.Slots do
-            let leaf = view store.Compute slot
-            leaf.requires_grad <- true
-            use gradientView = view gradient slot
-            leaf.grad <- gradientView
-            leaves.Add(slot.Spec.Name, leaf)
-
-        new Replica(leaves, store.Slots, 0L, gradient)
-
     /// The gradient of the mean loss of one kind over all batches, flat, fp32, in the store's layout; the caller owns it.
     let private gradientOf
         (config: ModelConfig)
@@ -81,7 +60,7 @@ module GradientCosine =
         (batches: Batch[])
         (kind: Kind)
         : torch.Tensor =
-        use leaves = leavesOf store
+        use leaves = store.WholeReplica()
         let count = batches |> Array.sumBy (fun batch -> batch.Counts[int kind])
         let wide = store.Compute.dtype = torch.float32
 

@@ -186,6 +186,16 @@ module LossByPlace =
             |> Array.distinct
             |> Array.filter (fun edge -> edge > sorted[0])
 
+    /// The row of a picture's grid that a place is in. Errors: InputException for a place that the grid has not.
+    let internal rowOf (struct (height, width): struct (int * int)) (place: int) : int =
+        if place >= height * width then
+            raise (
+                InputException
+                    $"a picture has more than {height * width} codes, which is what a grid of {height} rows and {width} columns has; give the grid of these tokens."
+            )
+
+        place / width
+
     let private bucketOf (edges: int[]) (length: int) : int =
         let mutable bucket = 0
 
@@ -266,13 +276,7 @@ module LossByPlace =
                     imageByCaption.Add(bucketOf plan.CaptionEdges token.Caption, full, within)
 
                     if width > 0 then
-                        if token.Place >= height * width then
-                            raise (
-                                InputException
-                                    $"a picture has more than {height * width} codes, which is what a grid of {height} rows and {width} columns has; give the grid of these tokens."
-                            )
-
-                        rows.Add(token.Place / width, full, within)
+                        rows.Add(rowOf plan.Grid token.Place, full, within)
                         imageColumns.Add(token.Place % width, full, within)
                 | Kind.Structure -> marks.Add(token.Place, full, within)
                 | _ -> ()

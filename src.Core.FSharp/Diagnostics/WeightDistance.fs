@@ -36,8 +36,6 @@ type WeightChanges =
 /// How far weights have moved from where they started.
 module WeightDistance =
 
-    let private isTable (name: string) = name = "tok_embeddings.weight" || name = "output.weight"
-
     /// Pieces of a table of which the start has the first rows only: each piece's old rows, and all new rows as one.
     let private cut (old: int64) (spec: ParameterSpec) (pieces: ParameterPiece list) : ParameterPiece list =
         let rows = spec.Shape.Head
@@ -88,7 +86,7 @@ module WeightDistance =
         let there = before.shape
 
         let old =
-            if isTable spec.Name && there.Length = 2 && there[0] <= spec.Shape.Head && there[1] = spec.Shape[1] then
+            if ParameterName.isTable spec.Name && there.Length = 2 && there[0] <= spec.Shape.Head && there[1] = spec.Shape[1] then
                 there[0]
             else
                 Shape.require $"the start of {spec.Name}" spec.Shape before

@@ -23,7 +23,7 @@ module Checkpointing =
         [ "none", Checkpointing.None; "selective", Checkpointing.Selective; "full", Checkpointing.Full ]
 
     /// A choice's name.
-    let name (checkpointing: Checkpointing) : string = names |> List.find (fun (_, c) -> c = checkpointing) |> fst
+    let name (checkpointing: Checkpointing) : string = JsonForm.nameIn names checkpointing
 
 /// Functions that are computed once more in the backward pass. Parameters collect their gradients there, by `backward`; so
 /// `torch.autograd.grad` does not see through these. An exception in a backward function ends the process: all that can be

@@ -58,7 +58,7 @@ let fill
         use destination = target.MasterOf name
         use old: torch.Tensor = source name
 
-        if name = "tok_embeddings.weight" || name = "output.weight" then
+        if ParameterName.isTable name then
             let added = slot.Spec.Shape.Head - oldRows
             Shape.require name [ oldRows; slot.Spec.Shape[1] ] old
             destination.narrow(0, 0L, oldRows).copy_ old |> ignore

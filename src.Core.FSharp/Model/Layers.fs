@@ -3,18 +3,6 @@ namespace Hybrid
 
 open TorchSharp
 
-/// Keys and values of the positions seen so far, in preallocated memory [B, H_kv, T_max, C].
-[<NoEquality; NoComparison>]
-type Cache =
-    {
-        /// [B, H_kv, T_max, C], rotated
-        Keys: torch.Tensor
-        /// [B, H_kv, T_max, C]
-        Values: torch.Tensor
-        /// Positions that are filled
-        Length: int64
-    }
-
 /// The layers of a block as functions of a description and of weights by name. Axes: see the legend in Shape.fs.
 module Layers =
 
@@ -99,7 +87,7 @@ module Layers =
         attendWithin 0L q_BHTC k_BHSC v_BHSC
 
     // Query heads share key-value heads in groups: head h reads key-value head h / (H / H_kv).
-    let private spread (heads: int64) (x_BHTC: torch.Tensor) =
+    let private repeated (heads: int64) (x_BHTC: torch.Tensor) =
         let kv = x_BHTC.shape[1]
 
         if kv = heads then
@@ -154,7 +142,7 @@ module Layers =
             |> normed config weights prefix
             |> takeApart config rotation
 
-        q, spread (int64 config.Heads) k, spread (int64 config.Heads) v
+        q, repeated (int64 config.Heads) k, repeated (int64 config.Heads) v
 
     /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`, or [N, (H + 2 H_kv) C] of packed rows;
     /// up to `scoresKept` scores are kept for the backward pass.
@@ -164,15 +152,14 @@ module Layers =
         (prefix: string)
         (rotation: Rotation option)
         (rows: PackedRows option)
-        (cache: Cache option)
         (scoresKept: int64)
         (joined: torch.Tensor)
-        : torch.Tensor * Cache option =
+        : torch.Tensor =
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
         let out = projection config.OutBias weights (prefix + ".out_proj")
         let qkv = normed config weights prefix joined
 
-        if cache.IsNone && qkv.device_type = DeviceType.CPU then
+        if qkv.device_type = DeviceType.CPU then
             let plan: FusedAttention.AttentionPlan =
                 {
                     Heads = heads
@@ -187,38 +174,27 @@ module Layers =
                     Rows = rows
                 }
 
-            out (FusedAttention.causalAttention plan qkv), None
+            out (FusedAttention.causalAttention plan qkv)
         else
             let qkv = rows |> Option.fold (fun x rows -> Fused.unpack rows x) qkv
             let b, t = qkv.shape[0], qkv.shape[1]
             let q, k, v = takeApart config rotation qkv
 
-            let keys, values, cache =
-                match cache with
-                | None -> k, v, None
-                | Some cache ->
-                    cache.Keys.narrow(2, cache.Length, t).copy_ k |> ignore
-                    cache.Values.narrow(2, cache.Length, t).copy_ v |> ignore
-                    let length = cache.Length + t
-                    cache.Keys.narrow (2, 0L, length), cache.Values.narrow (2, 0L, length), Some { cache with Length = length }
-
-            let mixed = attendWithin (int64 config.Window) q (spread heads keys) (spread heads values)
+            let mixed = attendWithin (int64 config.Window) q (repeated heads k) (repeated heads v)
             let mixed = mixed.transpose(1, 2).reshape(b, t, heads * c)
-            out (rows |> Option.fold (fun x rows -> Fused.pack rows x) mixed), cache
+            out (rows |> Option.fold (fun x rows -> Fused.pack rows x) mixed)
 
-    /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D]; with an optional cache of earlier positions of rows that are
-    /// not packed; returns the cache grown by T.
+    /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D].
     let packedAttention
         (config: ModelConfig)
         (weights: Weights)
         (prefix: string)
         (rotation: Rotation option)
         (rows: PackedRows option)
-        (cache: Cache option)
         (x: torch.Tensor)
-        : torch.Tensor * Cache option =
+        : torch.Tensor =
         projection config.QkvBias weights (prefix + ".in_proj") x
-        |> mix config weights prefix rotation rows cache scoresKept
+        |> mix config weights prefix rotation rows scoresKept
 
     /// `packedAttention` of rows that are not packed.
     let attention
@@ -226,10 +202,9 @@ module Layers =
         (weights: Weights)
         (prefix: string)
         (rotation: Rotation option)
-        (cache: Cache option)
         (x_BTD: torch.Tensor)
-        : torch.Tensor * Cache option =
-        packedAttention config weights prefix rotation None cache x_BTD
+        : torch.Tensor =
+        packedAttention config weights prefix rotation None x_BTD
 
     let private projectionAgain (f: torch.Tensor -> torch.Tensor) parameters (bias: bool) (weights: Weights) (prefix: string) =
         Recompute.product f parameters (weights (prefix + ".weight")) (if bias then Some(weights (prefix + ".bias")) else None)
@@ -251,8 +226,7 @@ module Layers =
         let norm, parameters = normAgain config weights normPrefix
 
         projectionAgain norm parameters config.QkvBias weights (prefix + ".in_proj") x
-        |> mix config weights prefix rotation rows None 0L
-        |> fst
+        |> mix config weights prefix rotation rows 0L
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).

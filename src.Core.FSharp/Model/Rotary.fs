@@ -81,6 +81,11 @@ let tables
         let frequencies, factor = frequencies config (start + length)
         Some { Cosine = table frequencies factor cos; Sine = table frequencies factor sin }
 
+/// The tables of the first of their positions.
+let first (positions: int64) (rotation: Rotation) : Rotation =
+    let cut (table: torch.Tensor) = table.narrow (0, 0L, positions)
+    { Cosine = cut rotation.Cosine; Sine = cut rotation.Sine }
+
 /// The tables [length, 1, R] of sequences that begin with `prompt` positions read at once and grow one by one. They differ from `tables`
 /// only where rotation depends on the length so far: each later position then turns as it does when it is the last.
 let span

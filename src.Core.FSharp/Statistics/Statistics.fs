@@ -131,9 +131,6 @@ let studentMean (values: float[]) : Interval =
 
         { Mean = m; Low = m - half; High = m + half }
 
-/// The interval of the mean paired difference a − b.
-let pairedDifference (a: float[]) (b: float[]) : Interval = studentMean (Array.map2 (-) a b)
-
 /// The smallest mean difference that a 95 % interval over as many pairs, scattered like these, would set apart from zero four times in
 /// five: (t₀.₉₇₅ + t₀.₈) · s/√n. nan for fewer than two pairs.
 let smallestEffect (differences: float[]) : float =

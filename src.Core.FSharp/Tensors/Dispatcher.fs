@@ -210,11 +210,6 @@ let fusedAdamW
         0
     |> ignore
 
-/// Antialiased bicubic resampling (a = −0.5, as PIL does it) of [B, 3, H, W] to [B, 3, height, width].
-let resizeBicubic (height: int64) (width: int64) (images: torch.Tensor) : torch.Tensor =
-    call "aten::_upsample_bicubic2d_aa" "" [ Tensor images; Integers [ height; width ]; Flag false; Absent; Absent ] 1
-    |> List.head
-
 /// The address of a tensor's first element, for reading and writing host tensors without a copy.
 let dataPointer (tensor: torch.Tensor) : nativeint =
     let mutable pointer = 0n

@@ -87,8 +87,25 @@ type Slot =
         |> List.filter (fun slot -> slot.Movement <> Stays)
         |> List.fold (fun first slot -> min first slot.Offset) length
 
-/// Passes over flat memory.
+/// What the names of a model's parameters say.
+module internal ParameterName =
+
+    /// Whether it is a table with a row for each id: the embedding table or the head.
+    let isTable (name: string) : bool = name = "tok_embeddings.weight" || name = "output.weight"
+
+    /// The block that a parameter belongs to; −1 for those of embedding, final norm and head.
+    let block (name: string) : int =
+        if name.StartsWith("layers.", StringComparison.Ordinal) then
+            int (name.Split('.')[1])
+        else
+            -1
+
+/// Places in flat memory, and passes over it.
 module internal Flat =
+
+    /// Things that stand behind each other, each with where it begins.
+    let packed (length: 'a -> int64) (things: 'a list) : ('a * int64) list =
+        things |> List.mapFold (fun at thing -> (thing, at), at + length thing) 0L |> fst
 
     /// The ranges in which flat memory of one element type meets another: torch widens what it is given as a whole first, and that would
     /// be another copy. On a CPU a range stays in its cache; a GPU wants fewer calls.

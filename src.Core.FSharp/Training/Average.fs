@@ -14,10 +14,8 @@ type MovingAverage
     let flat = state.First.clone().DetachFromDisposeScope()
 
     let pieces =
-        let starts = state.Pieces |> List.scan (fun at piece -> at + piece.Segment.Length) 0L
-
         [
-            for piece, at in List.zip state.Pieces starts[.. state.Pieces.Length - 1] ->
+            for piece, at in Flat.packed (fun (piece: Piece) -> piece.Segment.Length) state.Pieces ->
                 piece, flat.narrow(0, at, piece.Segment.Length).DetachFromDisposeScope()
         ]
 

@@ -178,7 +178,7 @@ let evaluateWithin
         let parts =
             torch.stack
                 [|
-                    for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
+                    for kind in Vocabulary.counted ->
                         plan.CrossEntropy.mul(kinds.eq(Scalars.Of(int64 (int kind))).``to`` torch.float32).sum()
                 |]
 

@@ -131,7 +131,7 @@ module Loss =
     let sumsByKind (scored: Scored) (values_N: torch.Tensor) : torch.Tensor =
         use scope = torch.NewDisposeScope()
 
-        let sums = [| for kind in [ Kind.Text; Kind.Image; Kind.Structure ] -> (masked kind scored values_N).sum() |]
+        let sums = [| for kind in Vocabulary.counted -> (masked kind scored values_N).sum() |]
 
         torch.stack(sums).MoveToOuterDisposeScope()
 
@@ -168,7 +168,7 @@ module Loss =
                 let target = scored.Logits.gather(1L, scored.Targets.unsqueeze 1L).squeeze 1
                 masked kind scored (z.sub target)
 
-        let values = [ Kind.Text; Kind.Image; Kind.Structure ] |> List.map own
+        let values = Vocabulary.counted |> List.map own
         (values |> List.reduce (fun a b -> a.plus b)).MoveToOuterDisposeScope()
 
     /// Cross-entropy sums by sequence and kind, [B, 3], of a batch of B sequences.
@@ -176,20 +176,9 @@ module Loss =
         use scope = torch.NewDisposeScope()
 
         let sums =
-            [|
-                for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
-                    (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 1L
-            |]
+            [| for kind in Vocabulary.counted -> (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 1L |]
 
         torch.stack(sums, 1L).MoveToOuterDisposeScope()
-
-    /// Cross-entropy sums and counts by position of the target, two [T] fp32 tensors: of one kind, over a batch of B sequences.
-    let byPosition (kind: Kind) (batch: Batch) (scored: Scored) : torch.Tensor * torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        let ones = torch.ones_like scored.CrossEntropy
-        let sums = (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 0L
-        let counts = (Sequence.byRow batch (masked kind scored ones)).sum 0L
-        sums.MoveToOuterDisposeScope(), counts.MoveToOuterDisposeScope()
 
     /// exp of a mean loss in nats.
     let perplexity (nats: float) : float = Math.Exp nats

@@ -99,12 +99,10 @@ type OptimizerState
             flat (if sharing.SlicesGradients then keptLength else store.Length - store.FirstMoving) dtype
 
     // Where each of the process's ranges begins among them all.
-    let keptStarts = owned |> List.scan (fun at (_, length) -> at + length) 0L
+    let ownedPlaces = Flat.packed snd owned
 
     let kept (flat: torch.Tensor) (start: int64) (length: int64) =
-        let (from, _), at =
-            List.zip owned keptStarts[.. owned.Length - 1]
-            |> List.find (fun ((s, l), _) -> start >= s && start + length <= s + l)
+        let (from, _), at = ownedPlaces |> List.find (fun ((s, l), _) -> start >= s && start + length <= s + l)
 
         flat.narrow (0L, at + start - from, length)
 
@@ -114,7 +112,7 @@ type OptimizerState
             use _ = torch.no_grad ()
             let master = flat keptLength torch.float32
 
-            for (start, length), at in List.zip owned keptStarts[.. owned.Length - 1] do
+            for (start, length), at in ownedPlaces do
                 use target = master.narrow (0L, at, length)
                 use source = store.Master.narrow (0L, start, length)
                 target.copy_ source |> ignore
@@ -141,10 +139,8 @@ type OptimizerState
             gradient.narrow (0L, start - store.FirstMoving, length)
 
     let pieces =
-        let starts = ranges |> List.scan (fun at (piece, _) -> at + piece.Length) 0L
-
         [
-            for (segment, place), at in List.zip ranges starts[.. ranges.Length - 1] ->
+            for (segment, place), at in Flat.packed (fun (piece: Segment, _) -> piece.Length) ranges ->
                 {
                     Segment = segment
                     Place = place

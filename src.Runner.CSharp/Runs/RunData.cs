@@ -105,7 +105,7 @@ internal sealed class RunData
     }
 
     /// <summary>The leaves of run.json by their dotted names.</summary>
-    public SortedDictionary<string, string> Keys() => RunDirectory.Flat(Configuration is null ? null : JsonNode.Parse(Configuration));
+    public SortedDictionary<string, string> Keys() => RunConfiguration.Flat(Configuration is null ? null : JsonNode.Parse(Configuration));
 
     private bool Begun => File.Exists(System.IO.Path.Combine(Path, Description)) || File.Exists(System.IO.Path.Combine(Path, MetricsName));
 

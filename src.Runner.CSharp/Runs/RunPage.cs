@@ -167,7 +167,7 @@ internal sealed class RunPage(IReadOnlyList<RunData> runs, string directory, dou
         string text = run.Configuration!;
         List<IBlock> blocks =
         [
-            new Hybrid.Report.Text("", $"SHA-256 of the configuration{(run.Kind is RunKind.Train or RunKind.ImageTrain ? ", as checkpoints name it" : "")}: {RunDirectory.Hash(text)}."),
+            new Hybrid.Report.Text("", $"SHA-256 of the configuration{(run.Kind is RunKind.Train or RunKind.ImageTrain ? ", as checkpoints name it" : "")}: {RunConfiguration.Hash(text)}."),
             new Code(JsonNode.Parse(text)!.ToJsonString(indented)),
         ];
         return new Folded($"Configuration of {run.Name}", blocks);

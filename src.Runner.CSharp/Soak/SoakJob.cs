@@ -21,11 +21,7 @@ internal static class SoakJob
         }
 
         string directory = Path.GetFullPath(command.Out);
-        if (Files.Occupied(directory) || File.Exists(directory))
-        {
-            throw new InputException($"{command.Out} exists and is not empty; choose another --out.");
-        }
-
+        Files.RequireFree(command.Out, "--out");
         bool made = !Directory.Exists(directory);
         Directory.CreateDirectory(directory);
         Signals.LetInterrupt();

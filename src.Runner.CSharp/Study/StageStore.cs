@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner.Study;
 
@@ -42,15 +43,7 @@ internal sealed class StageStore(string directory)
         if (Read<T>(name, key) is { } stored)
             return stored.Value;
         T result = run();
-        Directory.CreateDirectory(directory);
-        string path = PathOf(name), aside = path + ".partial";
-        using (FileStream stream = File.Create(aside))
-        {
-            JsonSerializer.Serialize(stream, new Stored<T>(key, result), Options);
-            stream.Flush(flushToDisk: true);
-        }
-
-        File.Move(aside, path, overwrite: true);
+        AtomicFile.Write(PathOf(name), stream => JsonSerializer.Serialize(stream, new Stored<T>(key, result), Options));
         return result;
     }
 

@@ -21,11 +21,15 @@ let private all =
             CommandLineTests.tests
             ConfigTests.tests
             ConvertTests.tests
+            ConvertRefusalTests.tests
             DecoderTests.tests
             CSharpPageTests.tests
             DocsTests.tests
             DoorTests.tests
-            DurableTests.tests
+            DiskTests.tests
+            ResumeTests.tests
+            SavingTests.tests
+            SpikeTests.tests
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests
@@ -38,9 +42,12 @@ let private all =
             ImageCommandTests.tests
             ImageTilesTests.tests
             ImageTokenizerGoldenTests.tests
+            CodebookTests.tests
             ImageTokenizerTests.tests
+            SceneVqVaeTests.tests
             ImageTrainConfigTests.tests
             ImageTrainJobTests.tests
+            TrainingPicturesTests.tests
             ImageTrainingTests.tests
             JsonTests.tests
             KernelTests.tests
@@ -60,6 +67,7 @@ let private all =
             PrecisionTests.tests
             PrepareHostileTests.tests
             PrepareInputTests.tests
+            PrepareTableTests.tests
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
@@ -85,6 +93,7 @@ let private all =
             StatisticsTests.tests
             FidelityTests.tests
             FidCommandTests.tests
+            FidExtractionTests.tests
             GenerateCommandTests.tests
             StepTests.tests
             StudyPlanTests.tests
