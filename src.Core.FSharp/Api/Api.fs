@@ -429,5 +429,8 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     member _.Score(items: IReadOnlyList<Likelihood.Item>, batch: int) : Likelihood.Score[] =
         Likelihood.score config vocabulary.Rows store.Weights batch (Seq.toArray items)
 
+    /// Releases the weights.
+    member _.Dispose() : unit = store.Dispose()
+
     interface IDisposable with
-        member _.Dispose() = (store :> IDisposable).Dispose()
+        member model.Dispose() = model.Dispose()

@@ -167,7 +167,7 @@ type Aligner
     member _.Images: torch.Tensor =
         use _ = torch.NewDisposeScope()
         let copy = store.MasterOf("image_embeddings").``to``(torch.float32, torch.CPU, copy = true)
-        copy.DetachFromDisposeScope()
+        copy.MoveToOuterDisposeScope()
 
     /// The `count` text rows nearest to each image row by cosine.
     member _.Nearest(count: int) : int[][] =
@@ -249,7 +249,7 @@ type AlignmentTables private () =
                 (Alignment.parameters (int64 codes) (int64 width))
 
         Parameters.initialise (Random.ofSeed seed) store
-        store.MasterOf("image_embeddings").clone().DetachFromDisposeScope()
+        store.MasterOf("image_embeddings").clone().MoveToOuterDisposeScope()
 
     /// Random rows in the place of a text table's, as large on the whole as its own; the caller owns them.
     static member RandomTexts(texts_VD: torch.Tensor, seed: int64) : torch.Tensor =
@@ -257,7 +257,7 @@ type AlignmentTables private () =
         let size = texts_VD.``to``(torch.float32).square().mean().sqrt().cpu().data<float32>().[0L]
         let stream = Random.ofSeed seed |> Random.named "random text embeddings"
 
-        (Alignment.randomTexts stream (float size) (int texts_VD.shape[0]) (int texts_VD.shape[1])).DetachFromDisposeScope()
+        (Alignment.randomTexts stream (float size) (int texts_VD.shape[0]) (int texts_VD.shape[1])).MoveToOuterDisposeScope()
 
     /// `Alignment.association`.
     static member Association(both: int64, a: int64, b: int64, total: int64) : float =

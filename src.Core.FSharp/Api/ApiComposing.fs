@@ -226,7 +226,7 @@ type DecoderParts
 
     /// Causal attention of a block, without its norm and residual; [B, T, D].
     member _.Attention(layer: int, x_BTD: torch.Tensor) : torch.Tensor =
-        Layers.attention config weights $"layers.{layer}.attention" rotation None x_BTD |> fst
+        Layers.attention config weights $"layers.{layer}.attention" rotation x_BTD
 
     /// The norm of a block that stands before its feed-forward layer; [B, T, D].
     member _.FeedForwardNorm(layer: int, x_BTD: torch.Tensor) : torch.Tensor =

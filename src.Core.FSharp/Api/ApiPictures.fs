@@ -106,7 +106,7 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
     member _.Values(name: string) : torch.Tensor =
         let store = stores |> List.find (fun store -> store.Slots |> List.exists (fun slot -> slot.Spec.Name = name))
         use values = store.MasterOf name
-        values.clone().DetachFromDisposeScope()
+        values.clone ()
 
     /// The tokenizer that a file's entries hold. Errors: InputException naming every entry that is missing or does not fit, or what
     /// the options ask for that is not there.

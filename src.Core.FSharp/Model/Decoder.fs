@@ -39,6 +39,7 @@ let private embedding
     (places: torch.Tensor -> torch.Tensor)
     (tokens: torch.Tensor)
     : torch.Tensor =
+    use scope = torch.NewDisposeScope()
     let x = Dispatcher.embedding (weights "tok_embeddings.weight") tokens
 
     let x =
@@ -52,10 +53,13 @@ let private embedding
         else
             x.plus (places ((weights "pos_embeddings.weight").narrow(0, 0L, length)))
 
-    if config.PostEmbedNorm then
-        Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x
-    else
-        x
+    let x =
+        if config.PostEmbedNorm then
+            Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x
+        else
+            x
+
+    x.MoveToOuterDisposeScope()
 
 /// x_BTD of tokens_BT: rows of the embedding table, with the positions' rows added or normalised where the model says so. Errors:
 /// ShapeException for a position that a table of positions has no row for.
@@ -172,6 +176,7 @@ let headParts (config: ModelConfig) (first: int) (last: int) : (int * int) list 
 /// Logits over the first `rows` rows of the head; rows that only pad the table get no logit and so no probability. The parts before
 /// and after an extension are multiplied by themselves: a product's rounding may depend on its size, and old logits keep their bits.
 let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tensor) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
     let table = headTable config weights
 
     let part (first: int, last: int) = Layers.linear (table.narrow (0L, int64 first, int64 (last - first))) x_BTD
@@ -179,6 +184,7 @@ let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tens
     match headParts config 0 rows |> List.map part with
     | [ whole ] -> whole
     | parts -> torch.cat (List.toArray parts, -1L)
+    |> _.MoveToOuterDisposeScope()
 
 /// The rotation tables for positions [start, start + length), where the model has any.
 let rotation (config: ModelConfig) (weights: Weights) (start: int64) (length: int64) : Rotation option =

@@ -24,7 +24,7 @@ module Layers =
 
         match kind with
         | PlainLayerNorm -> torch.nn.functional.layer_norm (x, [| width |], eps = epsilon)
-        | _ when Kernels.takes x ->
+        | _ when Kernels.takes x && not Derivative.Composed ->
             Fused.norm (kind <> RmsNorm) epsilon (weight ()) (if kind = LayerNorm then Some(bias ()) else None) x
         | LayerNorm -> torch.nn.functional.layer_norm (x, [| width |], weight (), bias (), epsilon)
         | GainLayerNorm -> torch.nn.functional.layer_norm (x, [| width |], weight (), eps = epsilon)
@@ -60,13 +60,16 @@ module Layers =
     /// softmax(q kᵀ / √C + mask) v over [B, H, T, C]. Queries are the last positions of the keys and see those up to themselves, the
     /// last `window` of them where it is not 0.
     let attendWithin (window: int64) (q_BHTC: torch.Tensor) (k_BHSC: torch.Tensor) (v_BHSC: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let b, h, t, c = q_BHTC.shape[0], q_BHTC.shape[1], q_BHTC.shape[2], q_BHTC.shape[3]
         let s = k_BHSC.shape[2]
 
         let narrow = window > 0L && window < s
 
-        if not narrow && t = s && (q_BHTC.device_type <> DeviceType.CPU || b * h * t * s > explicitScores) then
-            torch.nn.functional.scaled_dot_product_attention (q_BHTC, k_BHSC, v_BHSC, is_casual = true)
+        let fused = not Derivative.Composed && (q_BHTC.device_type <> DeviceType.CPU || b * h * t * s > explicitScores)
+
+        if not narrow && t = s && fused then
+            torch.nn.functional.scaled_dot_product_attention(q_BHTC, k_BHSC, v_BHSC, is_casual = true).MoveToOuterDisposeScope()
         else
             let mask = FusedAttention.mask (s - t) t s window q_BHTC
 
@@ -80,7 +83,7 @@ module Layers =
                     1.0f / sqrt (float32 c)
                 )
 
-            torch.bmm(scores.softmax -1L, v_BHSC.reshape (b * h, s, c)).view(b, h, t, c)
+            torch.bmm(scores.softmax -1L, v_BHSC.reshape (b * h, s, c)).view(b, h, t, c).MoveToOuterDisposeScope()
 
     /// `attendWithin` without a window.
     let attend (q_BHTC: torch.Tensor) (k_BHSC: torch.Tensor) (v_BHSC: torch.Tensor) : torch.Tensor =
@@ -137,12 +140,15 @@ module Layers =
         (rotation: Rotation option)
         (x_BTD: torch.Tensor)
         : torch.Tensor * torch.Tensor * torch.Tensor =
+        use scope = torch.NewDisposeScope()
+
         let q, k, v =
             projection config.QkvBias weights (prefix + ".in_proj") x_BTD
             |> normed config weights prefix
             |> takeApart config rotation
 
-        q, repeated (int64 config.Heads) k, repeated (int64 config.Heads) v
+        let own (x: torch.Tensor) = x.MoveToOuterDisposeScope()
+        own q, own (repeated (int64 config.Heads) k), own (repeated (int64 config.Heads) v)
 
     /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`, or [N, (H + 2 H_kv) C] of packed rows;
     /// up to `scoresKept` scores are kept for the backward pass.
@@ -159,7 +165,7 @@ module Layers =
         let out = projection config.OutBias weights (prefix + ".out_proj")
         let qkv = normed config weights prefix joined
 
-        if qkv.device_type = DeviceType.CPU then
+        if qkv.device_type = DeviceType.CPU && not Derivative.Composed then
             let plan: FusedAttention.AttentionPlan =
                 {
                     Heads = heads
@@ -193,8 +199,13 @@ module Layers =
         (rows: PackedRows option)
         (x: torch.Tensor)
         : torch.Tensor =
-        projection config.QkvBias weights (prefix + ".in_proj") x
-        |> mix config weights prefix rotation rows scoresKept
+        use scope = torch.NewDisposeScope()
+
+        let mixed =
+            projection config.QkvBias weights (prefix + ".in_proj") x
+            |> mix config weights prefix rotation rows scoresKept
+
+        mixed.MoveToOuterDisposeScope()
 
     /// `packedAttention` of rows that are not packed.
     let attention
@@ -223,10 +234,14 @@ module Layers =
         (rows: PackedRows option)
         (x: torch.Tensor)
         : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let norm, parameters = normAgain config weights normPrefix
 
-        projectionAgain norm parameters config.QkvBias weights (prefix + ".in_proj") x
-        |> mix config weights prefix rotation rows 0L
+        let mixed =
+            projectionAgain norm parameters config.QkvBias weights (prefix + ".in_proj") x
+            |> mix config weights prefix rotation rows 0L
+
+        mixed.MoveToOuterDisposeScope()
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).
@@ -275,9 +290,11 @@ module Layers =
 
     /// The feed-forward layer of the block under `prefix`.
     let feedForward (config: ModelConfig) (weights: Weights) (prefix: string) (x_BTD: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let first, second = feedForwardNames config prefix
         let hidden = projection config.FeedForwardBias weights first x_BTD
-        gate config hidden |> projection config.FeedForwardBias weights second
+        let result = gate config hidden |> projection config.FeedForwardBias weights second
+        result.MoveToOuterDisposeScope()
 
     /// `feedForward` of the norm under `normPrefix` of x, where the norm and the gate are computed again in the backward pass.
     let feedForwardAgain
@@ -287,11 +304,15 @@ module Layers =
         (normPrefix: string)
         (x_BTD: torch.Tensor)
         : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let first, second = feedForwardNames config prefix
         let norm, parameters = normAgain config weights normPrefix
 
-        projectionAgain norm parameters config.FeedForwardBias weights first x_BTD
-        |> projectionAgain (gate config) [] config.FeedForwardBias weights second
+        let result =
+            projectionAgain norm parameters config.FeedForwardBias weights first x_BTD
+            |> projectionAgain (gate config) [] config.FeedForwardBias weights second
+
+        result.MoveToOuterDisposeScope()
 
     /// The parameters of the feed-forward layer of a block.
     let feedForwardParameters (config: ModelConfig) (layer: int) (prefix: string) : ParameterSpec list =

@@ -111,6 +111,7 @@ let span
 /// Rotates the first R dimensions of each head of x_BTHC: x · cos + partner(x) · sin, where the partner of (x₁, x₂) is (−x₂, x₁) over
 /// halves or adjacent pairs. The others stay.
 let turn (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
     let width, pairs = int64 config.RotaryWidth, int64 (config.RotaryWidth / 2)
     let rest = int64 config.HeadWidth - width
     let x = if rest = 0L then x_BTHC else x_BTHC.narrow (-1, 0L, width)
@@ -125,6 +126,6 @@ let turn (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : tor
     let turned = x.mul(rotation.Cosine).plus(partner.mul rotation.Sine)
 
     if rest = 0L then
-        turned
+        turned.MoveToOuterDisposeScope()
     else
-        torch.cat ([| turned; x_BTHC.narrow (-1, width, rest) |], -1L)
+        torch.cat([| turned; x_BTHC.narrow (-1, width, rest) |], -1L).MoveToOuterDisposeScope()

@@ -31,7 +31,7 @@ type ParameterStore internal (precision: Precision, device: torch.Device, slots:
 
     let view (flat: torch.Tensor) (offset: int64) (slot: Slot) =
         use narrowed = flat.narrow (0, offset, slot.Spec.Count)
-        narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
+        narrowed.view (List.toArray slot.Spec.Shape)
 
     // Those that collect gradients stand from `first` on.
     let replica (collects: Slot -> bool) (first: int64) =
@@ -40,7 +40,7 @@ type ParameterStore internal (precision: Precision, device: torch.Device, slots:
         let leaves = Dictionary<string, torch.Tensor>()
 
         for slot in slots do
-            let leaf = view compute slot.Offset slot
+            let leaf = (view compute slot.Offset slot).DetachFromDisposeScope()
 
             if collects slot then
                 leaf.requires_grad <- true
@@ -119,14 +119,11 @@ type ParameterStore internal (precision: Precision, device: torch.Device, slots:
             (masterNow ()).Dispose()
             master <- null
 
-    interface IDisposable with
-        member _.Dispose() =
-            (own :> IDisposable).Dispose()
-            compute.Dispose()
+    /// Releases its tensors. Views that `Weights` gave are gone with them.
+    member store.Dispose() : unit = store.Release()
 
-            match master with
-            | null -> ()
-            | master -> master.Dispose()
+    interface IDisposable with
+        member store.Dispose() = store.Release()
 
 /// Laying out a store, filling it, counting it.
 module Parameters =

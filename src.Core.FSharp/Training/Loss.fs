@@ -111,6 +111,8 @@ module Loss =
     /// Errors: ShapeException.
     let score (vocabulary: Vocabulary) (batch: Batch) (logits_BTV: torch.Tensor) : Scored =
         Shape.require "logits" [ yield! batch.Targets.shape; int64 vocabulary.Rows ] logits_BTV
+        use scope = torch.NewDisposeScope()
+        let own (tensor: torch.Tensor) = tensor.MoveToOuterDisposeScope()
         let n = batch.Targets.numel ()
         let logits = logits_BTV.reshape(n, int64 vocabulary.Rows).``to`` torch.float32
         let kinds = batch.Kinds.reshape n
@@ -120,11 +122,12 @@ module Loss =
 
         {
             Vocabulary = vocabulary
-            Logits = logits
-            Targets = targets
-            Kinds = kinds
+            Logits = own logits
+            Targets = own targets
+            Kinds = own kinds
             CrossEntropy =
                 torch.nn.functional.cross_entropy (logits, ignoring, ignore_index = -100L, reduction = torch.nn.Reduction.None)
+                |> own
         }
 
     /// Sums of values [N] over the text, image and structure targets: [3].

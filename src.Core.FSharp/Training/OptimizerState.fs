@@ -197,11 +197,14 @@ type OptimizerState
     /// Each piece of flat memory that this process updates.
     member _.Pieces = pieces
 
-    interface IDisposable with
-        member _.Dispose() =
-            for piece in pieces do
-                for tensor in [ piece.Weights; piece.Gradient; piece.First; piece.Second ] do
-                    tensor.Dispose()
-
-            for tensor in [ first; second; steps; skipped; gradient ] @ Option.toList master @ Option.toList frozen do
+    /// Releases its tensors.
+    member _.Dispose() : unit =
+        for piece in pieces do
+            for tensor in [ piece.Weights; piece.Gradient; piece.First; piece.Second ] do
                 tensor.Dispose()
+
+        for tensor in [ first; second; steps; skipped; gradient ] @ Option.toList master @ Option.toList frozen do
+            tensor.Dispose()
+
+    interface IDisposable with
+        member state.Dispose() = state.Dispose()

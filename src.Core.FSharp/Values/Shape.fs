@@ -49,11 +49,13 @@ module Host =
 
     /// An int64 tensor with these values.
     let int64s (shape: int64 list) (values: int64[]) : torch.Tensor =
-        torch.tensor(values, dtype = torch.int64).reshape(List.toArray shape)
+        use flat = torch.tensor (values, dtype = torch.int64)
+        flat.reshape (List.toArray shape)
 
     /// An fp32 tensor with these values.
     let floats (shape: int64 list) (values: float32[]) : torch.Tensor =
-        torch.tensor(values, dtype = torch.float32).reshape(List.toArray shape)
+        use flat = torch.tensor (values, dtype = torch.float32)
+        flat.reshape (List.toArray shape)
 
     /// A host tensor on a device; where it is there already, the same object. To a GPU it goes through pinned memory: a plain copy
     /// would wait until everything that is queued there is done.

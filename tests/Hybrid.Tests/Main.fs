@@ -26,6 +26,7 @@ let private all =
             CSharpPageTests.tests
             DocsTests.tests
             DoorTests.tests
+            ScriptTests.tests
             DiskTests.tests
             ResumeTests.tests
             SavingTests.tests
@@ -119,6 +120,8 @@ let private all =
             VqGanTests.tests
             WorldSceneTests.tests
             WorldTests.tests
+            DifferentiateTests.tests
+            LifetimeTests.tests
             DetailsCommandTests.tests
             LossByPlaceTests.tests
             CodeUseTests.tests

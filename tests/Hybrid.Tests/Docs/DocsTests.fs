@@ -1,8 +1,7 @@
-/// The documentation against the program: scripts run, links lead somewhere, command lines parse, keys and defaults are the real ones.
+/// The documentation against the program: links lead somewhere, command lines parse, keys and defaults are the real ones.
 module Hybrid.Tests.DocsTests
 
 open System
-open System.Diagnostics
 open System.IO
 open System.Text.Json.Nodes
 open System.Text.RegularExpressions
@@ -10,9 +9,9 @@ open Expecto
 open Hybrid
 open Hybrid.Runner
 
-let private root: string = Repository.root
+let internal root: string = Repository.root
 
-let private pages: string list =
+let internal pages: string list =
     [
         yield! Directory.GetFiles(Path.Combine(root, "docs"), "*.md", SearchOption.AllDirectories) |> Array.sort
 
@@ -22,9 +21,9 @@ let private pages: string list =
             readMe
     ]
 
-let private nameOf (page: string) = Path.GetRelativePath(root, page)
+let internal nameOf (page: string) = Path.GetRelativePath(root, page)
 
-let private lines (page: string) = File.ReadAllLines page |> Array.toList
+let internal lines (page: string) = File.ReadAllLines page |> Array.toList
 
 /// The lines of a page in fenced code (of a language, where one is given), without their indentation, and the lines outside.
 let private parted (language: string option) (page: string) : string list * string list =
@@ -43,78 +42,10 @@ let private parted (language: string option) (page: string) : string list * stri
     List.rev code, List.rev text
 
 /// Fails with what was found, where something was.
-let private none (what: string) (found: string list) =
+let internal none (what: string) (found: string list) =
     if not found.IsEmpty then
         let listed = String.Join("\n", found)
         failtest $"{what}:\n{listed}"
-
-// ---- scripts ----
-
-/// The last line that each script must print; one that is not listed must print something.
-let private endings =
-    Map
-        [
-            "model.fsx", "^without feed-forward layers: loss \d"
-            "arms.fsx", ": \d+ runs, 2 claims of its own$"
-            "loss.fsx", "^step 59: total 0\."
-            "extension.fsx", "^trained: ([\d,]+) of \\1 old logits have the same bits$"
-        ]
-
-/// The runner's Release output: what the scripts refer to.
-let private built =
-    let output = Path.Combine(root, "src.Runner.CSharp", "bin", "Release", "net10.0")
-
-    let native =
-        if OperatingSystem.IsWindows() then "torch_cpu.dll"
-        elif OperatingSystem.IsMacOS() then "libtorch_cpu.dylib"
-        else "libtorch_cpu.so"
-
-    [ "Hybrid.Core.dll"; "TorchSharp.dll"; native ]
-    |> List.forall (fun file -> File.Exists(Path.Combine(output, file)))
-
-let private runs (script: string) =
-    let name = string (Path.GetFileName script)
-
-    testCase $"{name} runs" (fun () ->
-        if not built then
-            skiptest "the runner has no Release build with libtorch: dotnet build src.Runner.CSharp -c Release"
-
-        let start =
-            ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = root)
-
-        for argument in [ "fsi"; script ] do
-            start.ArgumentList.Add argument
-
-        match Process.Start start with
-        | null -> failtest "dotnet fsi did not start"
-        | running ->
-            use running = running
-            let errors = running.StandardError.ReadToEndAsync()
-            let output = running.StandardOutput.ReadToEndAsync()
-
-            if not (running.WaitForExit(TimeSpan.FromSeconds 50.0)) then
-                running.Kill(entireProcessTree = true)
-                failtest $"{name} did not end within 50 s"
-
-            let last =
-                output.Result.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> Array.tryLast |> Option.defaultValue ""
-
-            Expect.equal running.ExitCode 0 $"{name} ends with 0; it said {errors.Result}"
-            Expect.isMatch (last.Trim()) (endings |> Map.tryFind name |> Option.defaultValue "\S") $"the last line of {name}")
-
-let private scripts =
-    let found = Directory.GetFiles(Path.Combine(root, "docs", "scripts"), "*.fsx") |> Array.sort |> Array.toList
-
-    testList
-        "scripts"
-        [
-            testCase "every script with a known ending is there" (fun () ->
-                for ending in endings do
-                    Expect.contains (found |> List.map (Path.GetFileName >> string)) ending.Key "docs/scripts")
-
-            // One after the other: each is a process of its own beside the other tests.
-            testSequencedGroup "scripts" (testList "run" (found |> List.map runs))
-        ]
 
 // ---- links ----
 
@@ -368,7 +299,6 @@ let tests =
     testList
         "Docs"
         [
-            scripts
             testCase "relative links lead to a file" (fun () ->
                 Expect.isNonEmpty pages "pages"
                 none "broken links" (pages |> List.collect brokenLinks))
