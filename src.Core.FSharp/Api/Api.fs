@@ -138,6 +138,25 @@ type Drawing() =
             Lookahead = max 1 d.Lookahead
         }
 
+/// A parameter that a block of one's own has beside the decoder's.
+[<Sealed>]
+type NewParameter
+    /// It starts at 0, or at normal values of a deviation, cut off at three of them.
+    (name: string, shape: int64[], deviation: float) =
+
+    /// As the block asks for it.
+    member _.Name: string = name
+
+    /// Lengths of its axes, rows first.
+    member _.Shape: int64[] = shape
+
+    member internal _.Spec: ParameterSpec =
+        {
+            Name = name
+            Shape = List.ofArray shape
+            Init = if deviation = 0.0 then Zeros else TruncatedNormal deviation
+        }
+
 /// A model: its description, its vocabulary and its weights. Dispose it to release the weights.
 [<Sealed>]
 type Model private (description: ModelConfig, vocabulary: Vocabulary, store: ParameterStore) =
@@ -146,7 +165,7 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     // Where the weights are kept elsewhere than in the store: how to compute with them.
     let mutable elsewhere: (Weights * Decoder.Pass) option = None
 
-    static let allocate (layout: Layout) (oldRows: int) (config: ModelConfig) =
+    static let allocateWith (added: ParameterSpec list) (layout: Layout) (oldRows: int) (config: ModelConfig) =
         let preset = Trainable.presets |> List.find (fun (name, _) -> name = layout.Trainable) |> snd
 
         Parameters.allocate
@@ -157,7 +176,9 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
                  (fun _ -> Stays)
              else
                  Trainable.movement config (if layout.OldRows > 0 then layout.OldRows else oldRows) preset)
-            (Decoder.parameters config)
+            (Decoder.parameters config @ added)
+
+    static let allocate = allocateWith []
 
     /// Lets losses be computed with weights that are kept elsewhere than in the store.
     member internal _.ComputeBy(weights: Weights, pass: Decoder.Pass) : unit = elsewhere <- Some(weights, pass)
@@ -207,6 +228,14 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     /// A model with open_lm's random initialisation.
     static member Random(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, seed: int64) : Model =
         let store = allocate layout config.Rows config
+        Parameters.initialise (Random.ofSeed seed) store
+        new Model(config, vocabulary, store)
+
+    /// A model with open_lm's random initialisation, and parameters beside its own for what is put together of it (`ComposedTrainer`).
+    static member Random
+        (config: ModelConfig, vocabulary: Vocabulary, layout: Layout, seed: int64, added: IEnumerable<NewParameter>)
+        : Model =
+        let store = allocateWith [ for parameter in added -> parameter.Spec ] layout config.Rows config
         Parameters.initialise (Random.ofSeed seed) store
         new Model(config, vocabulary, store)
 

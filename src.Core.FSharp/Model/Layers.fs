@@ -3,6 +3,7 @@ namespace Hybrid
 
 open TorchSharp
 
+/// The layers of a block as functions of a description and of weights by name. Axes: see the legend in Shape.fs.
 module Layers =
 
     /// y = x Wᵀ.

@@ -80,7 +80,9 @@ module Features =
 /// Count, mean and covariance of features that come in parts: memory for D² doubles, whatever the number of samples. Sums about
 /// the running mean, in double precision (Chan, Golub & LeVeque 1979), so a large mean costs no digits.
 [<Sealed>]
-type FeatureMoments(width: int64) =
+type FeatureMoments
+    /// No samples yet, of features of a width.
+    (width: int64) =
     let mean_D = torch.zeros ([| width |], dtype = torch.float64)
     let scatter_DD = torch.zeros ([| width; width |], dtype = torch.float64)
     let mutable count = 0L

@@ -4,6 +4,7 @@ namespace Hybrid
 open System.Text.Json
 open System.Text.Json.Nodes
 
+/// Writing JSON: values, lists and objects.
 module JsonForm =
 
     /// A value as JSON.

@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
-using TorchSharp;
 using Hybrid.Runner.Formats;
+using TorchSharp;
 
 namespace Hybrid.Runner;
 

@@ -93,7 +93,7 @@ internal static class ImageTokenizers
     }
 
     /// <summary>The file that stands beside a model's weights, or null.</summary>
-    public static string? Beside(ModelFile model)
+    internal static string? Beside(ModelFile model)
     {
         string weights = Path.GetFullPath(model.WeightsPath);
         string path = Path.Combine(Directory.Exists(weights) ? weights : Path.GetDirectoryName(weights)!, FileName);

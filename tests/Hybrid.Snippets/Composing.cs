@@ -36,18 +36,19 @@ public static class Composing
     {
         var vocabulary = new Vocabulary(100, 64);
         var config = new ModelOptions(32, 2, 4, vocabulary.Rows, 64) { FeedForwardWidth = 64 }.Config;
-        using var model = Model.Random(config, vocabulary, new Layout(), seed: 1);
         using var scope = NewDisposeScope();
         Batch batch = Learnable(vocabulary);
         #region a block
-        // Attention alone, without a feed-forward layer.
-        Tensor AttentionOnly(Func<string, Tensor> weights, Batch given)
+        // The decoder's own block behind a gate for each dimension, which starts at zero: x + g ⊙ (block x − x).
+        Tensor Gated(Func<string, Tensor> weights, Batch given)
         {
             using var parts = new DecoderParts(config, vocabulary, weights, positions: (int)given.Inputs.shape[1]);
-            return parts.Logits(given.Inputs, (layer, x) => x.Plus(parts.Attention(layer, parts.AttentionNorm(layer, x))));
+            return parts.Logits(given.Inputs, (layer, x) => x.Plus(parts.Block(layer, x).sub(x).mul(weights($"layers.{layer}.gate"))));
         }
 
-        using var trainer = new ComposedTrainer(model, new OptimizerOptions { WeightDecay = 0.1 }.Config, Losses.Total, AttentionOnly);
+        var gates = Enumerable.Range(0, config.Layers).Select(layer => new NewParameter($"layers.{layer}.gate", [config.Width], deviation: 0));
+        using var model = Model.Random(config, vocabulary, new Layout(), seed: 1, gates);
+        using var trainer = new ComposedTrainer(model, new OptimizerOptions { WeightDecay = 0.1 }.Config, Losses.Total, Gated);
         double first = 0, last = 0;
         for (int step = 0; step < 30; step++)
         {

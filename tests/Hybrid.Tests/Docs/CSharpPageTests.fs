@@ -101,6 +101,11 @@ let tests =
 
                 Expect.equal judged.Verdict Report.Verdict.Holds "the verdict"
                 StudyPlan.parse json |> Generate.accepted "the plan" |> ignore)
+            clean "derivatives" (fun () ->
+                let struct (gradient, product, gradients) = Differentiating.Derive()
+                Expect.equal gradient [| 4.0; 32.0 |] "4 x³"
+                Expect.equal product [| 12.0; 96.0 |] "12 x² · x"
+                Expect.isGreaterThan gradients 10 "every parameter has a product")
             clean "the twins" (fun () ->
                 let struct (pretrained, random) = Experiments.Twins(2, 6)
                 let late (losses: float[]) = Array.average losses[3..]
