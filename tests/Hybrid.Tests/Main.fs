@@ -41,6 +41,7 @@ let private all =
             ImageTrainJobTests.tests
             ImageTrainingTests.tests
             JsonTests.tests
+            SettingsTests.tests
             KernelTests.tests
             LayersTests.tests
             LikelihoodTests.tests

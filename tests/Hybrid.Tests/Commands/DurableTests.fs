@@ -23,7 +23,7 @@ open TorchSharp
 let private configured (folder: Folder) (name: string) (values: (string * string) list) : string =
     let text = File.ReadAllText(prepare folder "")
     let pairs = [ for key, value in values -> Collections.Generic.KeyValuePair(key, value) ]
-    folder.Write(name, TrainConfig.set pairs text |> accepted "the configuration")
+    folder.Write(name, Settings.put pairs text |> accepted "the configuration")
 
 /// Runs until asked to stop after some time; whether it came to the end.
 let private runFor (config: string) (out: string) (time: TimeSpan) : bool =
@@ -41,7 +41,10 @@ let private metrics (run: string) : string[] =
     File.ReadAllLines(Path.Combine(run, "metrics.jsonl"))
     |> Array.map (fun line ->
         let json = (JsonNode.Parse line |> nonNull).AsObject()
-        json.Remove "tokensPerSecond" |> ignore
+
+        for name in [ "tokensPerSecond"; "shareOfPeak"; "memoryBytes"; "time" ] do
+            json.Remove name |> ignore
+
         json.ToJsonString())
 
 let private steps (run: string) : int[] =
@@ -237,8 +240,7 @@ let private refusedKeys =
 
         let text = File.ReadAllText(prepare folder "").Replace(", \"heldOut\": [\"held.npy\"]", "")
 
-        let best =
-            TrainConfig.set [ Collections.Generic.KeyValuePair("checkpoint.keepBest", "true") ] text |> accepted "it"
+        let best = Settings.put [ Collections.Generic.KeyValuePair("checkpoint.keepBest", "true") ] text |> accepted "it"
 
         fails [ "checkpoint.keepBest"; "data.heldOut" ] (fun () -> plan (folder.Write("d.json", best)) |> ignore))
 
