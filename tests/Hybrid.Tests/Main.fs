@@ -62,6 +62,7 @@ let private all =
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
+            TerminalTests.tests
             RandomTests.tests
             ReportTests.tests
             ReportCurvesTests.tests
