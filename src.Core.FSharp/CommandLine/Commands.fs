@@ -32,6 +32,8 @@ type StudyCommand =
         Seed: Nullable<int64>
         /// Arms that run side by side; null: one for each GPU or CPU thread, as far as memory holds them.
         Parallel: Nullable<int>
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         Json: bool
     }
 
@@ -80,6 +82,8 @@ type TrainCommand =
         Out: string
         /// auto, must, the path of a checkpoint, or null: an existing run is refused.
         Resume: string | null
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         Json: bool
     }
 
@@ -212,6 +216,8 @@ type AlignCommand =
         /// Words whose codes are looked for.
         Words: IReadOnlyList<string>
         Out: string
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         Json: bool
     }
 
@@ -331,6 +337,8 @@ type ImageTrainCommand =
         Out: string
         /// Goes on with an existing run instead of refusing it.
         Resume: bool
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         Json: bool
     }
 
@@ -359,6 +367,8 @@ type ReportCommand =
         Port: Nullable<int>
         /// Weight of the moving average that the curves begin with.
         Smoothing: float
+        /// Where event files for TensorBoard go, a folder for each run; null: none are written.
+        TensorBoard: string | null
         Json: bool
     }
 
@@ -368,6 +378,17 @@ type ReportCommand =
 /// What this machine offers and what is missing.
 type DoctorCommand =
     {
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// The script that completes command lines in a shell.
+type CompletionCommand =
+    {
+        /// bash, zsh or fish.
+        Shell: string
         Json: bool
     }
 

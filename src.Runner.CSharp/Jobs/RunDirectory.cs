@@ -6,6 +6,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Hybrid.Api;
 using Hybrid.Runner.Formats;
+using Hybrid.Runner.Runs;
 
 namespace Hybrid.Runner;
 
@@ -22,6 +23,7 @@ public sealed class RunDirectory : IDisposable
     private readonly LineFile log, metrics, evaluations;
     private readonly HashSet<string> failing = [];
     private readonly HashSet<int> evaluated = [];
+    private EventFile? events;
     private long flushed;
     private bool begun;
 
@@ -36,6 +38,12 @@ public sealed class RunDirectory : IDisposable
     }
 
     public string Root { get; }
+
+    /// <summary>
+    /// Whether an event file for TensorBoard is written beside the metrics, from the beginning of the run; one that is there already goes
+    /// on in any case. To be said before the run begins.
+    /// </summary>
+    public bool TensorBoard { get; set; }
 
     public Checkpoints Checkpoints { get; }
 
@@ -99,6 +107,11 @@ public sealed class RunDirectory : IDisposable
 
         AtomicFile.WriteText(RunFile, configuration + "\n");
         int[] there = GoBack(firstStep);
+        if (TensorBoard || EventFile.In(Root))
+        {
+            events = new EventFile(Root);
+        }
+
         int missing = firstStep - begunAt - there.Count(step => step >= begunAt);
         if (missing > 0)
         {
@@ -121,7 +134,9 @@ public sealed class RunDirectory : IDisposable
         Sync();
         evaluated.Clear();
         Keep(EvaluationsFile, other => other <= step);
-        return Keep(MetricsFile, other => other < step);
+        int[] kept = Keep(MetricsFile, other => other < step);
+        events?.Restart();
+        return kept;
     }
 
     /// <summary>
@@ -162,7 +177,7 @@ public sealed class RunDirectory : IDisposable
 
     public void Add(StepMetrics step) => Add(step.ToJson());
 
-    /// <summary>Adds a line to the metrics; its first key is <c>step</c>.</summary>
+    /// <summary>Adds a line to the metrics; its first key is <c>step</c>, its last becomes the time, in seconds since 1970.</summary>
     public void Add(JsonObject step)
     {
         if (!leads)
@@ -170,7 +185,10 @@ public sealed class RunDirectory : IDisposable
             return;
         }
 
-        metrics.Add(step.ToJsonString());
+        step["time"] = DateTimeOffset.UtcNow.ToUnixTimeMilliseconds() / 1e3;
+        string line = step.ToJsonString();
+        metrics.Add(line);
+        events?.Add(line);
         if (Stopwatch.GetElapsedTime(flushed) >= flushInterval)
         {
             Flush();
@@ -184,6 +202,10 @@ public sealed class RunDirectory : IDisposable
         TryFlush(metrics);
         TryFlush(evaluations);
         TryFlush(log);
+        if (events is not null)
+        {
+            TryFlush(events.File);
+        }
     }
 
     /// <summary>Puts metrics and evaluations onto the disk. Errors: IOException, UnauthorizedAccessException; the lines then wait on.</summary>
@@ -237,7 +259,9 @@ public sealed class RunDirectory : IDisposable
 
         if (leads)
         {
-            evaluations.Add(Json.Text(line));
+            string text = Json.Text(line);
+            evaluations.Add(text);
+            events?.Add(text, heldOut: true);
         }
 
         evaluated.Add(step);

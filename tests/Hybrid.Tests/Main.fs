@@ -19,11 +19,13 @@ let private all =
             CommandParsingTests.tests
             CommandParsingMoreTests.tests
             CommandLineTests.tests
+            CompletionTests.tests
             ConfigTests.tests
             ConvertTests.tests
             DecoderTests.tests
             DocsTests.tests
             DurableTests.tests
+            EventFileTests.tests
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests

@@ -52,6 +52,7 @@ let private command (input: string list) (out: string) (settings: (string * stri
         Set = [| for key, value in small @ settings -> KeyValuePair(key, value) |]
         Out = out
         Resume = false
+        TensorBoard = false
         Json = false
     }
 
