@@ -70,7 +70,7 @@ internal static class Jobs
                 ImageTrainJob.Run(tokenizer, stop);
                 break;
             case GenerateCommand generate:
-                GenerateJob.Run(generate, ImageTokenizers.DecoderBeside, stop);
+                GenerateJob.Run(generate, stop);
                 break;
             case FidCommand fid:
                 FidJob.Run(fid, stop);

@@ -8,6 +8,7 @@ public static class Program
 {
     private const int Done = 0, Failed = 1, Usage = 2, Interrupted = 130;
 
+    /// <summary>Carries out a command line, and returns the exit code.</summary>
     public static int Main(string[] arguments)
     {
         if (Distribution.RankVariables.Launched || !Terminal.Moves(Environment.GetEnvironmentVariable))

@@ -6,6 +6,7 @@ public sealed class RunStoppedException(int exitCode, CancellationToken stop) : 
     /// <summary>Names the exit code for runs that were interrupted, before what their configuration says.</summary>
     public const string Variable = "HYBRID_REQUEUE_EXIT";
 
+    /// <summary>The exit code of the process.</summary>
     public int ExitCode => exitCode;
 
     /// <summary>The exit code that the environment names, or the one given. Errors: ConfigurationException where it names none.</summary>

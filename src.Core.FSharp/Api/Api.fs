@@ -73,6 +73,7 @@ type Descriptions private () =
 /// How a model is laid out in memory.
 [<Sealed>]
 type Layout() =
+    /// Whether the model computes in bf16, from fp32 master weights.
     member val HalfPrecision = false with get, set
     /// A name of `Trainable.presets`
     member val Trainable = "all" with get, set
@@ -82,17 +83,24 @@ type Layout() =
     member val OldRows = 0 with get, set
     /// Only for computing: nothing moves, and no memory is set aside for gradients
     member val Frozen = false with get, set
+    /// Where the weights are.
     member val Device: torch.Device = torch.CPU with get, set
 
 /// Losses of one sequence: sums in nats and counts of text, image and structure targets.
 [<Struct>]
 type SequenceLoss =
     {
+        /// Σ −log p over text targets, in nats
         Text: float
+        /// Σ −log p over image targets, in nats
         Image: float
+        /// Σ −log p over the marks, in nats
         Structure: float
+        /// Text targets
         TextCount: int64
+        /// Image targets
         ImageCount: int64
+        /// Marks that are targets
         StructureCount: int64
         /// Image targets scored among the image codes only
         ImageWithin: float
@@ -103,6 +111,7 @@ type SequenceLoss =
 /// How pictures and text are drawn.
 [<Sealed>]
 type Drawing() =
+    /// Divides the logits; 0 takes the most likely token.
     member val Temperature = 1.0 with get, set
     /// 0: no limit
     member val TopK = 0 with get, set
@@ -110,6 +119,7 @@ type Drawing() =
     member val TopP = 1.0 with get, set
     /// Classifier-free guidance; 1 is none
     member val Guidance = 1.0 with get, set
+    /// Draws are functions of it, of the sequence's number and of the position.
     member val Seed = 0L with get, set
     /// Positions that a pass reads ahead; 1: none. It does not change what is drawn
     member val Lookahead = 1 with get, set
@@ -152,10 +162,15 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     /// Lets losses be computed with weights that are kept elsewhere than in the store.
     member internal _.ComputeBy(weights: Weights, pass: Decoder.Pass) : unit = elsewhere <- Some(weights, pass)
 
+    /// What decoder it is, after any extension of its tables.
     member _.Config = config
+    /// How the rows of its table are laid out.
     member _.Vocabulary = vocabulary
+    /// Its weights in flat memory; the model owns them.
     member _.Store = store
+    /// Numbers in all parameters.
     member _.ParameterCount = Parameters.count store
+    /// Numbers that an update may change.
     member _.MovingCount = Parameters.moving store
 
     /// Lets the description reach the positions that the model is trained on, where it named fewer. Errors: InputException where it
@@ -171,6 +186,9 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
 
     /// The names of all parameters.
     member _.Names: IReadOnlyList<string> = store.Slots |> List.map _.Spec.Name |> List.toArray :> IReadOnlyList<string>
+
+    /// The weights that compute, by name; the model owns them.
+    member _.Weights: Func<string, torch.Tensor> = Func<_, _> store.Weights
 
     /// A parameter's fp32 values; the caller owns the view.
     member _.Values(name: string) : torch.Tensor = store.MasterOf name
@@ -192,7 +210,7 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
         Parameters.initialise (Random.ofSeed seed) store
         new Model(config, vocabulary, store)
 
-    /// A model with the weights that `source` gives by name, as any tensors. Errors: ShapeException where one does not fit.
+    /// A model with the weights that `source` gives by name, as any tensors, each of which is released. Errors: ShapeException where one does not fit.
     static member Load(config: ModelConfig, vocabulary: Vocabulary, layout: Layout, source: Func<string, torch.Tensor>) : Model =
         let store = allocate layout config.Rows config
 
@@ -227,7 +245,8 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
             reraise ()
 
     /// A pre-trained model with its tables grown to a vocabulary. New rows start as `newRows` says (a name of
-    /// `TrainConfig.newRows`), or as `given` for the embedding table; the seed is that of the random twin.
+    /// `TrainConfig.newRows`), or as `given` for the embedding table; the seed is that of the random twin. What `source` gives by name is
+    /// released.
     /// Errors: ShapeException where a weight does not fit.
     static member Extend
         (
@@ -381,5 +400,8 @@ type Model private (description: ModelConfig, vocabulary: Vocabulary, store: Par
     member _.Score(items: IReadOnlyList<Likelihood.Item>, batch: int) : Likelihood.Score[] =
         Likelihood.score config vocabulary.Rows store.Weights batch (Seq.toArray items)
 
+    /// Releases the weights.
+    member _.Dispose() : unit = store.Dispose()
+
     interface IDisposable with
-        member _.Dispose() = (store :> IDisposable).Dispose()
+        member model.Dispose() = model.Dispose()

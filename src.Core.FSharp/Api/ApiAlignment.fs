@@ -21,22 +21,34 @@ type AlignmentStep =
 /// How alignment learns: Adam without decay, on one device.
 [<Sealed>]
 type AlignerOptions() =
+    /// Adam's, without a schedule.
     member val LearningRate = 0.01 with get, set
+    /// Decay of Adam's first moment, in [0, 1).
     member val Beta1 = 0.9 with get, set
+    /// Decay of Adam's second moment, in [0, 1).
     member val Beta2 = 0.98 with get, set
+    /// Adam's, beside the root of the second moment.
     member val Epsilon = 1e-6 with get, set
+    /// Where tables and moments are.
     member val Device: torch.Device = torch.CPU with get, set
     /// From this process's features to those of all, `Alignment.Gather`; null with one process.
     member val Gather: Func<torch.Tensor, torch.Tensor> | null = null with get, set
 
 /// A text row near to an image row.
 [<Struct>]
-type Neighbour = { Id: int; Cosine: float }
+type Neighbour =
+    {
+        /// The text row
+        Id: int
+        /// In [−1, 1]
+        Cosine: float
+    }
 
 /// How well pairs find each other by the cosines of their bags of words: each value is over all pairs, 1 where its own partner is
 /// found, and a share where partners that are as near leave it to chance.
 type Retrieval =
     {
+        /// How many pairs were searched
         Pairs: int
         /// Own caption the nearest of all captions, with its 95 % interval over pairs
         PictureToText: Statistics.Interval
@@ -44,17 +56,22 @@ type Retrieval =
         TextToPicture: Statistics.Interval
         /// The same among the nearest five
         PictureToTextAt5: float
+        /// Own picture among the nearest five
         TextToPictureAt5: float
     }
 
     /// What guessing gives.
     member r.Chance = 1.0 / float r.Pairs
 
+    /// What guessing five different ones gives.
     member r.ChanceAt5 = Math.Min(1.0, 5.0 / float r.Pairs)
 
 /// Contrastive alignment of an image table with a frozen text table. Dispose it to release both.
 [<Sealed>]
-type Aligner(texts_VD: torch.Tensor, images_RD: torch.Tensor, options: AlignerOptions) =
+type Aligner
+    /// Copies of a text table [V, D], which stays, and of an image table [R, D], which moves. Errors: ShapeException for widths that
+    /// differ.
+    (texts_VD: torch.Tensor, images_RD: torch.Tensor, options: AlignerOptions) =
     // Values of steps that nobody has asked for stay on the device, so many at a time.
     let waiting = 256
 
@@ -150,7 +167,7 @@ type Aligner(texts_VD: torch.Tensor, images_RD: torch.Tensor, options: AlignerOp
     member _.Images: torch.Tensor =
         use _ = torch.NewDisposeScope()
         let copy = store.MasterOf("image_embeddings").``to``(torch.float32, torch.CPU, copy = true)
-        copy.DetachFromDisposeScope()
+        copy.MoveToOuterDisposeScope()
 
     /// The `count` text rows nearest to each image row by cosine.
     member _.Nearest(count: int) : int[][] =
@@ -232,7 +249,7 @@ type AlignmentTables private () =
                 (Alignment.parameters (int64 codes) (int64 width))
 
         Parameters.initialise (Random.ofSeed seed) store
-        store.MasterOf("image_embeddings").clone().DetachFromDisposeScope()
+        store.MasterOf("image_embeddings").clone().MoveToOuterDisposeScope()
 
     /// Random rows in the place of a text table's, as large on the whole as its own; the caller owns them.
     static member RandomTexts(texts_VD: torch.Tensor, seed: int64) : torch.Tensor =
@@ -240,7 +257,7 @@ type AlignmentTables private () =
         let size = texts_VD.``to``(torch.float32).square().mean().sqrt().cpu().data<float32>().[0L]
         let stream = Random.ofSeed seed |> Random.named "random text embeddings"
 
-        (Alignment.randomTexts stream (float size) (int texts_VD.shape[0]) (int texts_VD.shape[1])).DetachFromDisposeScope()
+        (Alignment.randomTexts stream (float size) (int texts_VD.shape[0]) (int texts_VD.shape[1])).MoveToOuterDisposeScope()
 
     /// `Alignment.association`.
     static member Association(both: int64, a: int64, b: int64, total: int64) : float =

@@ -11,10 +11,13 @@ type DetailedLosses =
     {
         /// Of each sequence, in the order given
         Sequences: SequenceLoss[]
+        /// By where a target stands in its caption or picture
         Places: LossPlaces
+        /// What is predicted of the image codes
         Predicted: PredictedCodes
     }
 
+    /// Sequences of `a`, then those of `b`; sums and counts add.
     static member (+)(a: DetailedLosses, b: DetailedLosses) : DetailedLosses =
         {
             Sequences = Array.append a.Sequences b.Sequences

@@ -8,7 +8,9 @@ open Hybrid
 
 /// The configuration of an image tokenizer's training as the host reads it.
 [<Sealed>]
-type ImageTrainPlan(config: ImageTrainConfig) =
+type ImageTrainPlan
+    /// The configuration as the core has it.
+    (config: ImageTrainConfig) =
 
     /// A configuration's text with values put at dotted names first. Errors: InputException naming every key that is wrong.
     static member Parse(source: string, text: string, values: IEnumerable<KeyValuePair<string, string>>) : ImageTrainPlan =
@@ -18,14 +20,19 @@ type ImageTrainPlan(config: ImageTrainConfig) =
             let lines = String.Join("\n  ", errors)
             raise (InputException $"{source} cannot be used:\n  {lines}")
 
+    /// The configuration as the core has it.
     member _.Config = config
+    /// Paths of folders, tars and tables of pictures.
     member _.Inputs: IReadOnlyList<string> = List.toArray config.Inputs
 
     /// The same with other inputs.
     member _.WithInputs(inputs: IEnumerable<string>) = ImageTrainPlan { config with Inputs = List.ofSeq inputs }
 
+    /// Whether a step cuts a random square of a picture, not the one in its middle.
     member _.Random = (config.Crop = RandomCrop)
+    /// Whether the network computes in bf16.
     member _.HalfPrecision = (config.Precision = Bf16)
+    /// Whether a discriminator is trained beside it.
     member _.Adversarial = (ImageTrainConfig.discriminator config).IsSome
 
     /// Pixels that a code stands for along each axis.
@@ -95,18 +102,13 @@ type PictureMeasures private () =
             (Seq.toArray others)
 
     /// The use of `count` codes over pictures.
-    static member Use(count: int, codes: IEnumerable<int[]>) : CodebookUse =
-        let histogram = Array.zeroCreate<int64> count
-
-        for picture in codes do
-            for code in picture do
-                histogram[code] <- histogram[code] + 1L
-
-        ImageQuality.codebookUse histogram
+    static member Use(count: int, codes: IEnumerable<int[]>) : CodeUse = CodeUse.counts count codes |> CodeUse.ofCounts
 
 /// Trains an image tokenizer. Dispose it to release everything.
 [<Sealed>]
-type ImageTrainer(plan: ImageTrainPlan, device: torch.Device) =
+type ImageTrainer
+    /// A tokenizer with random weights on a device. Call `Initialise` before the first step.
+    (plan: ImageTrainPlan, device: torch.Device) =
     let config = plan.Config
     let state = new ImageTrainingState(config, device)
 

@@ -9,8 +9,12 @@ open Hybrid
 /// Threads that work side by side: `run` carries out a piece of work for each number below its count, at most `size`, and returns
 /// when all are done.
 [<Sealed>]
-type Team(size: int, run: Action<int, Action<int>>) =
+type Team
+    /// `run` is given a count, at most `size`, and the work to do for each number below it.
+    (size: int, run: Action<int, Action<int>>) =
+    /// How many pieces of work go on at once.
     member _.Size = size
+    /// Does `work` for each number below `count` (at most `Size`), and returns when all are done.
     member _.Run(count: int, work: Action<int>) : unit = run.Invoke(count, work)
 
     /// Until this is disposed, torch does the caller's own work between runs on the caller alone. Threads that it shared the work with
@@ -29,6 +33,7 @@ type Team(size: int, run: Action<int, Action<int>>) =
 /// How the processes of a run share a step.
 [<Sealed>]
 type ProcessSharing() =
+    /// The collectives that join the processes; one process by default.
     member val Exchange: IExchange = Exchange.alone with get, set
 
     /// What each process keeps a slice of. 0: nothing; 1: moments (and in bf16 the fp32 weights); 2: gradients too; 3: the weights of
@@ -90,13 +95,19 @@ type Training() =
 
 /// A part of a step's memory.
 [<Struct>]
-type MemoryPart = { Name: string; Bytes: int64 }
+type MemoryPart =
+    {
+        /// weights, gradients, moments, activations, head, work, program or total
+        Name: string
+        /// How much it takes of the machine's, or of the GPU's, memory
+        Bytes: int64
+    }
 
 /// Estimates of the memory of a step of training.
 [<AbstractClass; Sealed>]
 type StepMemories private () =
 
-    /// A step of a model of which `movement` moves.
+    /// A step of a model of which `movement` moves, in a run that keeps an average of its weights or checkpoints while steps go on.
     static member internal Of
         (
             config: ModelConfig,
@@ -107,9 +118,12 @@ type StepMemories private () =
             sequences: int,
             threads: int,
             positions: int,
-            device: torch.Device
+            device: torch.Device,
+            processes: Slicing,
+            average: bool,
+            checkpoints: bool
         ) : StepMemory =
-        Memory.ofStep
+        Memory.ofRun
             config
             movement
             {
@@ -122,6 +136,9 @@ type StepMemories private () =
                 OnCpu = (device.``type`` = DeviceType.CPU)
                 Passes = (threads > 1 || torch.get_num_threads () = 1)
             }
+            processes
+            average
+            checkpoints
 
     /// The parts of an estimate by name, with their total.
     static member Parts(memory: StepMemory) : IReadOnlyList<MemoryPart> =
@@ -132,6 +149,9 @@ type StepMemories private () =
             { Name = "activations"; Bytes = memory.Activations }
             { Name = "head"; Bytes = memory.Head }
             { Name = "work"; Bytes = memory.Work }
+            // A step by itself is no run.
+            if memory.Run > 0L then
+                { Name = "run"; Bytes = memory.Run }
             { Name = "program"; Bytes = memory.Program }
             { Name = "total"; Bytes = memory.Total }
         |]
@@ -152,5 +172,8 @@ type StepMemories private () =
             sequences,
             training.Team.Size,
             positions,
-            torch.CPU
+            torch.CPU,
+            { Zero = 0; World = 1 },
+            training.AverageDecay > 0.0,
+            false
         )

@@ -61,11 +61,11 @@ type TokenizerOptions =
         MemoryBudget: int64
     }
 
-    /// The parameters as they are, in fp32. 4 GB, a figure that does not depend on the machine, since tiles change results a little.
     /// The same with moving averages or without, in bf16 or in fp32.
     member o.With(averages: bool, halfPrecision: bool) : TokenizerOptions =
         { o with Averages = averages; HalfPrecision = halfPrecision }
 
+    /// The parameters as they are, in fp32. 4 GB, a figure that does not depend on the machine, since tiles change results a little.
     static member val Default = { Description = null; Averages = false; HalfPrecision = false; MemoryBudget = 4_000_000_000L }
 
 /// An image tokenizer: pictures to codes and back. Dispose it to release the weights.
@@ -106,7 +106,7 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
     member _.Values(name: string) : torch.Tensor =
         let store = stores |> List.find (fun store -> store.Slots |> List.exists (fun slot -> slot.Spec.Name = name))
         use values = store.MasterOf name
-        values.clone().DetachFromDisposeScope()
+        values.clone ()
 
     /// The tokenizer that a file's entries hold. Errors: InputException naming every entry that is missing or does not fit, or what
     /// the options ask for that is not there.
@@ -185,16 +185,6 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
         use _ = torch.NewDisposeScope()
         ImageQuality.psnr (Pixels.toTensor height width originals) (Pixels.toTensor height width others)
 
-    /// The share of `count` codes that occur, and the entropy of their use in bits.
-    static member Use(count: int, codes: IEnumerable<int[]>) : struct (float * float) =
-        let histogram = Array.zeroCreate<int64> count
-
-        for picture in codes do
-            for code in picture do
-                histogram[code] <- histogram[code] + 1L
-
-        struct (Codebook.shareUsed histogram, Codebook.entropy histogram)
-
     interface IDisposable with
         member _.Dispose() =
             for store in stores do
@@ -202,7 +192,9 @@ type PictureTokenizer internal (config: TokenizerConfig, stores: ParameterStore 
 
 /// Training World's image tokenizer: the usual one, or a smaller one that is there sooner.
 [<Sealed>]
-type PictureTokenizerTrainer(budget: Budget, small: bool, halfPrecision: bool, seed: int64) =
+type PictureTokenizerTrainer
+    /// Random weights from the seed. `small` takes the smaller tokenizer; `halfPrecision` lets the network compute in bf16.
+    (budget: Budget, small: bool, halfPrecision: bool, seed: int64) =
     let config = if small then SceneVqVae.quickDefaults else SceneVqVae.defaults
 
     let recipe =

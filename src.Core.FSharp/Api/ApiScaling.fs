@@ -8,8 +8,10 @@ open Hybrid
 /// What a stage of ZeRO comes to: its fastest step, or null and the least memory that it takes.
 [<Sealed>]
 type StageOutcome internal (stage: ScalingStage) =
+    /// The stage, 0 to 3.
     member _.Zero = stage.Zero
 
+    /// Its fastest step; null where nothing fits.
     member _.Step: ScalingStep | null =
         match stage.Best with
         | Ok step -> step
@@ -24,13 +26,16 @@ type StageOutcome internal (stage: ScalingStage) =
 /// What can be done, and the fastest of it.
 [<Sealed>]
 type ScalingOutcome internal (work: ScalingWork, cluster: Cluster, plan: ScalingPlan) =
+    /// The fastest step of all stages.
     member _.Pick = plan.Pick
 
+    /// Stages 0 to 3 as far as there is more than one GPU, in order.
     member _.Stages: IReadOnlyList<StageOutcome> =
         plan.Stages |> List.map StageOutcome |> List.toArray :> IReadOnlyList<StageOutcome>
 
     /// Sequences of a step for each GPU
     member _.Sequences: int = Scaling.sequences work cluster
+    /// Over all GPUs, in whole sequences for each.
     member _.TokensPerStep = plan.TokensPerStep
 
 /// Predictions for training over many GPUs.

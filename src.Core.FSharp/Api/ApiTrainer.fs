@@ -8,7 +8,7 @@ open Hybrid
 
 /// What a step left behind, as tensors, so that nothing waits for the device. Dispose it.
 [<Sealed>]
-type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
+type StepResult internal (parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
     /// Cross-entropy sums of text, image and structure targets, [3]
     member _.Parts = parts
     /// The gradient's norm before clipping
@@ -23,7 +23,10 @@ type StepResult(parts: torch.Tensor, norm: torch.Tensor, counts: int64[]) =
 
 /// Training: gradients over micro-batches and AdamW. Dispose it to release the moments.
 [<Sealed>]
-type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, training: Training) =
+type Trainer
+    /// Moments of 0 for what moves of a model; the model stays the caller's. Errors: ArgumentException for a name that is no way of
+    /// checkpointing.
+    (model: Model, optimizer: OptimizerConfig, objective: Objective, training: Training) =
     let store = model.Store
     let team = training.Team
     let sharing = training.Sharing.Of store
@@ -246,11 +249,16 @@ type Trainer(model: Model, optimizer: OptimizerConfig, objective: Objective, tra
         |> Dictionary
         :> IReadOnlyDictionary<string, torch.Tensor>
 
-    /// The moving average of the weights, or null.
-    member _.Average: MovingAverage | null = average
+    /// Whether a moving average of the weights is kept.
+    member _.KeepsAverage: bool = not (isNull average)
 
-    /// The places of the parameters of which something moves.
-    member _.AveragedSlots: Slot seq = store.Slots |> Seq.filter (fun slot -> slot.Movement <> Stays)
+    /// The names of the parameters of which something moves.
+    member _.Moving: IReadOnlyList<string> =
+        [|
+            for slot in store.Slots do
+                if slot.Movement <> Stays then
+                    slot.Spec.Name
+        |]
 
     /// The layout of the flat state: parameter names in order. A state of another layout does not fit.
     member _.StateLayout: string =
@@ -292,6 +300,17 @@ type Compose private () =
     /// The image-only form.
     static member ImageOnly(vocabulary: Vocabulary, length: int, codes: int[]) : int64[] =
         Sequence.compose vocabulary ImageOnly length [||] codes
+
+    /// A text alone, padded to `length`.
+    static member TextOnly(vocabulary: Vocabulary, length: int, text: int[]) : int64[] =
+        Sequence.compose vocabulary TextOnly length text [||]
+
+    /// Sequences of one length as a batch with all their padding; `Release` lets go of it.
+    static member Batch(vocabulary: Vocabulary, device: torch.Device, sequences: int64[][]) : Batch =
+        Sequence.batch vocabulary device sequences
+
+    /// Releases a batch's tensors.
+    static member Release(batch: Batch) : unit = Sequence.release batch
 
     /// The form that a configuration names, with captions dropped by its share: a pure function of the position.
     static member Of(config: TrainConfig, position: int64, caption: int[], codes: int[]) : int64[] =

@@ -8,8 +8,10 @@ open Hybrid
 
 /// A parameter's name and shape.
 [<Sealed>]
-type ParameterShape(name: string, shape: int64[]) =
+type ParameterShape internal (name: string, shape: int64[]) =
+    /// As open_lm names it, `layers.0.attention.in_proj.weight` say.
     member _.Name = name
+    /// Lengths of its axes, rows first.
     member _.Shape = shape
 
 /// What follows from a model's description.
@@ -88,12 +90,17 @@ type Exports private () =
 
 /// A training configuration as the host reads it.
 [<Sealed>]
-type TrainPlan(config: TrainConfig) =
+type TrainPlan
+    /// The configuration as the core has it.
+    (config: TrainConfig) =
     let text, image, structure, z = config.LossWeights
     let precision = if config.Precision = Given Bf16 then Bf16 else Fp32
 
-    let memory (model: ModelConfig) precision checkpointing threads positions device =
+    let sharing (processes: int) : Slicing = { Zero = config.Distribution.Zero; World = processes }
+
+    let memory (model: ModelConfig) precision checkpointing threads positions device processes =
         let movement = Trainable.movement model config.Vocabulary.TextRows config.Trainable
+        let checkpoints = config.CheckpointEvery < config.Schedule.Steps || config.Saving.EveryMinutes.IsSome
 
         StepMemories.Of(
             model,
@@ -104,11 +111,15 @@ type TrainPlan(config: TrainConfig) =
             config.MicroBatch,
             threads,
             positions,
-            device
+            device,
+            sharing processes,
+            config.AverageDecay.IsSome,
+            checkpoints
         )
 
     let list (values: string list) = List.toArray values :> IReadOnlyList<string>
 
+    /// The configuration as the core has it.
     member _.Config = config
 
     /// The path of the model to start from, or null.
@@ -120,13 +131,18 @@ type TrainPlan(config: TrainConfig) =
     /// Whether the weights of the checkpoint are the start; otherwise the start is random.
     member _.Pretrained = (config.Initialisation = Pretrained)
 
+    /// Paths of the training data.
     member _.Train = list config.Train
+    /// Paths of the held-out data; empty where there are none.
     member _.HeldOut = list config.HeldOut
 
     /// The path of the table that image rows start from, or null.
     member _.ImageRows: string | null = TrainConfig.newRowsPath config.NewRows |> Option.toObj
+    /// Whether sequences come in a seeded order; else as they stand.
     member _.Shuffled = (config.Order = Shuffled)
+    /// AdamW's settings.
     member _.Optimizer = config.Optimizer
+    /// The weighted parts of the loss and z-loss.
     member _.Objective: Objective = Trainer.Objective(text, image, structure, z)
 
     /// How the model of this run is laid out in memory: its pre-trained rows are the vocabulary's text rows.
@@ -170,21 +186,23 @@ type TrainPlan(config: TrainConfig) =
         | Some budget -> Nullable(int64 (budget * 1073741824.0))
         | None -> Nullable()
 
-    /// What a step of this run takes by its present settings.
-    member plan.Memory(model: ModelConfig, threads: int, positions: int, device: torch.Device) : StepMemory =
-        memory model precision plan.Training.Pass.Checkpointing threads positions device
+    /// What a step of this run takes by its present settings, in one of so many processes.
+    member plan.Memory(model: ModelConfig, threads: int, positions: int, device: torch.Device, processes: int) : StepMemory =
+        memory model precision plan.Training.Pass.Checkpointing threads positions device processes
 
     /// What a step of this run takes on a CPU in a precision and by a way of checkpointing.
     member _.Memory(model: ModelConfig, half: bool, checkpointing: string, threads: int, positions: int) : StepMemory =
         let pass = Training(Checkpointing = checkpointing).Pass
-        memory model (if half then Bf16 else Fp32) pass.Checkpointing threads positions torch.CPU
+        memory model (if half then Bf16 else Fp32) pass.Checkpointing threads positions torch.CPU 1
 
-    /// This configuration with the fastest way of checkpointing that fits, where it left that open. Errors: InputException where
-    /// none does.
-    member plan.WithFastest(model: ModelConfig, threads: int, positions: int, device: torch.Device, budget: int64) : TrainPlan =
-        let estimate checkpointing = memory model precision checkpointing threads positions device
+    /// This configuration with the fastest way of checkpointing that fits into each of so many processes, where it left that open.
+    /// Errors: InputException where none does.
+    member plan.WithFastest
+        (model: ModelConfig, threads: int, positions: int, device: torch.Device, processes: int, budget: int64)
+        : TrainPlan =
+        let estimate checkpointing = memory model precision checkpointing threads positions device processes
 
-        match config.Checkpointing, Memory.fastest budget estimate with
+        match config.Checkpointing, Memory.fastest (Memory.ways (sharing processes)) budget estimate with
         | Given _, _ -> plan
         | Auto, Ok choice -> TrainPlan(TrainConfig.withCheckpointing choice config)
         | Auto, Error least ->

@@ -6,7 +6,9 @@ open Argu
 
 /// What stands after an option, for the help and for the checks before Argu sees it.
 [<AttributeUsage(AttributeTargets.Method ||| AttributeTargets.Property)>]
-type ValueAttribute(placeholder: string) =
+type ValueAttribute
+    /// What the help shows after the option.
+    (placeholder: string) =
     inherit Attribute()
     /// As the help shows it: PATH, N, auto|must|PATH.
     member _.Placeholder = placeholder
@@ -18,7 +20,9 @@ type ValueAttribute(placeholder: string) =
     member val Ids = false with get, set
     /// Bytes with or without a unit: 5GB, 500MB, 1GiB.
     member val Bytes = false with get, set
+    /// The least value that is taken.
     member val Minimum = Double.NegativeInfinity with get, set
+    /// The largest value that is taken.
     member val Maximum = Double.PositiveInfinity with get, set
     /// The value must be greater than this.
     member val Above = Double.NegativeInfinity with get, set

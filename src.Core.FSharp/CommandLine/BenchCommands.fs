@@ -7,15 +7,21 @@ open System.Collections.Generic
 /// How fast this machine prepares data. What is not given is not measured.
 type BenchPrepareCommand =
     {
+        /// A tokenizer.json; null: text is not measured
         TextTokenizer: string | null
+        /// Files of text
         Text: IReadOnlyList<string>
+        /// Its folder or file; null: pictures are not measured
         ImageTokenizer: string | null
+        /// Folders, tars and tables of pictures
         Pictures: IReadOnlyList<string>
+        /// Pixels of a side that pictures are brought to
         ImageSize: Nullable<int>
         /// Null takes all cores.
         Threads: Nullable<int>
         /// How long each measurement goes on.
         Seconds: float
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -31,12 +37,14 @@ type BenchShape =
         Model: ModelPath | null
         /// Positions of a sequence; null takes the size's or the model's
         Positions: Nullable<int>
+        /// The model computes in bf16
         HalfPrecision: bool
     }
 
 /// How fast this machine trains a model.
 type BenchTrainCommand =
     {
+        /// The model that is trained
         Shape: BenchShape
         /// Sequences of a step; null takes the size's, or 8
         Batch: Nullable<int>
@@ -52,6 +60,7 @@ type BenchTrainCommand =
         Profile: bool
         /// What each process of a launcher keeps a slice of: 0 nothing, 1 moments, 2 gradients too, 3 weights too
         Zero: int
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -69,7 +78,9 @@ type BenchLoadCommand =
         Batch: int
         /// Steps composed at once; null takes what training takes
         Threads: Nullable<int>
+        /// How long batches are taken
         Seconds: float
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -81,9 +92,11 @@ type BenchCollectiveCommand =
     {
         /// Lengths of messages in bytes
         Bytes: IReadOnlyList<int64>
+        /// Elements are bf16, not fp32
         HalfPrecision: bool
         /// How long each measurement goes on.
         Seconds: float
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -93,12 +106,15 @@ type BenchCollectiveCommand =
 /// How fast this machine draws tokens.
 type BenchGenerateCommand =
     {
+        /// The model that draws
         Shape: BenchShape
         /// Sequences drawn together; null takes the size's, or 8
         Batch: Nullable<int>
         /// New tokens of each; null takes what the positions hold, at most 256
         New: Nullable<int>
+        /// Tokens before the drawn ones
         PromptLength: int
+        /// Only so many of the most likely tokens are drawn from
         TopK: int
         /// Strength of classifier-free guidance; 1 is none
         Guidance: float
@@ -106,6 +122,7 @@ type BenchGenerateCommand =
         Lookahead: int
         /// Null takes all cores.
         Threads: Nullable<int>
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -115,11 +132,13 @@ type BenchGenerateCommand =
 /// What training over many GPUs would take, and how to go about it.
 type PlanCommand =
     {
+        /// How many there are in all
         Gpus: int
         /// Gigabytes (10⁹ bytes) of each
         GpuMemory: float
         /// Gigabytes per second between nodes
         Link: float
+        /// How many share a node
         NodeGpus: int
         /// Gigabytes per second within a node; null: as between nodes
         NodeLink: Nullable<float>
@@ -133,7 +152,9 @@ type PlanCommand =
         Measured: string | null
         /// A training configuration, a model's description, or a size (null: 1b). At most one of these is not null.
         Config: string | null
+        /// A model's description, or null
         ModelConfig: string | null
+        /// small, tiny, 160m, 1b or 7b, or null
         Size: string | null
         /// Positions of a sequence; null: the configuration's, else 1,152
         Sequence: Nullable<int>
@@ -147,6 +168,7 @@ type PlanCommand =
         Gradients: string | null
         /// Gigabytes per second at which all processes together write a checkpoint; null: not said
         CheckpointLink: Nullable<float>
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -156,6 +178,7 @@ type PlanCommand =
 /// Runs that are disturbed and go on, held against one that is not.
 type SoakCommand =
     {
+        /// Directory of the runs and the report
         Out: string
         /// How long faults are injected; exactly one of this and FaultCount is given.
         Minutes: Nullable<float>
@@ -163,11 +186,13 @@ type SoakCommand =
         FaultCount: Nullable<int>
         /// Processes of a run; above 1 they are started by mpirun.
         Ranks: int
+        /// Of the faults and their moments
         Seed: int64
         /// A training configuration; null: one that is made for the purpose.
         Config: string | null
         /// Runs that came out right are kept too.
         Keep: bool
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 

@@ -23,17 +23,21 @@ type StudyCommand =
     {
         /// smoke, tiny or paper.
         Preset: string
+        /// A plan's JSON beside the preset; or null
         Config: string | null
+        /// Directory of the study; null: runs/study-PRESET, with a number where that is taken
         Out: string | null
         /// Goes on with an existing run instead of refusing it.
         Resume: bool
         /// Only works out what the run would take.
         DryRun: bool
+        /// Of every arm's first run; null: the plan's
         Seed: Nullable<int64>
         /// Arms that run side by side; null: one for each GPU or CPU thread, as far as memory holds them.
         Parallel: Nullable<int>
         /// Event files for TensorBoard are written beside metrics.jsonl.
         TensorBoard: bool
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -43,9 +47,11 @@ type StudyCommand =
 /// Picture-caption pairs to token shards.
 type PrepareCommand =
     {
+        /// Folders, tars and tables of pairs, or tars of tokens
         Input: IReadOnlyList<string>
         /// Where pictures are that tables name; null: beside them.
         ImageRoot: string | null
+        /// A tokenizer.json
         TextTokenizer: string
         /// Null, as is ImageSize, for tars of tokens.
         ImageTokenizer: string | null
@@ -53,7 +59,9 @@ type PrepareCommand =
         Ema: bool
         /// The image tokenizer computes in bf16.
         HalfPrecision: bool
+        /// Pixels of a side that pictures are brought to
         ImageSize: Nullable<int>
+        /// Large pictures are first shrunk to this multiple of the size; null: not
         ReducingGap: Nullable<float>
         /// A pair for each caption of a picture, not for its first one only.
         AllCaptions: bool
@@ -61,12 +69,15 @@ type PrepareCommand =
         MaxTextTokens: Nullable<int>
         /// Longer captions are dropped, not truncated.
         DropLongText: bool
+        /// Pairs of every shard but the last
         PairsPerShard: int
         /// Null: one for each core.
         Workers: Nullable<int>
         /// The first thing that would be dropped ends the run.
         Strict: bool
+        /// Directory of the shards
         Out: string
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -76,14 +87,17 @@ type PrepareCommand =
 /// One training run.
 type TrainCommand =
     {
+        /// The configuration's file
         Config: string
         /// Configuration keys (a.b.c) and the values put in their place, in the order given.
         Set: IReadOnlyList<KeyValuePair<string, string>>
+        /// Directory of the run
         Out: string
         /// auto, must, the path of a checkpoint, or null: an existing run is refused.
         Resume: string | null
         /// Event files for TensorBoard are written beside metrics.jsonl.
         TensorBoard: bool
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -91,12 +105,24 @@ type TrainCommand =
         member command.Json = command.Json
 
 /// Where a model is, and what an open_lm checkpoint does not say about itself.
-type ModelPath = { Path: string; Config: string | null; TextRows: Nullable<int>; ImageCodes: Nullable<int> }
+type ModelPath =
+    {
+        /// A checkpoint, a run, a Hugging Face directory or an open_lm file
+        Path: string
+        /// Path of open_lm's model JSON; null where the model brings its own
+        Config: string | null
+        /// Text rows of the table; null: what the model says
+        TextRows: Nullable<int>
+        /// Image codes of the table; null: what the model says
+        ImageCodes: Nullable<int>
+    }
 
 /// Losses by kind of token.
 type EvaluateCommand =
     {
+        /// The model that is measured
         Model: ModelPath
+        /// Shards or ready sequences
         Tokens: string
         /// Also where losses stand, and what codes, gradients and attention are like.
         Details: bool
@@ -104,9 +130,11 @@ type EvaluateCommand =
         Against: ModelPath | null
         /// Rows and columns of a picture's codes; null: what the shards say.
         GridHeight: Nullable<int>
+        /// Columns of a picture's codes; null: what the shards say
         GridWidth: Nullable<int>
         /// How many sequences gradients and attention are taken over.
         Sample: int
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -116,6 +144,7 @@ type EvaluateCommand =
 /// Pictures from captions.
 type GenerateCommand =
     {
+        /// Directory of the model
         Model: string
         /// Captions; empty where a file has them.
         Prompts: IReadOnlyList<string>
@@ -125,10 +154,13 @@ type GenerateCommand =
         Count: int
         /// 0 takes the most probable code.
         Temperature: float
+        /// Only so many of the most likely codes; null: all
         TopK: Nullable<int>
+        /// Only the most likely codes with this probability together; null: all
         TopP: Nullable<float>
         /// Strengths of classifier-free guidance, at least one; 1 is none.
         Guidance: IReadOnlyList<float>
+        /// Of the draws
         Seed: int64
         /// Codes of each picture that a pass reads ahead; 1 is none.
         Lookahead: int
@@ -136,7 +168,9 @@ type GenerateCommand =
         HalfPrecision: bool
         /// Megabytes (10⁶ bytes) for cached keys and values; null: the library's own default.
         MemoryBudget: Nullable<int>
+        /// Directory for the pictures
         Out: string
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -146,11 +180,17 @@ type GenerateCommand =
 /// The continuation of a text. Exactly one of Prompt and PromptIds is given.
 type CompleteCommand =
     {
+        /// The model that goes on
         Model: ModelPath
+        /// A text, or null
         Prompt: string | null
+        /// Its token ids instead, or null
         PromptIds: IReadOnlyList<int> | null
+        /// Takes the most likely token, not a drawn one
         Greedy: bool
+        /// Most tokens of the continuation
         MaxTokens: int
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -160,9 +200,11 @@ type CompleteCommand =
 /// Knowledge, few-shot and language-modelling probes. At least one of Tasks, Texts and Prompts is not empty.
 type ProbeCommand =
     {
+        /// The model that is asked
         Model: ModelPath
         /// Models to compare with, in order: the one before training first.
         Against: IReadOnlyList<string>
+        /// Files of tasks: JSON lines, lists of pairs, facts or paragraphs
         Tasks: IReadOnlyList<string>
         /// Files of plain text whose loss is measured.
         Texts: IReadOnlyList<string>
@@ -176,6 +218,7 @@ type ProbeCommand =
         Limit: Nullable<int>
         /// Null: the examples of a question are the ones that follow it.
         Seed: Nullable<int64>
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -185,13 +228,17 @@ type ProbeCommand =
 /// Contrastive alignment of image codes with text embeddings: of a model's table, or (Model null) of given tables.
 type AlignCommand =
     {
+        /// The model whose tables are aligned; null: the tables that are given
         Model: ModelPath | null
         /// With a model: shards or ready sequences.
         Tokens: string | null
         /// Without one: codes of pictures, ids of captions, the text table, and where the image table starts.
         Codes: string | null
+        /// JSON, a list of token ids for each picture; null with a model
         TextIds: string | null
+        /// The text table, .npy [V, D]; null with a model
         TextEmbedding: string | null
+        /// Where the image table starts, .npy [codes, D]; null: as new rows do
         Initial: string | null
         /// How many codes there are; null: what the model, the data or the table say.
         ImageCodes: Nullable<int>
@@ -199,11 +246,17 @@ type AlignCommand =
         Tokenizer: string | null
         /// Null: 1024, or all pairs where there are fewer.
         Batch: Nullable<int>
+        /// Updates of the image table
         Steps: int
+        /// Adam's, without a schedule
         LearningRate: float
+        /// Adam's two
         Betas: IReadOnlyList<float>
+        /// Adam's
         Epsilon: float
+        /// Whether pairs come in a new order each epoch; else as they stand
         Shuffled: bool
+        /// Of the order, of the held-out pairs, and of tables that start at random
         Seed: int64
         /// Pairs that are kept out of training and searched at the end.
         HeldOut: int
@@ -215,9 +268,11 @@ type AlignCommand =
         NearestOf: IReadOnlyList<int> | null
         /// Words whose codes are looked for.
         Words: IReadOnlyList<string>
+        /// Directory for the table and the results
         Out: string
         /// Event files for TensorBoard are written beside metrics.jsonl.
         TensorBoard: bool
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -227,11 +282,17 @@ type AlignCommand =
 /// Text to ids or back. Exactly one of Text, File and Decode is given.
 type TokenizeCommand =
     {
+        /// A tokenizer.json, or a folder with one
         Tokenizer: string
+        /// What is tokenized, or null
         Text: string | null
+        /// A file of it, or null
         File: string | null
+        /// Token ids to make text of, or null
         Decode: IReadOnlyList<int> | null
+        /// Adds the tokenizer's own special tokens
         Special: bool
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -241,11 +302,15 @@ type TokenizeCommand =
 /// Pictures to codes, codes to pictures, or both.
 type ImageCommand =
     {
+        /// Which way it goes
         Action: ImageAction
+        /// The image tokenizer's folder or file
         Tokenizer: string
+        /// Its configuration, where it lies elsewhere; or null
         TokenizerConfig: string | null
         /// Takes the moving averages that the tokenizer's trainer kept.
         Ema: bool
+        /// The tokenizer computes in bf16
         HalfPrecision: bool
         /// Pictures that are read and computed together.
         Batch: int
@@ -253,8 +318,11 @@ type ImageCommand =
         MemoryBudget: Nullable<int>
         /// A picture that cannot be read ends the command.
         Strict: bool
+        /// Pictures, or files of codes
         Input: IReadOnlyList<string>
+        /// Directory that is written
         Out: string
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -264,10 +332,13 @@ type ImageCommand =
 /// How far a set of generated pictures is from a set of real ones.
 type FidCommand =
     {
+        /// Pictures or features (.npy [N, D]) of the data
         Real: string
+        /// Pictures or features of the model
         Generated: string
         /// A TorchScript file, which is run; null where both sets are features.
         Extractor: string | null
+        /// The square in the middle is taken; else the sides are squeezed
         CenterCrop: bool
         /// The side that pictures are brought to before anything else, in whole numbers.
         PreSize: Nullable<int>
@@ -275,6 +346,7 @@ type FidCommand =
         PreFilter: string
         /// clean, lanczos, bilinear or none
         Resize: string
+        /// Pixels of a side that the extractor sees
         InputSize: int
         /// inception, symmetric, unit or bytes
         Scale: string
@@ -282,19 +354,27 @@ type FidCommand =
         Entry: string
         /// Of fid, kid and neighbours.
         Measures: IReadOnlyList<string>
+        /// How many random subsets KID is averaged over
         Subsets: int
+        /// Samples of each set in a subset
         SubsetSize: int
+        /// Precision and recall reach to this neighbour
         Neighbours: int
+        /// FID is also extrapolated to endlessly many pictures
         Extrapolate: bool
+        /// Of the subsets and the extrapolation
         Seed: int64
         /// Null: all.
         Limit: Nullable<int>
+        /// Pictures that the extractor sees together
         Batch: int
         /// Null: one for each core.
         Workers: Nullable<int>
         /// Null: features are not kept.
         SaveFeatures: string | null
+        /// A picture that cannot be read ends the command
         Strict: bool
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -313,13 +393,17 @@ type ModelFormat =
 /// A model from one form to another.
 type ConvertCommand =
     {
+        /// The model that is read
         From: ModelPath
+        /// Directory that is written
         To: string
+        /// In whose form it is written
         Format: ModelFormat
         /// fp32, bf16, fp16, or keep: that of each tensor of the source.
         ElementType: string
         /// Bytes of tensors in a file, at most (one tensor may be larger).
         ShardSize: int64
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -329,16 +413,19 @@ type ConvertCommand =
 /// Training an image tokenizer.
 type ImageTrainCommand =
     {
+        /// Folders, tars and tables of pictures
         Input: IReadOnlyList<string>
         /// The configuration's file, or null: what `Set` does not say has its default.
         Config: string | null
         /// Configuration keys (a.b.c) and the values put in their place, in the order given; options that stand for a key first.
         Set: IReadOnlyList<KeyValuePair<string, string>>
+        /// Directory of the run
         Out: string
         /// Goes on with an existing run instead of refusing it.
         Resume: bool
         /// Event files for TensorBoard are written beside metrics.jsonl.
         TensorBoard: bool
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -348,7 +435,9 @@ type ImageTrainCommand =
 /// What a file or directory is.
 type InspectCommand =
     {
+        /// A model, run, shard, tar or file of tensors
         Path: string
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -358,6 +447,7 @@ type InspectCommand =
 /// Curves of several runs on one page.
 type ReportCommand =
     {
+        /// Directories of runs
         Runs: IReadOnlyList<string>
         /// The page, or the directory of it.
         Out: string
@@ -369,6 +459,7 @@ type ReportCommand =
         Smoothing: float
         /// Where event files for TensorBoard go, a folder for each run; null: none are written.
         TensorBoard: string | null
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -378,6 +469,7 @@ type ReportCommand =
 /// What this machine offers and what is missing.
 type DoctorCommand =
     {
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -389,6 +481,7 @@ type CompletionCommand =
     {
         /// bash, zsh or fish.
         Shell: string
+        /// One object on stdout, and nothing else there
         Json: bool
     }
 
@@ -401,18 +494,21 @@ type Outcome internal () = class end
 
 /// A command to carry out.
 [<Sealed>]
-type RunOutcome(command: ICommand) =
+type RunOutcome internal (command: ICommand) =
     inherit Outcome()
+    /// With every value that its options say.
     member _.Command: ICommand = command
 
 /// A text that was asked for: to stdout, exit code 0.
 [<Sealed>]
-type HelpOutcome(text: string) =
+type HelpOutcome internal (text: string) =
     inherit Outcome()
+    /// Whole, with its line breaks.
     member _.Text: string = text
 
 /// A command line that cannot be carried out, and why: to stderr, exit code 2.
 [<Sealed>]
-type UsageOutcome(text: string) =
+type UsageOutcome internal (text: string) =
     inherit Outcome()
+    /// What is wrong, where and what to do.
     member _.Text: string = text

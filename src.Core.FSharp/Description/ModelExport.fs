@@ -3,13 +3,21 @@
 namespace Hybrid
 
 open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
+/// Writing a description in open_lm's and in Hugging Face's form.
 module ModelExport =
 
     /// The ids that a config.json names beside the architecture.
-    type Ids = { Begin: int option; End: int option; Pad: int option }
-
-    let private node (value: 'a) : JsonNode | null = JsonValue.Create<'a> value
+    type Ids =
+        {
+            /// Of the token that begins a text
+            Begin: int option
+            /// Of the token that ends one
+            End: int option
+            /// Of the token that fills up
+            Pad: int option
+        }
 
     // With a point or an exponent, so that other readers take it for a real number.
     let private real (value: float) : JsonNode | null =
@@ -21,14 +29,6 @@ module ModelExport =
             else
                 text
         )
-
-    let private record (fields: (string * (JsonNode | null)) list) : JsonObject =
-        let json = JsonObject()
-
-        for name, value in fields do
-            json.Add(name, value)
-
-        json
 
     let private openLmNorm =
         function
@@ -54,38 +54,36 @@ module ModelExport =
 
     // What only Hybrid knows of a model; other readers pass over it.
     let private own (config: ModelConfig) (vocabulary: Vocabulary) (more: (string * (JsonNode | null)) list) =
-        let sizes = config.ExtendedAt |> List.map node |> List.toArray
-
         [
             if vocabulary.ImageCodes > 0 then
-                "textRows", node vocabulary.TextRows
-                "imageCodes", node vocabulary.ImageCodes
-            if sizes.Length > 0 then
-                "extendedAt", (JsonArray sizes :> (JsonNode | null))
+                "textRows", value vocabulary.TextRows
+                "imageCodes", value vocabulary.ImageCodes
+            if not config.ExtendedAt.IsEmpty then
+                "extendedAt", list config.ExtendedAt
             yield! more
         ]
         |> function
             | [] -> []
-            | fields -> [ "hybrid", (record fields :> (JsonNode | null)) ]
+            | fields -> [ "hybrid", (object fields :> (JsonNode | null)) ]
 
     /// open_lm's model JSON, or the fields that it cannot express. Its key "hybrid" holds the layout of an extended table, which
     /// open_lm passes over.
     let openLm (config: ModelConfig) (vocabulary: Vocabulary) : Result<JsonObject, string list> =
         match ModelForms.againstOpenLm config with
         | [] ->
-            record (
+            object (
                 [
-                    "hidden_dim", node config.Width
-                    "n_layers", node config.Layers
-                    "n_heads", node config.Heads
-                    "seq_len", node config.Positions
-                    "vocab_size", node config.Rows
-                    "post_embed_norm", node config.PostEmbedNorm
-                    "weight_tying", node config.Tied
-                    "model_norm", node (openLmNorm config.Norm)
-                    "qk_norm", node config.QkNorm
-                    "positional_embedding_type", node (openLmPosition config.Position)
-                    "ffn_type", node (openLmFeedForward config.FeedForward)
+                    "hidden_dim", value config.Width
+                    "n_layers", value config.Layers
+                    "n_heads", value config.Heads
+                    "seq_len", value config.Positions
+                    "vocab_size", value config.Rows
+                    "post_embed_norm", value config.PostEmbedNorm
+                    "weight_tying", value config.Tied
+                    "model_norm", value (openLmNorm config.Norm)
+                    "qk_norm", value config.QkNorm
+                    "positional_embedding_type", value (openLmPosition config.Position)
+                    "ffn_type", value (openLmFeedForward config.FeedForward)
                 ]
                 @ own config vocabulary []
             )
@@ -97,7 +95,7 @@ module ModelExport =
 
     let private scaling (config: ModelConfig) : JsonNode | null =
         let rope (kind: string) (fields: (string * (JsonNode | null)) list) : JsonNode | null =
-            record ([ "rope_type", node kind; "type", node kind ] @ fields)
+            object ([ "rope_type", value kind; "type", value kind ] @ fields)
 
         match (if ModelForms.positionless config then stillRotation else config.RotaryScaling) with
         | NoScaling -> null
@@ -110,18 +108,18 @@ module ModelExport =
                     "factor", real s.Factor
                     "low_freq_factor", real s.LowFrequencyFactor
                     "high_freq_factor", real s.HighFrequencyFactor
-                    "original_max_position_embeddings", node s.OriginalPositions
+                    "original_max_position_embeddings", value s.OriginalPositions
                 ]
         | YarnScaling s ->
             rope
                 "yarn"
                 [
                     "factor", real s.Factor
-                    "original_max_position_embeddings", node s.OriginalPositions
+                    "original_max_position_embeddings", value s.OriginalPositions
                     "beta_fast", real s.BetaFast
                     "beta_slow", real s.BetaSlow
                     "attention_factor", real s.AttentionFactor
-                    "truncate", node s.Truncate
+                    "truncate", value s.Truncate
                 ]
 
     let private activationName =
@@ -138,33 +136,28 @@ module ModelExport =
         (ids: Ids)
         (elementType: string)
         : JsonObject =
-        let id (value: int option) =
-            match value with
-            | Some id -> node id
-            | None -> null
-
-        let common architecture =
+        let common (architecture: string) =
             [
-                "architectures", (JsonArray [| node architecture |] :> (JsonNode | null))
-                "model_type", node (ModelForms.familyName family)
-                "torch_dtype", node elementType
-                "vocab_size", node config.Rows
-                "tie_word_embeddings", node config.Tied
-                "bos_token_id", id ids.Begin
-                "eos_token_id", id ids.End
-                "pad_token_id", id ids.Pad
-                "use_cache", node true
+                "architectures", list [ architecture ]
+                "model_type", value (ModelForms.familyName family)
+                "torch_dtype", value elementType
+                "vocab_size", value config.Rows
+                "tie_word_embeddings", value config.Tied
+                "bos_token_id", orNull ids.Begin
+                "eos_token_id", orNull ids.End
+                "pad_token_id", orNull ids.Pad
+                "use_cache", value true
             ]
 
         let sizes =
             [
-                "hidden_size", node config.Width
-                "intermediate_size", node config.FeedForwardWidth
-                "num_hidden_layers", node config.Layers
-                "num_attention_heads", node config.Heads
-                "num_key_value_heads", node config.KeyValueHeads
-                "max_position_embeddings", node config.Positions
-                "hidden_act", node "silu"
+                "hidden_size", value config.Width
+                "intermediate_size", value config.FeedForwardWidth
+                "num_hidden_layers", value config.Layers
+                "num_attention_heads", value config.Heads
+                "num_key_value_heads", value config.KeyValueHeads
+                "max_position_embeddings", value config.Positions
+                "hidden_act", value "silu"
                 "attention_dropout", real 0.0
                 "rope_theta", real config.RotaryBase
             ]
@@ -184,9 +177,9 @@ module ModelExport =
         let hints =
             [
                 if family <> OpenLm && ModelForms.positionless config then
-                    "position", node (openLmPosition config.Position)
+                    "position", value (openLmPosition config.Position)
                 if family = StableLm && config.Norm = GainLayerNorm then
-                    "norm", node (openLmNorm config.Norm)
+                    "norm", value (openLmNorm config.Norm)
             ]
 
         match family with
@@ -194,64 +187,64 @@ module ModelExport =
             common "LlamaForCausalLM"
             @ sizes
             @ [
-                "head_dim", node config.HeadWidth
+                "head_dim", value config.HeadWidth
                 "rms_norm_eps", real config.NormEpsilon
                 slowed
-                "attention_bias", node config.QkvBias
-                "mlp_bias", node config.FeedForwardBias
+                "attention_bias", value config.QkvBias
+                "mlp_bias", value config.FeedForwardBias
             ]
         | Mistral ->
             common "MistralForCausalLM"
             @ sizes
             @ [
-                "head_dim", node config.HeadWidth
+                "head_dim", value config.HeadWidth
                 "rms_norm_eps", real config.NormEpsilon
                 slowed
-                "sliding_window", (if config.Window = 0 then null else node config.Window)
+                "sliding_window", (if config.Window = 0 then null else value config.Window)
             ]
         | Qwen2 ->
             common "Qwen2ForCausalLM"
             @ sizes
             @ [
-                "head_dim", node config.HeadWidth
+                "head_dim", value config.HeadWidth
                 "rms_norm_eps", real config.NormEpsilon
                 slowed
-                "use_sliding_window", node false
+                "use_sliding_window", value false
                 "sliding_window", null
             ]
         | GptNeoX ->
             common "GPTNeoXForCausalLM"
             @ [
-                "hidden_size", node config.Width
-                "intermediate_size", node config.FeedForwardWidth
-                "num_hidden_layers", node config.Layers
-                "num_attention_heads", node config.Heads
-                "max_position_embeddings", node config.Positions
-                "hidden_act", node (activationName config.FeedForward)
+                "hidden_size", value config.Width
+                "intermediate_size", value config.FeedForwardWidth
+                "num_hidden_layers", value config.Layers
+                "num_attention_heads", value config.Heads
+                "max_position_embeddings", value config.Positions
+                "hidden_act", value (activationName config.FeedForward)
                 "layer_norm_eps", real config.NormEpsilon
                 "rotary_pct", real (if ModelForms.positionless config then 1.0 else rotating)
                 "rotary_emb_base", real config.RotaryBase
                 "rope_theta", real config.RotaryBase
                 "partial_rotary_factor", real (if ModelForms.positionless config then 1.0 else rotating)
                 slowed
-                "use_parallel_residual", node config.ParallelResidual
-                "attention_bias", node config.QkvBias
+                "use_parallel_residual", value config.ParallelResidual
+                "attention_bias", value config.QkvBias
                 "attention_dropout", real 0.0
                 "hidden_dropout", real 0.0
             ]
         | Gpt2 ->
             common "GPT2LMHeadModel"
             @ [
-                "n_embd", node config.Width
-                "n_layer", node config.Layers
-                "n_head", node config.Heads
-                "n_positions", node config.Positions
-                "n_ctx", node config.Positions
-                "n_inner", node config.FeedForwardWidth
-                "activation_function", node (activationName config.FeedForward)
+                "n_embd", value config.Width
+                "n_layer", value config.Layers
+                "n_head", value config.Heads
+                "n_positions", value config.Positions
+                "n_ctx", value config.Positions
+                "n_inner", value config.FeedForwardWidth
+                "activation_function", value (activationName config.FeedForward)
                 "layer_norm_epsilon", real config.NormEpsilon
-                "scale_attn_weights", node true
-                "scale_attn_by_inverse_layer_idx", node false
+                "scale_attn_weights", value true
+                "scale_attn_by_inverse_layer_idx", value false
                 "attn_pdrop", real 0.0
                 "embd_pdrop", real 0.0
                 "resid_pdrop", real 0.0
@@ -264,31 +257,31 @@ module ModelExport =
                 // No part of a head turns where there are no positions.
                 "partial_rotary_factor", real (if ModelForms.positionless config then 0.0 else rotating)
                 "rope_scaling", (if ModelForms.positionless config then null else scaling config)
-                "use_qkv_bias", node config.QkvBias
-                "qk_layernorm", node false
-                "use_parallel_residual", node false
+                "use_qkv_bias", value config.QkvBias
+                "qk_layernorm", value false
+                "use_parallel_residual", value false
                 "hidden_dropout", real 0.0
             ]
-        | Olmo -> common "OlmoForCausalLM" @ sizes @ [ slowed; "attention_bias", node false; "clip_qkv", null ]
+        | Olmo -> common "OlmoForCausalLM" @ sizes @ [ slowed; "attention_bias", value false; "clip_qkv", null ]
         | OpenLm ->
             common "OpenLMForCausalLM"
             @ [
-                "dim", node config.Width
-                "n_layers", node config.Layers
-                "n_heads", node config.Heads
-                "seq_len", node config.Positions
-                "norm_type", node (openLmNorm config.Norm)
+                "dim", value config.Width
+                "n_layers", value config.Layers
+                "n_heads", value config.Heads
+                "seq_len", value config.Positions
+                "norm_type", value (openLmNorm config.Norm)
                 "norm_eps", real config.NormEpsilon
-                "apply_qk_norm", node config.QkNorm
-                "post_embed_norm", node config.PostEmbedNorm
-                "weight_tying", node config.Tied
-                "positional_embedding_type", node (openLmPosition config.Position)
-                "ffn_type", node (openLmFeedForward config.FeedForward)
-                "attn_name", node "auto"
-                "moe_freq", node 0
+                "apply_qk_norm", value config.QkNorm
+                "post_embed_norm", value config.PostEmbedNorm
+                "weight_tying", value config.Tied
+                "positional_embedding_type", value (openLmPosition config.Position)
+                "ffn_type", value (openLmFeedForward config.FeedForward)
+                "attn_name", value "auto"
+                "moe_freq", value 0
             ]
         @ own config vocabulary hints
-        |> record
+        |> object
 
     /// What the key "hybrid" of a description in another form adds to what the rest says: sizes before extensions, how positions
     /// enter, the layout of an extended table, and whether the norms' biases were only put in for the form and are zero.

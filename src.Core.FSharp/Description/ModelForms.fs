@@ -6,16 +6,24 @@ open Microsoft.FSharp.Reflection
 
 /// Whose config.json of Hugging Face it is, and so how its tensors are called.
 type HuggingFaceFamily =
+    /// LlamaForCausalLM
     | Llama
+    /// MistralForCausalLM, with a sliding window
     | Mistral
+    /// Qwen2ForCausalLM, biases on queries, keys and values
     | Qwen2
+    /// StableLmForCausalLM, rotation of a part of each head
     | StableLm
+    /// OlmoForCausalLM, norms without weights
     | Olmo
+    /// GPTNeoXForCausalLM, Pythia's, parallel residuals
     | GptNeoX
+    /// GPT2LMHeadModel, learned positions
     | Gpt2
     /// open_lm's own classes, as DCLM's releases have them; they need the open_lm package
     | OpenLm
 
+/// In which forms of other programs a description can be written, and what stands against it.
 module ModelForms =
 
     let private camel (name: string) = string (System.Char.ToLowerInvariant name[0]) + name.Substring 1

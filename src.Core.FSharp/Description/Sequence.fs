@@ -58,6 +58,7 @@ type Batch =
     /// Targets that count.
     member b.Count = Array.sum b.Counts
 
+/// Composing sequences from captions and codes, taking them apart, and making batches of them. Nothing else does.
 module Sequence =
 
     /// Marks that a form adds around its caption and codes.
@@ -212,7 +213,8 @@ module Sequence =
     let private fewGaps = 32L
 
     // From these sizes on, positions come in multiples of a few.
-    let private manyPositions, manyInAll = 64, 1024
+    let private manyPositions = 64
+    let private manyInAll = 1024
 
     /// The columns of a packed batch, and how many of each row are kept, from how many each needs: a little more, in multiples of 8 and of
     /// 64 in all, where `limit` columns allow it. Each new shape costs compiled products and memory of its own, and batches hardly ever

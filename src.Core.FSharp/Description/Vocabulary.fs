@@ -6,8 +6,11 @@ open TorchSharp
 
 /// What a target is, and so which part of the loss it belongs to.
 type Kind =
+    /// A token of a caption or a text
     | Text = 0
+    /// An image code
     | Image = 1
+    /// One of the six marks
     | Structure = 2
     /// `<pad>`: counts in no part
     | Ignored = 3
@@ -21,12 +24,19 @@ type Vocabulary =
         ImageCodes: int
     }
 
+    /// The id of `<doc>`.
     member v.Doc = v.TextRows
+    /// The id of `</doc>`.
     member v.EndDoc = v.TextRows + 1
+    /// The id of `<text>`.
     member v.Text = v.TextRows + 2
+    /// The id of `</text>`.
     member v.EndText = v.TextRows + 3
+    /// The id of `<image>`.
     member v.Image = v.TextRows + 4
+    /// The id of `</image>`.
     member v.EndImage = v.TextRows + 5
+    /// The id of `<pad>`.
     member v.Pad = v.TextRows + 6
 
     /// The id of image code 0.
@@ -35,10 +45,14 @@ type Vocabulary =
     /// Rows that have an id.
     member v.Rows = if v.ImageCodes = 0 then v.TextRows else v.FirstCode + v.ImageCodes
 
+/// Which kind a token is of, and the ids of each kind.
 module Vocabulary =
 
     /// The structure marks and `<pad>` as text, in the order of their ids.
     let marks: string list = [ "<doc>"; "</doc>"; "<text>"; "</text>"; "<image>"; "</image>"; "<pad>" ]
+
+    /// The kinds whose losses add up to the total, in the order in which sums and counts of them stand.
+    let counted: Kind list = [ Kind.Text; Kind.Image; Kind.Structure ]
 
     /// The layout of a text table that nothing was added to.
     let plainText (rows: int) : Vocabulary = { TextRows = rows; ImageCodes = 0 }

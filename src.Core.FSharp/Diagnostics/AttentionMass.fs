@@ -37,9 +37,11 @@ type AttentionMasses =
         EvenText: float
         /// The same by row of the picture; nan where a row has no query
         EvenTextByRow: float[]
+        /// Layer by layer, the first at the front
         Layers: LayerAttention[]
     }
 
+/// Measuring where attention goes, layer by layer, in fp32.
 module AttentionMass =
 
     /// softmax(q kᵀ / √C + mask) of the query rows [first, first + R) of q_BHTC against k_BHSC, S = T: [B, H, R, S] fp32, in which a
@@ -85,24 +87,16 @@ module AttentionMass =
     [<NoEquality; NoComparison>]
     type private Asked = { Tokens: int64[]; Length: int64; Rows: int[]; Kinds: Kind[] }
 
-    let private ask (vocabulary: Vocabulary) (struct (height, width): struct (int * int)) (sequence: int64[]) : Asked =
+    let private ask (vocabulary: Vocabulary) (grid: struct (int * int)) (sequence: int64[]) : Asked =
         let places = LossByPlace.places vocabulary sequence
         let used = max 1 (Sequence.counted vocabulary sequence)
 
         let row t =
             let target = places[t + 1]
 
-            if target.Kind <> Kind.Image then
-                -1
-            elif width = 0 then
-                0
-            elif target.Place >= height * width then
-                raise (
-                    InputException
-                        $"a picture has more than {height * width} codes, which is what a grid of {height} rows and {width} columns has; give the grid of these tokens."
-                )
-            else
-                target.Place / width
+            if target.Kind <> Kind.Image then -1
+            elif grid = struct (0, 0) then 0
+            else LossByPlace.rowOf grid target.Place
 
         {
             Tokens = sequence[.. used - 1]
@@ -233,9 +227,7 @@ module AttentionMass =
                 let members = membership device asked.Kinds
 
                 // Rotation may depend on the length, and padding that is left out is part of it.
-                let rotation =
-                    Decoder.rotation config weights 0L asked.Length
-                    |> Option.map (fun r -> { Cosine = r.Cosine.narrow (0, 0L, length); Sine = r.Sine.narrow (0, 0L, length) })
+                let rotation = Decoder.rotation config weights 0L asked.Length |> Option.map (Rotary.first length)
 
                 let mutable x = Decoder.embed config weights tokens
 

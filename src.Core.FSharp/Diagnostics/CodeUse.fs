@@ -21,6 +21,9 @@ type CodeUse =
         MostFrequentShare: float
     }
 
+    /// The share of the codes that occur, in [0, 1]
+    member u.Share: float = if u.Codes = 0 then 0.0 else float u.Used / float u.Codes
+
 /// What a model predicts where image codes are due, among the image codes alone. Sums add over batches.
 [<CustomEquality; NoComparison>]
 type PredictedCodes =
@@ -62,6 +65,7 @@ type PredictedCodes =
             Probability = Array.map2 (+) a.Probability b.Probability
         }
 
+/// How image codes are used in data, in drawn pictures and in what a model predicts.
 module CodeUse =
 
     /// How often each of `codes` codes occurs. Errors: InputException for a code outside.

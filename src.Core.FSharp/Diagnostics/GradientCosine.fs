@@ -6,7 +6,6 @@
 namespace Hybrid
 
 open System
-open System.Collections.Generic
 open TorchSharp
 
 /// Two gradients with respect to some parameters.
@@ -16,13 +15,16 @@ type GradientPair =
         Group: string
         /// The layer, counted from 0; −1 where they belong to none or to several
         Layer: int
+        /// Numbers in the parameters
         Parameters: int64
         /// Between the gradients over all sequences, from −1 to 1; nan where one is 0
         Cosine: float
         /// The same without the noise of few sequences: ½ (f_A · s_B + f_B · s_A) / √((f_A · f_B) (s_A · s_B)) of the halves A and B. It may
         /// lie beyond ±1; nan where the halves do not agree at all
         Corrected: float
+        /// ‖g₁‖ over all sequences
         FirstNorm: float
+        /// ‖g₂‖ over all sequences
         SecondNorm: float
         /// Between the first loss's gradients over the two halves; nan where one is 0
         FirstAgreement: float
@@ -33,10 +35,13 @@ type GradientPair =
 /// The gradients of the mean losses of two kinds of target.
 type GradientCosines =
     {
+        /// The kind whose loss gives the first gradient
         First: Kind
+        /// The kind whose loss gives the second one
         Second: Kind
         /// Targets of each kind
         FirstCount: int64
+        /// Targets of the second kind
         SecondCount: int64
         /// All parameters together
         Whole: GradientPair
@@ -44,27 +49,8 @@ type GradientCosines =
         Groups: GradientPair[]
     }
 
+/// How the gradients of two kinds of loss stand to each other, with the noise of few sequences taken out.
 module GradientCosine =
-
-    /// Weights of a store that all collect gradients, whatever moves in training, into a flat gradient of the store's layout.
-    let private leavesOf (store: ParameterStore) : Replica =
-        let gradient =
-            torch.zeros([| store.Length |], dtype = store.Compute.dtype, device = store.Device).DetachFromDisposeScope()
-
-        let view (flat: torch.Tensor) (slot: Slot) =
-            use narrowed = flat.narrow (0, slot.Offset, slot.Spec.Count)
-            narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
-
-        let leaves = Dictionary<string, torch.Tensor>()
-
-        for slot in store.Slots do
-            let leaf = view store.Compute slot
-            leaf.requires_grad <- true
-            use gradientView = view gradient slot
-            leaf.grad <- gradientView
-            leaves.Add(slot.Spec.Name, leaf)
-
-        new Replica(leaves, store.Slots, 0L, gradient)
 
     /// The gradient of the mean loss of one kind over all batches, flat, fp32, in the store's layout; the caller owns it.
     let private gradientOf
@@ -74,7 +60,7 @@ module GradientCosine =
         (batches: Batch[])
         (kind: Kind)
         : torch.Tensor =
-        use leaves = leavesOf store
+        use leaves = store.WholeReplica()
         let count = batches |> Array.sumBy (fun batch -> batch.Counts[int kind])
         let wide = store.Compute.dtype = torch.float32
 

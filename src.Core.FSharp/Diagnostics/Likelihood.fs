@@ -4,7 +4,13 @@ module Hybrid.Likelihood
 open TorchSharp
 
 /// A continuation after its context, as token ids.
-type Item = { Context: int[]; Continuation: int[] }
+type Item =
+    {
+        /// What comes before; not scored
+        Context: int[]
+        /// What is scored; at least one token
+        Continuation: int[]
+    }
 
 /// A continuation's score.
 [<Struct>]
@@ -14,6 +20,7 @@ type Score =
         LogLikelihood: float
         /// Whether each of its tokens is the model's first choice
         Greedy: bool
+        /// How many were scored
         Tokens: int
     }
 

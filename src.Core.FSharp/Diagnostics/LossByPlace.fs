@@ -9,6 +9,7 @@ open TorchSharp
 [<Struct>]
 type TokenPlace =
     {
+        /// What it is
         Kind: Kind
         /// Of a text or image token: how many of its kind stand before it without anything between. Of a mark: which of the six.
         /// Of padding: 0
@@ -22,6 +23,7 @@ type TokenPlace =
 [<CustomEquality; NoComparison>]
 type PlaceSums =
     {
+        /// Targets
         Count: int64[]
         /// Σ −log p over the whole vocabulary
         Full: float[]
@@ -106,6 +108,7 @@ type PlacePlan =
         CaptionEdges: int[]
     }
 
+/// Losses by where a target stands in its caption or picture.
 module LossByPlace =
 
     let private none: PlaceSums = { Count = [||]; Full = [||]; Within = [||] }
@@ -182,6 +185,16 @@ module LossByPlace =
             [| for i in 1 .. buckets - 1 -> sorted[int (int64 i * int64 sorted.Length / int64 buckets)] |]
             |> Array.distinct
             |> Array.filter (fun edge -> edge > sorted[0])
+
+    /// The row of a picture's grid that a place is in. Errors: InputException for a place that the grid has not.
+    let internal rowOf (struct (height, width): struct (int * int)) (place: int) : int =
+        if place >= height * width then
+            raise (
+                InputException
+                    $"a picture has more than {height * width} codes, which is what a grid of {height} rows and {width} columns has; give the grid of these tokens."
+            )
+
+        place / width
 
     let private bucketOf (edges: int[]) (length: int) : int =
         let mutable bucket = 0
@@ -263,13 +276,7 @@ module LossByPlace =
                     imageByCaption.Add(bucketOf plan.CaptionEdges token.Caption, full, within)
 
                     if width > 0 then
-                        if token.Place >= height * width then
-                            raise (
-                                InputException
-                                    $"a picture has more than {height * width} codes, which is what a grid of {height} rows and {width} columns has; give the grid of these tokens."
-                            )
-
-                        rows.Add(token.Place / width, full, within)
+                        rows.Add(rowOf plan.Grid token.Place, full, within)
                         imageColumns.Add(token.Place % width, full, within)
                 | Kind.Structure -> marks.Add(token.Place, full, within)
                 | _ -> ()

@@ -11,13 +11,17 @@ type ParameterPiece =
         Group: string
         /// The layer, counted from 0; −1 where it belongs to none
         Layer: int
+        /// Its name
         Parameter: string
+        /// The first of the rows, counted from 0
         FirstRow: int64
+        /// How many there are
         Rows: int64
         /// Values of a row
         RowLength: int64
     }
 
+    /// Numbers in all rows.
     member p.Count = p.Rows * p.RowLength
 
 /// Inner products of a few vectors with each other.
@@ -30,12 +34,14 @@ type Gram =
         Products: float[,]
     }
 
+    /// The inner products of the joined vectors.
     static member (+)(a: Gram, b: Gram) : Gram =
         {
             Count = a.Count + b.Count
             Products = Array2D.mapi (fun i j x -> x + b.Products[i, j]) a.Products
         }
 
+    /// ‖v_i‖.
     member g.Norm(i: int) : float = sqrt g.Products[i, i]
 
     /// The cosine between v_i and v_j, within [−1, 1]; nan where one of them is 0.
@@ -43,6 +49,7 @@ type Gram =
         let lengths = g.Norm i * g.Norm j
         if lengths > 0.0 then Math.Clamp(g.Products[i, j] / lengths, -1.0, 1.0) else nan
 
+/// Sorting parameters, and rows of tables, into groups by what they are for.
 module ParameterGroups =
 
     /// The group of the norms, wherever they stand.

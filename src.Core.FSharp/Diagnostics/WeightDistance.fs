@@ -10,6 +10,7 @@ type WeightChange =
         Group: string
         /// The layer, counted from 0; −1 where they belong to none or to several
         Layer: int
+        /// Numbers in the parameters
         Parameters: int64
         /// ‖w − w₀‖ / ‖w₀‖; nan without a start
         Distance: float
@@ -32,9 +33,8 @@ type WeightChanges =
         Layers: WeightChange[]
     }
 
+/// How far weights have moved from where they started.
 module WeightDistance =
-
-    let private isTable (name: string) = name = "tok_embeddings.weight" || name = "output.weight"
 
     /// Pieces of a table of which the start has the first rows only: each piece's old rows, and all new rows as one.
     let private cut (old: int64) (spec: ParameterSpec) (pieces: ParameterPiece list) : ParameterPiece list =
@@ -86,7 +86,7 @@ module WeightDistance =
         let there = before.shape
 
         let old =
-            if isTable spec.Name && there.Length = 2 && there[0] <= spec.Shape.Head && there[1] = spec.Shape[1] then
+            if ParameterName.isTable spec.Name && there.Length = 2 && there[0] <= spec.Shape.Head && there[1] = spec.Shape[1] then
                 there[0]
             else
                 Shape.require $"the start of {spec.Name}" spec.Shape before

@@ -3,21 +3,6 @@ namespace Hybrid
 open System
 open TorchSharp
 
-/// How a codebook was used over a set of pictures.
-type CodebookUse =
-    {
-        /// Codes that there are.
-        Codes: int
-        /// Codes that occur.
-        Used: int
-        /// The share of the codes that occurs, in [0, 1].
-        Share: float
-        /// Entropy of the codes' frequencies in bits, in [0, log2 codes].
-        EntropyBits: float
-        /// 2 to the entropy: how many equally frequent codes would have the same entropy.
-        Perplexity: float
-    }
-
 /// How much of a picture is left after a tokenizer: measures over pairs of pictures, values in [0, 1].
 /// Axes: B pictures · C channels · H, W pixels.
 module ImageQuality =
@@ -124,13 +109,3 @@ module ImageQuality =
             Array.create (int shape[0]) nan
         else
             [| for index in 0L .. shape[0] - 1L -> picture index |]
-
-    /// The use of a codebook by how often each of its codes occurs (`Codebook.histogram`).
-    let codebookUse (histogram: int64[]) : CodebookUse =
-        {
-            Codes = histogram.Length
-            Used = histogram |> Seq.filter (fun n -> n > 0L) |> Seq.length
-            Share = Codebook.shareUsed histogram
-            EntropyBits = Codebook.entropy histogram
-            Perplexity = Codebook.perplexity histogram
-        }

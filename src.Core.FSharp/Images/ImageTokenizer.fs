@@ -15,6 +15,7 @@ type TokenizerConfig =
 /// What a file's entries are.
 type RecognisedTokenizer =
     {
+        /// Which tokenizer it is
         Config: TokenizerConfig
         /// For each parameter, the entry of the file that holds its elements, in their order; the shapes may differ by axes of length 1.
         Sources: Map<string, string>
@@ -261,11 +262,15 @@ module ImageTokenizer =
                     $"images has shape {Shape.show shape}; it must hold a picture, and height and width must be multiples of {stride}."
             )
 
-        let one =
+        let one (images_BCHW: torch.Tensor) =
+            use scope = torch.NewDisposeScope()
+            use _ = torch.no_grad ()
+            let vectors_BChw = vectors config weights images_BCHW
+
             match config with
-            | PhotoTokenizer config -> VqVae.encode config weights
-            | SceneTokenizer config -> SceneVqVae.encode config weights
-            | VqGanTokenizer config -> VqGan.encode config weights
+            | VqGanTokenizer config -> VqGan.quantise config weights vectors_BChw
+            | _ -> Codebook.assign (weights (codebook config)) vectors_BChw
+            |> scope.MoveToOuter
 
         let plan = plan budget config (numberBytes config weights) (shape[2] / stride) (shape[3] / stride)
 
@@ -300,11 +305,16 @@ module ImageTokenizer =
         if lowest < 0L || highest >= codes config then
             raise (ShapeException $"codes holds {lowest} to {highest}; this tokenizer has the codes 0 to {codes config - 1L}.")
 
-        let one =
+        let one (codes_Bhw: torch.Tensor) =
+            use scope = torch.NewDisposeScope()
+            use _ = torch.no_grad ()
+
             match config with
-            | PhotoTokenizer config -> VqVae.decode config weights
-            | SceneTokenizer config -> SceneVqVae.decode config weights
-            | VqGanTokenizer config -> VqGan.decode config weights
+            | VqGanTokenizer config -> VqGan.lookup config weights codes_Bhw
+            | _ -> Codebook.lookup (weights (codebook config)) codes_Bhw
+            |> pictures config weights
+            |> _.clamp(Scalars.Of(0.0), Scalars.Of(1.0))
+            |> scope.MoveToOuter
 
         let plan = plan budget config (numberBytes config weights) shape[1] shape[2]
 

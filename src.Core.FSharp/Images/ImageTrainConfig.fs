@@ -2,9 +2,9 @@
 namespace Hybrid
 
 open System.Collections.Generic
-open System.Text.Json
-open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
+/// Reading, checking and writing the configuration of an image tokenizer's training.
 [<CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module ImageTrainConfig =
 
@@ -254,103 +254,82 @@ module ImageTrainConfig =
              |> List.collect (fun kind -> (snd (Json.read $"{{ \"kind\": \"{kind}\" }}" read)).Keys)
              |> List.distinctBy _.Name)
 
-    let private nameIn (choices: (string * 'a) list) (value: 'a) = choices |> List.find (fun (_, v) -> v = value) |> fst
-
     /// The resolved configuration, every key written out; `parse` reads it back to the same value.
     let toJson (config: ImageTrainConfig) : string =
-        let value (v: 'a) : JsonNode | null = JsonValue.Create<'a> v
-
-        let optional (v: float option) : JsonNode | null =
-            match v with
-            | Some number -> JsonValue.Create number
-            | None -> null
-
-        let list (v: 'a list) : JsonNode = JsonArray(v |> List.map value |> List.toArray)
-
-        let object (fields: (string * (JsonNode | null)) list) : JsonNode =
-            let json = JsonObject()
-
-            for name, field in fields do
-                json.Add(name, field)
-
-            json
-
         let beta1, beta2 = config.Betas
         let photo = (config.Kind = PhotoKind)
 
-        let root =
-            object
-                [
-                    "kind", value (nameIn kinds config.Kind)
-                    "imageSize", value config.ImageSize
-                    "data",
-                    object
-                        [
-                            if not config.Inputs.IsEmpty then
-                                "inputs", list config.Inputs
-                            "heldOutShare", value config.HeldOutShare
-                            "heldOutMost", value config.HeldOutMost
-                            "crop", value (nameIn crops config.Crop)
-                            "shortSide", value config.ShortSide
-                            "flip", value config.Flip
-                        ]
-                    "model",
-                    object
-                        [
-                            "width", value config.Width
-                            "multipliers", list config.Multipliers
-                            "blocks", value config.Blocks
-                            if photo then
-                                "innerWidth", value config.InnerWidth
-                            else
-                                "attention", list config.Attention
-                            "codes", value config.Codes
-                            "codeWidth", value config.CodeWidth
-                        ]
-                    "codebook",
-                    object
-                        [
-                            "mover", value (nameIn movers config.Mover)
-                            "decay", value config.Codebook.Decay
-                            "revival", value config.Codebook.Revival
-                            "smoothing", value config.Codebook.Smoothing
-                            "commitment", value config.Commitment
-                            "weight", value config.CodebookWeight
-                            "initialPictures", value config.InitialPictures
-                        ]
-                    "loss", object [ "l1", value config.L1; "l2", value config.L2 ]
-                    "adversarial",
-                    object
-                        [
-                            "weight", value config.Adversarial.Weight
-                            "startStep", value config.Adversarial.StartStep
-                            "adaptive", value config.Adversarial.Adaptive
-                            "width", value config.Adversarial.Width
-                            "layers", value config.Adversarial.Layers
-                            "learningRate", optional config.Adversarial.LearningRate
-                        ]
-                    "optimizer",
-                    object
-                        [
-                            "learningRate", value config.Schedule.Peak
-                            "betas", JsonArray(value beta1, value beta2)
-                            "epsilon", value config.Epsilon
-                            "weightDecay", value config.WeightDecay
-                        ]
-                    "schedule",
-                    object
-                        [
-                            "kind", value (nameIn schedules config.Schedule.Kind)
-                            "warmupSteps", value config.Schedule.WarmupSteps
-                            "steps", value config.Schedule.Steps
-                            "minimumLearningRate", value config.Schedule.Minimum
-                        ]
-                    "batch", object [ "pictures", value config.Pictures; "microBatch", value config.MicroBatch ]
-                    "clipNorm", optional config.ClipNorm
-                    "averageDecay", value config.AverageDecay
-                    "precision", value (nameIn precisions config.Precision)
-                    "checkpoint", object [ "everySteps", value config.CheckpointEvery ]
-                    "seed", value config.Seed
-                ]
-
-        root.ToJsonString(JsonSerializerOptions(WriteIndented = true))
+        object
+            [
+                "kind", value (nameIn kinds config.Kind)
+                "imageSize", value config.ImageSize
+                "data",
+                object
+                    [
+                        if not config.Inputs.IsEmpty then
+                            "inputs", list config.Inputs
+                        "heldOutShare", value config.HeldOutShare
+                        "heldOutMost", value config.HeldOutMost
+                        "crop", value (nameIn crops config.Crop)
+                        "shortSide", value config.ShortSide
+                        "flip", value config.Flip
+                    ]
+                "model",
+                object
+                    [
+                        "width", value config.Width
+                        "multipliers", list config.Multipliers
+                        "blocks", value config.Blocks
+                        if photo then
+                            "innerWidth", value config.InnerWidth
+                        else
+                            "attention", list config.Attention
+                        "codes", value config.Codes
+                        "codeWidth", value config.CodeWidth
+                    ]
+                "codebook",
+                object
+                    [
+                        "mover", value (nameIn movers config.Mover)
+                        "decay", value config.Codebook.Decay
+                        "revival", value config.Codebook.Revival
+                        "smoothing", value config.Codebook.Smoothing
+                        "commitment", value config.Commitment
+                        "weight", value config.CodebookWeight
+                        "initialPictures", value config.InitialPictures
+                    ]
+                "loss", object [ "l1", value config.L1; "l2", value config.L2 ]
+                "adversarial",
+                object
+                    [
+                        "weight", value config.Adversarial.Weight
+                        "startStep", value config.Adversarial.StartStep
+                        "adaptive", value config.Adversarial.Adaptive
+                        "width", value config.Adversarial.Width
+                        "layers", value config.Adversarial.Layers
+                        "learningRate", orNull config.Adversarial.LearningRate
+                    ]
+                "optimizer",
+                object
+                    [
+                        "learningRate", value config.Schedule.Peak
+                        "betas", list [ beta1; beta2 ]
+                        "epsilon", value config.Epsilon
+                        "weightDecay", value config.WeightDecay
+                    ]
+                "schedule",
+                object
+                    [
+                        "kind", value (nameIn schedules config.Schedule.Kind)
+                        "warmupSteps", value config.Schedule.WarmupSteps
+                        "steps", value config.Schedule.Steps
+                        "minimumLearningRate", value config.Schedule.Minimum
+                    ]
+                "batch", object [ "pictures", value config.Pictures; "microBatch", value config.MicroBatch ]
+                "clipNorm", orNull config.ClipNorm
+                "averageDecay", value config.AverageDecay
+                "precision", value (nameIn precisions config.Precision)
+                "checkpoint", object [ "everySteps", value config.CheckpointEvery ]
+                "seed", value config.Seed
+            ]
+        |> indented

@@ -9,18 +9,20 @@ type ImageStep =
     {
         /// Mean absolute and mean squared error of the reconstruction.
         L1: float
+        /// Mean squared error of the reconstruction.
         L2: float
         /// Mean squared distance of the vectors to their codes, before its weight.
         Commitment: float
         /// What the tokenizer minimised of the discriminator's verdict, and the weight that it had; NaN where there was none.
         Generator: float
+        /// The weight that the verdict had; NaN where there was none.
         GeneratorWeight: float
         /// The discriminator's hinge loss; NaN where there was none.
         Discriminator: float
         /// The norm of the network's gradient before clipping. Where it is not finite nothing was changed.
         GradientNorm: float
         /// The codes of the batch.
-        Codes: CodebookUse
+        Codes: CodeUse
     }
 
     /// Whether the update was left out because the gradient was not finite.
@@ -28,7 +30,15 @@ type ImageStep =
 
 /// A square of a picture as a step sees it.
 [<Struct>]
-type PictureView = { Left: int; Top: int; Mirrored: bool }
+type PictureView =
+    {
+        /// Its left edge, in pixels of the picture as it is kept
+        Left: int
+        /// Its top edge, in pixels of the picture as it is kept
+        Top: int
+        /// Left and right change places
+        Mirrored: bool
+    }
 
 /// Axes: B pictures · C channels · H, W pixels · h, w grid · K codes · N vectors.
 module ImageTraining =
@@ -47,15 +57,6 @@ module ImageTraining =
             Top = place 1L height
             Mirrored = config.Flip && Random.below 2 stream 2L = 1
         }
-
-    /// Vectors z, quantised so that the gradient of what is made of them goes straight through to z. codebook_KC: [K, C];
-    /// z_BChw: [B, C, h, w]. Returns the vectors q of the nearest codes, with the graph of the codebook; z + (q − z) without the
-    /// gradient of the difference; and the codes, int64 [B, h, w].
-    let quantise (codebook_KC: torch.Tensor) (z_BChw: torch.Tensor) : torch.Tensor * torch.Tensor * torch.Tensor =
-        let codes_Bhw = Codebook.assign codebook_KC z_BChw
-        let quantised_BChw = Codebook.lookup codebook_KC codes_Bhw
-        let straight_BChw = z_BChw.plus ((quantised_BChw - z_BChw).detach())
-        quantised_BChw, straight_BChw, codes_Bhw
 
     /// How strongly the verdict counts beside the reconstruction, so that both move the last convolution alike (Esser and
     /// others 2021): the ratio of their gradients' norms there, at most 10,000, without graph.
@@ -95,7 +96,7 @@ module ImageTraining =
             let z_BChw = ImageTokenizer.vectors state.Tokenizer state.Weights images_BCHW
 
             let quantised_BChw, straight_BChw, codes_Bhw =
-                quantise (state.Weights(ImageTokenizer.codebook state.Tokenizer)) z_BChw
+                Codebook.quantise (state.Weights(ImageTokenizer.codebook state.Tokenizer)) z_BChw
 
             let pictures_BCHW = ImageTokenizer.pictures state.Tokenizer state.Weights straight_BChw
             let difference = pictures_BCHW - images_BCHW
@@ -208,7 +209,7 @@ module ImageTraining =
                 GeneratorWeight = read[4]
                 Discriminator = read[5]
                 GradientNorm = read[measured]
-                Codes = ImageQuality.codebookUse (Codebook.histogram config.Codes codes_N)
+                Codes = CodeUse.ofCounts (Codebook.histogram config.Codes codes_N)
             }
 
         if not result.Skipped then

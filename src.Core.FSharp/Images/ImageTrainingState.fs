@@ -11,7 +11,9 @@ type internal Adversary = { Config: DiscriminatorConfig; Store: ParameterStore; 
 /// A tokenizer in training: weights, codebook, their moving averages, moments, discriminator. It owns its tensors; dispose it to
 /// release them.
 [<Sealed>]
-type ImageTrainingState(config: ImageTrainConfig, device: torch.Device) =
+type ImageTrainingState
+    /// Random weights from the seed of the configuration, on a device.
+    (config: ImageTrainConfig, device: torch.Device) =
     let tokenizer = ImageTrainConfig.tokenizer config
     let bookName = ImageTokenizer.codebook tokenizer
     let specs = ImageTokenizer.parameters tokenizer
@@ -81,11 +83,17 @@ type ImageTrainingState(config: ImageTrainConfig, device: torch.Device) =
                 yield! optimized "discriminator" adversary.Moments
         ]
 
+    /// What it was made from.
     member _.Config = config
+    /// What the trained network is, for encoding and decoding.
     member _.Tokenizer = tokenizer
+    /// Where its tensors are.
     member _.Device = device
+    /// The run's random values.
     member _.Stream = stream
+    /// The network's weights.
     member _.Store = store
+    /// AdamW's, of the network.
     member _.Moments = moments
 
     /// `codebook.weight`, `.count` and `.sum`, in float32.

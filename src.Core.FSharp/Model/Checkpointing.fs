@@ -15,6 +15,7 @@ type Checkpointing =
     /// The block's input; the whole block is computed again
     | Full
 
+/// The names of the ways, for configurations.
 module Checkpointing =
 
     /// Each choice with its name, the fastest first.
@@ -22,7 +23,7 @@ module Checkpointing =
         [ "none", Checkpointing.None; "selective", Checkpointing.Selective; "full", Checkpointing.Full ]
 
     /// A choice's name.
-    let name (checkpointing: Checkpointing) : string = names |> List.find (fun (_, c) -> c = checkpointing) |> fst
+    let name (checkpointing: Checkpointing) : string = JsonForm.nameIn names checkpointing
 
 /// Functions that are computed once more in the backward pass. Parameters collect their gradients there, by `backward`; so
 /// `torch.autograd.grad` does not see through these. An exception in a backward function ends the process: all that can be
@@ -62,6 +63,10 @@ module internal Recompute =
         let all = gradients @ List.replicate (arguments - gradients.Length) None
         List<torch.Tensor>(all |> List.map (Option.defaultValue Unchecked.defaultof<_>))
 
+    /// What a backward function returns where its result would have to be differentiated; says which arguments are tensors.
+    let private refused (tensors: bool list) (plan: Again) : List<torch.Tensor> =
+        Fused.Returned.Failing(InvalidOperationException Derivative.Once, List.truncate plan.Arguments tensors)
+
     let private gradientOf (plan: Again) (input: torch.Tensor) = if plan.InputMoves then Option.ofObj input.grad else None
 
     // A function's result has a graph only where an argument has one. Where the input has none, a parameter that moves stands in
@@ -88,11 +93,15 @@ module internal Recompute =
             use scope = torch.NewDisposeScope()
             use _ = gradient
             let plan = ctx.get_data "plan" :?> Again
-            let saved = ctx.get_saved_variables ()
-            let input, y = again plan (Seq.tail saved) saved[0]
-            torch.autograd.backward (y, gradient)
-            plan.Done()
-            returned [ gradientOf plan input ] plan.Arguments
+
+            if torch.is_grad_enabled () then
+                refused [ true; false; true ] plan
+            else
+                let saved = ctx.get_saved_variables ()
+                let input, y = again plan (Seq.tail saved) saved[0]
+                torch.autograd.backward (y, gradient)
+                plan.Done()
+                returned [ gradientOf plan input ] plan.Arguments
 
     /// `run constants x`, of which x and the constants are kept. `parameters` are the weights that `run` reads by itself; `over` is told
     /// when the backward pass is over.
@@ -103,7 +112,7 @@ module internal Recompute =
         (parameters: torch.Tensor list)
         (x: torch.Tensor)
         : torch.Tensor =
-        if not (torch.is_grad_enabled ()) || not (List.exists collects (x :: parameters)) then
+        if Derivative.Composed || not (torch.is_grad_enabled ()) || not (List.exists collects (x :: parameters)) then
             run constants x
         else
             use scope = torch.NewDisposeScope()
@@ -149,16 +158,20 @@ module internal Recompute =
             use scope = torch.NewDisposeScope()
             use _ = gradient
             let plan = ctx.get_data "plan" :?> Again
-            let saved = ctx.get_saved_variables ()
-            let input, hidden = again plan [] saved[0]
-            let outer = flat gradient
-            let weight = if plan.WeightMoves then Some(outer.t().mm(flat (hidden.detach ()))) else None
-            let bias = if plan.BiasMoves then Some(outer.sum 0L) else None
 
-            if collects hidden then
-                torch.autograd.backward (hidden, outer.mm(saved[1]).view hidden.shape)
+            if torch.is_grad_enabled () then
+                refused [ true; false; true; plan.BiasMoves; true ] plan
+            else
+                let saved = ctx.get_saved_variables ()
+                let input, hidden = again plan [] saved[0]
+                let outer = flat gradient
+                let weight = if plan.WeightMoves then Some(outer.t().mm(flat (hidden.detach ()))) else None
+                let bias = if plan.BiasMoves then Some(outer.sum 0L) else None
 
-            returned [ gradientOf plan input; None; weight; bias ] plan.Arguments
+                if collects hidden then
+                    torch.autograd.backward (hidden, outer.mm(saved[1]).view hidden.shape)
+
+                returned [ gradientOf plan input; None; weight; bias ] plan.Arguments
 
     /// y = f(x) Wᵀ, + b where there is one, of which x is kept and f(x) computed again: for an f that costs little beside the
     /// product. `parameters` are the weights that f reads by itself.
@@ -169,25 +182,30 @@ module internal Recompute =
         (bias: torch.Tensor option)
         (x: torch.Tensor)
         : torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        let others = witness x parameters
-
-        let plan =
-            {
-                Run = fun _ -> f
-                Done = ignore
-                Constants = Option.toList bias
-                InputMoves = collects x
-                WeightMoves = collects weight
-                BiasMoves = bias |> Option.exists collects
-                // A place for the bias in any case, so that places are fixed.
-                Arguments = 4 + others.Length
-            }
-
-        let bias: obj =
+        if Derivative.Composed then
             match bias with
-            | Some bias -> bias
-            | None -> plan
+            | Some bias -> torch.nn.functional.linear (f x, weight, bias)
+            | None -> torch.nn.functional.linear (f x, weight)
+        else
+            use scope = torch.NewDisposeScope()
+            let others = witness x parameters
 
-        let arguments: obj list = [ x; plan; weight; bias ]
-        Product.apply(List.toArray (arguments @ others)).MoveToOuterDisposeScope()
+            let plan =
+                {
+                    Run = fun _ -> f
+                    Done = ignore
+                    Constants = Option.toList bias
+                    InputMoves = collects x
+                    WeightMoves = collects weight
+                    BiasMoves = bias |> Option.exists collects
+                    // A place for the bias in any case, so that places are fixed.
+                    Arguments = 4 + others.Length
+                }
+
+            let bias: obj =
+                match bias with
+                | Some bias -> bias
+                | None -> plan
+
+            let arguments: obj list = [ x; plan; weight; bias ]
+            Product.apply(List.toArray (arguments @ others)).MoveToOuterDisposeScope()

@@ -31,45 +31,45 @@ type Pass =
 /// All that the gradients need is kept.
 let plainPass: Pass = { Checkpointing = Checkpointing.None; Lap = ignore; Passed = None; Gathered = None }
 
-// `places` takes the rows of the table of positions, from `start` on, to each token's own.
+// `places` takes the rows of the table of positions to each token's own.
 let private embedding
     (config: ModelConfig)
     (weights: Weights)
-    (start: int64)
     (length: int64)
     (places: torch.Tensor -> torch.Tensor)
     (tokens: torch.Tensor)
     : torch.Tensor =
+    use scope = torch.NewDisposeScope()
     let x = Dispatcher.embedding (weights "tok_embeddings.weight") tokens
 
     let x =
         if config.Position <> LearnedPosition then
             x
-        elif start + length > int64 config.Positions then
+        elif length > int64 config.Positions then
             raise (
                 ShapeException
-                    $"a sequence of {start + length} positions is longer than the model's table of {config.Positions} learned positions."
+                    $"a sequence of {length} positions is longer than the model's table of {config.Positions} learned positions."
             )
         else
-            x.plus (places ((weights "pos_embeddings.weight").narrow(0, start, length)))
+            x.plus (places ((weights "pos_embeddings.weight").narrow(0, 0L, length)))
 
-    if config.PostEmbedNorm then
-        Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x
-    else
-        x
+    let x =
+        if config.PostEmbedNorm then
+            Layers.norm config.Norm config.NormEpsilon weights "post_embed_norm" x
+        else
+            x
 
-/// x_BTD of tokens_BT at positions [start, start + T): rows of the embedding table, with the positions' rows added or normalised where
-/// the model says so. Errors: ShapeException for a position that a table of positions has no row for.
-let embedAt (config: ModelConfig) (weights: Weights) (start: int64) (tokens_BT: torch.Tensor) : torch.Tensor =
-    embedding config weights start tokens_BT.shape[1] id tokens_BT
+    x.MoveToOuterDisposeScope()
 
-/// `embedAt` from position 0 on.
-let embed (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor = embedAt config weights 0L tokens_BT
+/// x_BTD of tokens_BT: rows of the embedding table, with the positions' rows added or normalised where the model says so. Errors:
+/// ShapeException for a position that a table of positions has no row for.
+let embed (config: ModelConfig) (weights: Weights) (tokens_BT: torch.Tensor) : torch.Tensor =
+    embedding config weights tokens_BT.shape[1] id tokens_BT
 
 /// x_ND of the tokens of packed rows, [N].
 let packedEmbed (config: ModelConfig) (weights: Weights) (rows: PackedRows) (tokens_N: torch.Tensor) : torch.Tensor =
     let column (table: torch.Tensor) = rows.Places.remainder (Scalars.Of rows.Positions) |> Dispatcher.embedding table
-    embedding config weights 0L rows.Positions column tokens_N
+    embedding config weights rows.Positions column tokens_N
 
 /// One block: x + attention(norm x), then + feedForward(norm x), which reads x itself where the two are parallel.
 let private blockOf
@@ -79,37 +79,25 @@ let private blockOf
     (rotation: Rotation option)
     (rows: PackedRows option)
     (layer: int)
-    (cache: Cache option)
     (x_BTD: torch.Tensor)
-    : torch.Tensor * Cache option =
+    : torch.Tensor =
     use scope = torch.NewDisposeScope()
     let prefix = $"layers.{layer}"
     let norm name = Layers.norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
 
-    let mixed, cache =
-        Layers.packedAttention config weights $"{prefix}.attention" rotation rows cache (norm "attention_norm" x_BTD)
+    let mixed =
+        Layers.packedAttention config weights $"{prefix}.attention" rotation rows (norm "attention_norm" x_BTD)
 
     let x = x_BTD.plus mixed
     lap Phase.Attention
     let read = if config.ParallelResidual then x_BTD else x
     let x = x.plus (Layers.feedForward config weights prefix (norm "ffn_norm" read))
     lap Phase.FeedForward
-    x.MoveToOuterDisposeScope(), cache
+    x.MoveToOuterDisposeScope()
 
-/// One block with a cache.
-let cachedBlock
-    (config: ModelConfig)
-    (weights: Weights)
-    (rotation: Rotation option)
-    (layer: int)
-    (cache: Cache option)
-    (x_BTD: torch.Tensor)
-    : torch.Tensor * Cache option =
-    blockOf ignore config weights rotation None layer cache x_BTD
-
-/// One block of the model, without a cache.
+/// One block of the model.
 let block (config: ModelConfig) (weights: Weights) (rotation: Rotation option) (layer: int) (x_BTD: torch.Tensor) : torch.Tensor =
-    cachedBlock config weights rotation layer None x_BTD |> fst
+    blockOf ignore config weights rotation None layer x_BTD
 
 let private blockParameters (config: ModelConfig) (layer: int) : ParameterSpec list =
     let prefix = $"layers.{layer}"
@@ -148,7 +136,7 @@ let blockBy
                 | [ cosine; sine ] -> Some { Cosine = cosine; Sine = sine }
                 | _ -> None
 
-            blockOf ignore config (enter ()) rotation rows layer None x |> fst
+            blockOf ignore config (enter ()) rotation rows layer x
 
         let result = Recompute.wholeThen over run tables parameters x
         pass.Lap Phase.Block
@@ -158,7 +146,7 @@ let blockBy
     | Some gathered, _ ->
         // Only the backward pass computes a block with a graph.
         whole (fun () -> gathered.Leave layer) (fun () -> gathered.Enter layer (torch.is_grad_enabled ())) []
-    | None, Checkpointing.None -> blockOf pass.Lap config weights rotation rows layer None x |> fst
+    | None, Checkpointing.None -> blockOf pass.Lap config weights rotation rows layer x
     | None, Checkpointing.Selective ->
         use scope = torch.NewDisposeScope()
         let prefix = $"layers.{layer}"
@@ -188,6 +176,7 @@ let headParts (config: ModelConfig) (first: int) (last: int) : (int * int) list 
 /// Logits over the first `rows` rows of the head; rows that only pad the table get no logit and so no probability. The parts before
 /// and after an extension are multiplied by themselves: a product's rounding may depend on its size, and old logits keep their bits.
 let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tensor) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
     let table = headTable config weights
 
     let part (first: int, last: int) = Layers.linear (table.narrow (0L, int64 first, int64 (last - first))) x_BTD
@@ -195,6 +184,7 @@ let head (config: ModelConfig) (weights: Weights) (rows: int) (x_BTD: torch.Tens
     match headParts config 0 rows |> List.map part with
     | [ whole ] -> whole
     | parts -> torch.cat (List.toArray parts, -1L)
+    |> _.MoveToOuterDisposeScope()
 
 /// The rotation tables for positions [start, start + length), where the model has any.
 let rotation (config: ModelConfig) (weights: Weights) (start: int64) (length: int64) : Rotation option =
@@ -207,9 +197,7 @@ let hiddenBy (pass: Pass) (config: ModelConfig) (weights: Weights) (batch: Batch
     // Rotation may depend on the length, and padding that was left out is part of it.
     let whole = rotation config weights 0L batch.Length
 
-    let first (positions: int64) =
-        whole
-        |> Option.map (fun r -> { Cosine = r.Cosine.narrow (0, 0L, positions); Sine = r.Sine.narrow (0, 0L, positions) })
+    let first (positions: int64) = Option.map (Rotary.first positions) whole
 
     let embed, rotation =
         match batch.Rows with
@@ -277,37 +265,3 @@ let parameters (config: ModelConfig) : ParameterSpec list =
 
 /// Parameters in all.
 let parameterCount (config: ModelConfig) : int64 = parameters config |> List.sumBy _.Count
-
-/// Empty caches for `batch` sequences of up to `positions` positions, one a layer. The caller owns them.
-let caches (config: ModelConfig) (weights: Weights) (batch: int64) (positions: int64) : Cache option list =
-    let like = weights "tok_embeddings.weight"
-    let shape = [| batch; int64 config.KeyValueHeads; positions; int64 config.HeadWidth |]
-    let memory () = torch.zeros (shape, dtype = like.dtype, device = like.device)
-
-    [ for _ in 1 .. config.Layers -> Some { Keys = memory (); Values = memory (); Length = 0L } ]
-
-/// Continues sequences whose earlier positions are cached: logits of the last position only, [B, V], and the grown caches.
-let next
-    (config: ModelConfig)
-    (rows: int)
-    (weights: Weights)
-    (caches: Cache option list)
-    (tokens_BT: torch.Tensor)
-    : torch.Tensor * Cache option list =
-    use scope = torch.NewDisposeScope()
-
-    let start =
-        match caches with
-        | Some cache :: _ -> cache.Length
-        | _ -> 0L
-
-    let rotation = rotation config weights start tokens_BT.shape[1]
-
-    let step (x, grown) (layer, cache) =
-        let x, cache = cachedBlock config weights rotation layer cache x
-        x, cache :: grown
-
-    let x, grown = List.indexed caches |> List.fold step (embedAt config weights start tokens_BT, [])
-    let last = x.narrow (1, x.shape[1] - 1L, 1L)
-    let logits = finalNorm config weights last |> head config weights rows
-    logits.squeeze(1).MoveToOuterDisposeScope(), List.rev grown

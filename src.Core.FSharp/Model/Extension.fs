@@ -40,7 +40,7 @@ let grow (rows: int) (config: ModelConfig) : ModelConfig =
 
 /// Fills a store laid out for the grown configuration with the weights of the old one: old rows and all other parameters are
 /// copied bit for bit, new rows start as told. The stream is the one that a random twin would be initialised with, so that the
-/// twins share their new rows under OpenLmNormal. `source` gives the old model's fp32 values by name.
+/// twins share their new rows under OpenLmNormal. `source` gives the old model's fp32 values by name; each is released.
 /// Errors: ShapeException when a shape does not fit.
 let fill
     (stream: Random.Stream)
@@ -56,9 +56,9 @@ let fill
         use scope = torch.NewDisposeScope()
         let name = slot.Spec.Name
         use destination = target.MasterOf name
-        let old: torch.Tensor = source name
+        use old: torch.Tensor = source name
 
-        if name = "tok_embeddings.weight" || name = "output.weight" then
+        if ParameterName.isTable name then
             let added = slot.Spec.Shape.Head - oldRows
             Shape.require name [ oldRows; slot.Spec.Shape[1] ] old
             destination.narrow(0, 0L, oldRows).copy_ old |> ignore

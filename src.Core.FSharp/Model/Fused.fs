@@ -18,31 +18,52 @@ type internal Returned private () =
     [<DefaultValue>]
     static val mutable private failure: exn | null
 
-    static member Keep(gradients: torch.Tensor list, others: int) : List<torch.Tensor> =
+    /// Releases what the last backward function of this thread handed over, when `backward` is over.
+    static member Release() : unit =
         match Returned.last with
         | null -> ()
-        | earlier ->
-            for tensor in earlier do
+        | last ->
+            for tensor in last do
                 tensor.Dispose()
 
+        Returned.last <- null
+
+    static member Keep(gradients: torch.Tensor list, others: int) : List<torch.Tensor> =
+        Returned.Release()
         Returned.last <- gradients
         List<torch.Tensor>(gradients @ List.replicate others Unchecked.defaultof<_>)
+
+    /// Keeps an error for `Cause`, and gives what torch refuses at these places of the arguments: a gradient of a shape that never fits.
+    static member Failing(error: exn, places: bool list) : List<torch.Tensor> =
+        let misfit (here: bool) =
+            if here then
+                Some(torch.empty([| 0L; 0L; 0L; 0L; 0L; 0L; 0L |]).DetachFromDisposeScope())
+            else
+                None
+
+        let misfits = List.map misfit places
+        Returned.failure <- error
+        Returned.Keep(List.choose id misfits, 0) |> ignore
+        List<torch.Tensor>(misfits |> List.map (Option.defaultValue Unchecked.defaultof<_>))
 
     /// Carries a backward function out, in a scope of its own: the gradients of `inputs` tensors, and none of `others` arguments.
     ///
     /// For a GPU torch calls it on a thread of its own. No scope is open there that would release the gradient `outer`, which is
-    /// this function's to release; and an exception would end the process. It is kept, and a gradient of a shape that never fits
-    /// goes back, which torch refuses where `backward` was called.
+    /// this function's to release; and an exception would end the process. It is kept, and what torch refuses goes back, so that
+    /// `backward` fails where it was called.
     static member Of(outer: torch.Tensor, inputs: int, others: int, work: unit -> torch.Tensor list) : List<torch.Tensor> =
         use _ = outer
 
         try
             use _ = torch.NewDisposeScope()
+
+            // Torch turns this on in the backward pass of a graph that is itself to be differentiated.
+            if torch.is_grad_enabled () then
+                raise (InvalidOperationException Derivative.Once)
+
             Returned.Keep([ for gradient in work () -> gradient.DetachFromDisposeScope() ], others)
         with error ->
-            Returned.failure <- error
-            let misfit () = torch.empty([| 0L; 0L; 0L; 0L; 0L; 0L; 0L |]).DetachFromDisposeScope()
-            Returned.Keep(List.init inputs (fun _ -> misfit ()), others)
+            Returned.Failing(error, List.replicate inputs true @ List.replicate others false)
 
     /// What to raise for an error of `backward`: the failure of one of these functions, where there was one.
     static member Cause(error: exn) : exn =
@@ -106,7 +127,11 @@ type private SwiGluGate() =
         )
 
 /// silu(g) · u of [.., g | u]: [.., 2F] to [.., F].
-let swiGluGate (hidden: torch.Tensor) : torch.Tensor = SwiGluGate.apply hidden
+let swiGluGate (hidden: torch.Tensor) : torch.Tensor =
+    if Derivative.Composed then
+        torch.nn.functional.silu(half 0L hidden).mul(half 1L hidden)
+    else
+        SwiGluGate.apply hidden
 
 /// The norm, and the moments of each row that its gradient needs.
 let private normed (centred: bool) (epsilon: float) (weight: torch.Tensor) (bias: torch.Tensor option) (x: torch.Tensor) =
@@ -188,7 +213,7 @@ let internal norm
         moments.Dispose()
         result
 
-/// Packed positions [N, W] in their rows: [B, T, W], 0 in the gaps. Without autograd.
+/// Packed positions [N, W] in their rows: [B, T, W], 0 in the gaps.
 let internal spread (rows: PackedRows) (x_NW: torch.Tensor) : torch.Tensor =
     let zero = torch.zeros ([| 1L; x_NW.shape[1] |], dtype = x_NW.dtype, device = x_NW.device)
     torch.cat([| x_NW; zero |], 0L).index_select(0L, rows.Sources).view(rows.Sequences, rows.Positions, -1L)
@@ -220,7 +245,8 @@ type private Unpack() =
         Returned.Of(gradient, 1, 1, fun () -> [ gather (savedRows ctx) gradient ])
 
 /// Packed positions [N, W] in their rows: [B, T, W], 0 in the gaps.
-let unpack (rows: PackedRows) (x_NW: torch.Tensor) : torch.Tensor = Unpack.apply (x_NW, rows)
+let unpack (rows: PackedRows) (x_NW: torch.Tensor) : torch.Tensor =
+    if Derivative.Composed then spread rows x_NW else Unpack.apply (x_NW, rows)
 
 type private Pack() =
     inherit torch.autograd.SingleTensorFunction<Pack>()
@@ -237,4 +263,5 @@ type private Pack() =
         Returned.Of(gradient, 1, 1, fun () -> [ spread (savedRows ctx) gradient ])
 
 /// Positions of rows [B, T, W] packed: [N, W].
-let pack (rows: PackedRows) (x_BTW: torch.Tensor) : torch.Tensor = Pack.apply (x_BTW, rows)
+let pack (rows: PackedRows) (x_BTW: torch.Tensor) : torch.Tensor =
+    if Derivative.Composed then gather rows x_BTW else Pack.apply (x_BTW, rows)

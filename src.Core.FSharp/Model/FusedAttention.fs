@@ -13,11 +13,15 @@ type private Context = torch.autograd.AutogradContext
 [<NoEquality; NoComparison>]
 type AttentionPlan =
     {
+        /// H, query heads
         Heads: int64
+        /// H_kv, which divides H
         KeyValueHeads: int64
+        /// C
         HeadWidth: int64
         /// Rotates the queries' and keys' heads [B, T, H + H_kv, C] by cosine and sine tables
         Turn: Rotation -> torch.Tensor -> torch.Tensor
+        /// Tables for all positions; none where nothing rotates
         Rotation: Rotation option
         /// `Turn` turns adjacent pairs, not halves
         Interleaved: bool

@@ -3,16 +3,6 @@ namespace Hybrid
 
 open TorchSharp
 
-/// Keys and values of the positions seen so far, in preallocated memory [B, H_kv, T_max, C].
-[<NoEquality; NoComparison>]
-type Cache =
-    {
-        Keys: torch.Tensor
-        Values: torch.Tensor
-        /// Positions that are filled
-        Length: int64
-    }
-
 module Layers =
 
     /// y = x Wᵀ.
@@ -33,7 +23,7 @@ module Layers =
 
         match kind with
         | PlainLayerNorm -> torch.nn.functional.layer_norm (x, [| width |], eps = epsilon)
-        | _ when Kernels.takes x ->
+        | _ when Kernels.takes x && not Derivative.Composed ->
             Fused.norm (kind <> RmsNorm) epsilon (weight ()) (if kind = LayerNorm then Some(bias ()) else None) x
         | LayerNorm -> torch.nn.functional.layer_norm (x, [| width |], weight (), bias (), epsilon)
         | GainLayerNorm -> torch.nn.functional.layer_norm (x, [| width |], weight (), eps = epsilon)
@@ -69,13 +59,16 @@ module Layers =
     /// softmax(q kᵀ / √C + mask) v over [B, H, T, C]. Queries are the last positions of the keys and see those up to themselves, the
     /// last `window` of them where it is not 0.
     let attendWithin (window: int64) (q_BHTC: torch.Tensor) (k_BHSC: torch.Tensor) (v_BHSC: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let b, h, t, c = q_BHTC.shape[0], q_BHTC.shape[1], q_BHTC.shape[2], q_BHTC.shape[3]
         let s = k_BHSC.shape[2]
 
         let narrow = window > 0L && window < s
 
-        if not narrow && t = s && (q_BHTC.device_type <> DeviceType.CPU || b * h * t * s > explicitScores) then
-            torch.nn.functional.scaled_dot_product_attention (q_BHTC, k_BHSC, v_BHSC, is_casual = true)
+        let fused = not Derivative.Composed && (q_BHTC.device_type <> DeviceType.CPU || b * h * t * s > explicitScores)
+
+        if not narrow && t = s && fused then
+            torch.nn.functional.scaled_dot_product_attention(q_BHTC, k_BHSC, v_BHSC, is_casual = true).MoveToOuterDisposeScope()
         else
             let mask = FusedAttention.mask (s - t) t s window q_BHTC
 
@@ -89,14 +82,14 @@ module Layers =
                     1.0f / sqrt (float32 c)
                 )
 
-            torch.bmm(scores.softmax -1L, v_BHSC.reshape (b * h, s, c)).view(b, h, t, c)
+            torch.bmm(scores.softmax -1L, v_BHSC.reshape (b * h, s, c)).view(b, h, t, c).MoveToOuterDisposeScope()
 
     /// `attendWithin` without a window.
     let attend (q_BHTC: torch.Tensor) (k_BHSC: torch.Tensor) (v_BHSC: torch.Tensor) : torch.Tensor =
         attendWithin 0L q_BHTC k_BHSC v_BHSC
 
     // Query heads share key-value heads in groups: head h reads key-value head h / (H / H_kv).
-    let private spread (heads: int64) (x_BHTC: torch.Tensor) =
+    let private repeated (heads: int64) (x_BHTC: torch.Tensor) =
         let kv = x_BHTC.shape[1]
 
         if kv = heads then
@@ -146,12 +139,15 @@ module Layers =
         (rotation: Rotation option)
         (x_BTD: torch.Tensor)
         : torch.Tensor * torch.Tensor * torch.Tensor =
+        use scope = torch.NewDisposeScope()
+
         let q, k, v =
             projection config.QkvBias weights (prefix + ".in_proj") x_BTD
             |> normed config weights prefix
             |> takeApart config rotation
 
-        q, spread (int64 config.Heads) k, spread (int64 config.Heads) v
+        let own (x: torch.Tensor) = x.MoveToOuterDisposeScope()
+        own q, own (repeated (int64 config.Heads) k), own (repeated (int64 config.Heads) v)
 
     /// Attention from the joined queries, keys and values [B, T, (H + 2 H_kv) C] under `prefix`, or [N, (H + 2 H_kv) C] of packed rows;
     /// up to `scoresKept` scores are kept for the backward pass.
@@ -161,15 +157,14 @@ module Layers =
         (prefix: string)
         (rotation: Rotation option)
         (rows: PackedRows option)
-        (cache: Cache option)
         (scoresKept: int64)
         (joined: torch.Tensor)
-        : torch.Tensor * Cache option =
+        : torch.Tensor =
         let heads, kv, c = int64 config.Heads, int64 config.KeyValueHeads, int64 config.HeadWidth
         let out = projection config.OutBias weights (prefix + ".out_proj")
         let qkv = normed config weights prefix joined
 
-        if cache.IsNone && qkv.device_type = DeviceType.CPU then
+        if qkv.device_type = DeviceType.CPU && not Derivative.Composed then
             let plan: FusedAttention.AttentionPlan =
                 {
                     Heads = heads
@@ -184,38 +179,32 @@ module Layers =
                     Rows = rows
                 }
 
-            out (FusedAttention.causalAttention plan qkv), None
+            out (FusedAttention.causalAttention plan qkv)
         else
             let qkv = rows |> Option.fold (fun x rows -> Fused.unpack rows x) qkv
             let b, t = qkv.shape[0], qkv.shape[1]
             let q, k, v = takeApart config rotation qkv
 
-            let keys, values, cache =
-                match cache with
-                | None -> k, v, None
-                | Some cache ->
-                    cache.Keys.narrow(2, cache.Length, t).copy_ k |> ignore
-                    cache.Values.narrow(2, cache.Length, t).copy_ v |> ignore
-                    let length = cache.Length + t
-                    cache.Keys.narrow (2, 0L, length), cache.Values.narrow (2, 0L, length), Some { cache with Length = length }
-
-            let mixed = attendWithin (int64 config.Window) q (spread heads keys) (spread heads values)
+            let mixed = attendWithin (int64 config.Window) q (repeated heads k) (repeated heads v)
             let mixed = mixed.transpose(1, 2).reshape(b, t, heads * c)
-            out (rows |> Option.fold (fun x rows -> Fused.pack rows x) mixed), cache
+            out (rows |> Option.fold (fun x rows -> Fused.pack rows x) mixed)
 
-    /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D]; with an optional cache of earlier positions of rows that are
-    /// not packed; returns the cache grown by T.
+    /// Self-attention under `prefix`, of x_BTD or of packed rows [N, D].
     let packedAttention
         (config: ModelConfig)
         (weights: Weights)
         (prefix: string)
         (rotation: Rotation option)
         (rows: PackedRows option)
-        (cache: Cache option)
         (x: torch.Tensor)
-        : torch.Tensor * Cache option =
-        projection config.QkvBias weights (prefix + ".in_proj") x
-        |> mix config weights prefix rotation rows cache scoresKept
+        : torch.Tensor =
+        use scope = torch.NewDisposeScope()
+
+        let mixed =
+            projection config.QkvBias weights (prefix + ".in_proj") x
+            |> mix config weights prefix rotation rows scoresKept
+
+        mixed.MoveToOuterDisposeScope()
 
     /// `packedAttention` of rows that are not packed.
     let attention
@@ -223,10 +212,9 @@ module Layers =
         (weights: Weights)
         (prefix: string)
         (rotation: Rotation option)
-        (cache: Cache option)
         (x_BTD: torch.Tensor)
-        : torch.Tensor * Cache option =
-        packedAttention config weights prefix rotation None cache x_BTD
+        : torch.Tensor =
+        packedAttention config weights prefix rotation None x_BTD
 
     let private projectionAgain (f: torch.Tensor -> torch.Tensor) parameters (bias: bool) (weights: Weights) (prefix: string) =
         Recompute.product f parameters (weights (prefix + ".weight")) (if bias then Some(weights (prefix + ".bias")) else None)
@@ -245,11 +233,14 @@ module Layers =
         (rows: PackedRows option)
         (x: torch.Tensor)
         : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let norm, parameters = normAgain config weights normPrefix
 
-        projectionAgain norm parameters config.QkvBias weights (prefix + ".in_proj") x
-        |> mix config weights prefix rotation rows None 0L
-        |> fst
+        let mixed =
+            projectionAgain norm parameters config.QkvBias weights (prefix + ".in_proj") x
+            |> mix config weights prefix rotation rows 0L
+
+        mixed.MoveToOuterDisposeScope()
 
     /// The parameters of attention at a layer (counted from 0), with open_lm's initialisation: residual projections shrink by
     /// √(2(layer + 1)).
@@ -298,9 +289,11 @@ module Layers =
 
     /// The feed-forward layer of the block under `prefix`.
     let feedForward (config: ModelConfig) (weights: Weights) (prefix: string) (x_BTD: torch.Tensor) : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let first, second = feedForwardNames config prefix
         let hidden = projection config.FeedForwardBias weights first x_BTD
-        gate config hidden |> projection config.FeedForwardBias weights second
+        let result = gate config hidden |> projection config.FeedForwardBias weights second
+        result.MoveToOuterDisposeScope()
 
     /// `feedForward` of the norm under `normPrefix` of x, where the norm and the gate are computed again in the backward pass.
     let feedForwardAgain
@@ -310,11 +303,15 @@ module Layers =
         (normPrefix: string)
         (x_BTD: torch.Tensor)
         : torch.Tensor =
+        use scope = torch.NewDisposeScope()
         let first, second = feedForwardNames config prefix
         let norm, parameters = normAgain config weights normPrefix
 
-        projectionAgain norm parameters config.FeedForwardBias weights first x_BTD
-        |> projectionAgain (gate config) [] config.FeedForwardBias weights second
+        let result =
+            projectionAgain norm parameters config.FeedForwardBias weights first x_BTD
+            |> projectionAgain (gate config) [] config.FeedForwardBias weights second
+
+        result.MoveToOuterDisposeScope()
 
     /// The parameters of the feed-forward layer of a block.
     let feedForwardParameters (config: ModelConfig) (layer: int) (prefix: string) : ParameterSpec list =

@@ -27,7 +27,7 @@ type private Passing() =
 /// x itself. When its gradient comes by, all that was computed from it afterwards has its gradients: autograd works through what is
 /// ready in the reverse order of its making, and parameters' gradients before all else. `passed` is told then.
 let mark (passed: unit -> unit) (x: torch.Tensor) : torch.Tensor =
-    if torch.is_grad_enabled () && x.requires_grad then
+    if torch.is_grad_enabled () && x.requires_grad && not Derivative.Composed then
         Passing.apply (x, Action passed)
     else
         x

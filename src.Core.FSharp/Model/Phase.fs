@@ -6,6 +6,7 @@ namespace Hybrid
 type Phase =
     /// Nothing was done yet
     | Begin
+    /// Rows of the table, learned positions and their norm
     | Embedding
     /// Norm, projections and attention of a block
     | Attention
@@ -15,15 +16,18 @@ type Phase =
     | Block
     /// The final norm, head and loss, with their gradient
     | HeadAndLoss
+    /// Gradients of what no other part names
     | Backward
     /// Gradients set to zero, and those of micro-batches added up
     | Gradients
     /// The gradient's norm, and its clipping
     | Clip
+    /// Moments and master weights
     | Optimizer
     /// The computing copy of the weights
     | Cast
 
+/// The names of the parts, for reports.
 module Phase =
 
     /// Names for reports.

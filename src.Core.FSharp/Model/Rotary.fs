@@ -81,6 +81,11 @@ let tables
         let frequencies, factor = frequencies config (start + length)
         Some { Cosine = table frequencies factor cos; Sine = table frequencies factor sin }
 
+/// The tables of the first of their positions.
+let first (positions: int64) (rotation: Rotation) : Rotation =
+    let cut (table: torch.Tensor) = table.narrow (0, 0L, positions)
+    { Cosine = cut rotation.Cosine; Sine = cut rotation.Sine }
+
 /// The tables [length, 1, R] of sequences that begin with `prompt` positions read at once and grow one by one. They differ from `tables`
 /// only where rotation depends on the length so far: each later position then turns as it does when it is the last.
 let span
@@ -106,6 +111,7 @@ let span
 /// Rotates the first R dimensions of each head of x_BTHC: x · cos + partner(x) · sin, where the partner of (x₁, x₂) is (−x₂, x₁) over
 /// halves or adjacent pairs. The others stay.
 let turn (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : torch.Tensor =
+    use scope = torch.NewDisposeScope()
     let width, pairs = int64 config.RotaryWidth, int64 (config.RotaryWidth / 2)
     let rest = int64 config.HeadWidth - width
     let x = if rest = 0L then x_BTHC else x_BTHC.narrow (-1, 0L, width)
@@ -120,6 +126,6 @@ let turn (config: ModelConfig) (rotation: Rotation) (x_BTHC: torch.Tensor) : tor
     let turned = x.mul(rotation.Cosine).plus(partner.mul rotation.Sine)
 
     if rest = 0L then
-        turned
+        turned.MoveToOuterDisposeScope()
     else
-        torch.cat ([| turned; x_BTHC.narrow (-1, width, rest) |], -1L)
+        torch.cat([| turned; x_BTHC.narrow (-1, width, rest) |], -1L).MoveToOuterDisposeScope()

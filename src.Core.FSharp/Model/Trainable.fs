@@ -3,6 +3,7 @@ module Hybrid.Trainable
 
 /// A choice of moving parameters. The paper's four frozen ones each add to the one before.
 type Preset =
+    /// Every parameter
     | All
     /// Embedding table and head
     | EmbeddingHead
@@ -27,9 +28,7 @@ let presets: (string * Preset) list =
     ]
 
 /// A preset's name.
-let name (preset: Preset) : string = presets |> List.find (fun (_, p) -> p = preset) |> fst
-
-let private isTable (name: string) = name = "tok_embeddings.weight" || name = "output.weight"
+let name (preset: Preset) : string = JsonForm.nameIn presets preset
 
 let private isNorm (name: string) = name.Contains "norm."
 
@@ -39,23 +38,20 @@ let private isNormOrPosition (name: string) = isNorm name || isPosition name
 
 let private isFeedForward (name: string) = name.Contains ".feed_forward." || name.Contains "._ff_w"
 
-let private layer (name: string) = if name.StartsWith "layers." then Some(int (name.Split('.')[1])) else None
-
 /// How each parameter moves under a preset; `oldRows` is the size of the pre-trained table.
 let movement (config: ModelConfig) (oldRows: int) (preset: Preset) (spec: ParameterSpec) : Movement =
-    let inFirstHalf =
-        match layer spec.Name with
-        | Some layer -> layer < config.Layers / 2
-        | None -> false
+    let block = ParameterName.block spec.Name
+    let inFirstHalf = block >= 0 && block < config.Layers / 2
 
     let moves =
         match preset with
         | All -> true
-        | EmbeddingHead -> isTable spec.Name
-        | PlusNorms -> isTable spec.Name || isNormOrPosition spec.Name
-        | PlusFirstHalf -> isTable spec.Name || isNormOrPosition spec.Name || inFirstHalf
-        | PlusFeedForward -> isTable spec.Name || isNormOrPosition spec.Name || inFirstHalf || isFeedForward spec.Name
-        | NewRowsOnly -> isTable spec.Name
+        | EmbeddingHead -> ParameterName.isTable spec.Name
+        | PlusNorms -> ParameterName.isTable spec.Name || isNormOrPosition spec.Name
+        | PlusFirstHalf -> ParameterName.isTable spec.Name || isNormOrPosition spec.Name || inFirstHalf
+        | PlusFeedForward ->
+            ParameterName.isTable spec.Name || isNormOrPosition spec.Name || inFirstHalf || isFeedForward spec.Name
+        | NewRowsOnly -> ParameterName.isTable spec.Name
 
     if not moves then Stays
     elif preset = NewRowsOnly then MovesFromRow(int64 oldRows)
@@ -63,14 +59,10 @@ let movement (config: ModelConfig) (oldRows: int) (preset: Preset) (spec: Parame
 
 /// What moves, for a person: groups with their counts, and the share of all parameters.
 let describe (config: ModelConfig) (oldRows: int) (preset: Preset) : string =
-    let count (spec: ParameterSpec) : int64 =
-        match movement config oldRows preset spec with
-        | Stays -> 0L
-        | Moves -> spec.Count
-        | MovesFromRow row -> spec.Count - row * (spec.Count / spec.Shape.Head)
+    let count (spec: ParameterSpec) : int64 = Parameters.movingOf spec (movement config oldRows preset spec)
 
     let group (spec: ParameterSpec) =
-        if isTable spec.Name then "embedding and head"
+        if ParameterName.isTable spec.Name then "embedding and head"
         elif isNorm spec.Name then "norms"
         elif isPosition spec.Name then "positions"
         elif isFeedForward spec.Name then "feed-forward"

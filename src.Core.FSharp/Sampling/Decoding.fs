@@ -12,11 +12,10 @@ type internal Joined = { All: torch.Tensor; Normed: struct (torch.Tensor * torch
 
 /// Sequences with their keys and values: takes the queries, keys and values of T new positions a row and gives what attention mixes.
 [<AbstractClass>]
-type internal Attending(rows: int, capacity: int) =
+type internal Attending(rows: int) =
     /// Positions that each row holds
     member val Lengths: int[] = Array.zeroCreate rows
     member _.Rows = rows
-    member _.Capacity = capacity
 
     /// Prepares for T new positions a row, of which each row needs some (from the first on); other rows' results are of no account.
     abstract Begin: together: int * needed: int[] -> unit
@@ -37,7 +36,7 @@ type internal Attending(rows: int, capacity: int) =
 /// In host memory.
 [<Sealed>]
 type internal HostAttending(config: ModelConfig, half: bool, rows: int, capacity: int, rotation: Rotation option) =
-    inherit Attending(rows, capacity)
+    inherit Attending(rows)
     let cache = new HostCache(config, half, rows, capacity, rotation)
     let mutable together = 0
     let mutable needed: int[] = [||]
@@ -93,7 +92,7 @@ type internal HostAttending(config: ModelConfig, half: bool, rows: int, capacity
 /// mask.
 [<Sealed>]
 type internal TensorAttending(config: ModelConfig, like: torch.Tensor, rows: int, capacity: int, tables: Rotation option) =
-    inherit Attending(rows, capacity)
+    inherit Attending(rows)
     let n, kv, c = int64 rows, int64 config.KeyValueHeads, int64 config.HeadWidth
     let heads = int64 config.Heads
     let groups = heads / kv

@@ -14,6 +14,7 @@ type Sampling =
         TopP: float option
         /// Classifier-free guidance: logits become u + g·(c − u); 1 is none
         Guidance: float
+        /// Draws are functions of it, of the sequence's number and of the position
         Seed: int64
         /// Positions that a pass reads ahead of what is drawn (Jacobi decoding); 1 is none. What is drawn stays the same
         Lookahead: int

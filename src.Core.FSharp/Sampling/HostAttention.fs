@@ -13,6 +13,7 @@ open System.Runtime.Intrinsics
 open System.Threading.Tasks
 open Microsoft.FSharp.NativeInterop
 open TorchSharp
+open Hybrid.Vectors
 open Hybrid.HostLanes
 
 /// The loops over one head's cache: blocks of `block` keys [C, block], values [T, wide]. In bf16 the numbers of two vectors stand in

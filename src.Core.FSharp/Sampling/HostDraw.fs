@@ -9,6 +9,7 @@ module internal Hybrid.HostDraw
 open System
 open System.Runtime.Intrinsics
 open Microsoft.FSharp.NativeInterop
+open Hybrid.Vectors
 open Hybrid.HostLanes
 
 /// What a distribution is made of.

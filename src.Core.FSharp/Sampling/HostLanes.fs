@@ -1,5 +1,4 @@
-/// Vectors over the memory of host tensors in fp32 or bf16; arithmetic is fp32 in both. Vectors have 512 bits, which the
-/// runtime halves where the processor has none.
+/// `Vectors` over the memory of host tensors that are in fp32 or bf16.
 module internal Hybrid.HostLanes
 
 // Memory is read and written by address.
@@ -9,17 +8,13 @@ module internal Hybrid.HostLanes
 open System
 open System.Runtime.Intrinsics
 open Microsoft.FSharp.NativeInterop
-
-type Lanes = Vector512<float32>
+open Hybrid.Vectors
 
 /// Numbers in one vector.
 let inline count () : int = Lanes.Count
 
 /// The 16-bit numbers at an address.
 let halves (address: nativeint) = Vector512.Load(NativePtr.ofNativeInt<uint16> address)
-
-/// bf16 bits as the upper half of fp32's.
-let inline widened (bits: Vector512<uint32>) : Lanes = Vector512.AsSingle(Vector512.ShiftLeft(bits, 16))
 
 /// The first `count` of the 2 · `count` numbers at an address.
 let inline lower (half: bool) (address: nativeint) : Lanes =
@@ -46,7 +41,7 @@ let slot (half: bool) (i: int) : int =
 /// The first `count` of the 2 · `count` numbers of a row that is laid out by `slot`.
 let inline evens (half: bool) (address: nativeint) : Lanes =
     if half then
-        Vector512.AsSingle(Vector512.ShiftLeft(Vector512.Load(NativePtr.ofNativeInt<uint32> address), 16))
+        widened (Vector512.Load(NativePtr.ofNativeInt<uint32> address))
     else
         Vector512.Load(NativePtr.ofNativeInt<float32> address)
 
@@ -62,19 +57,13 @@ let inline odds (half: bool) (address: nativeint) : Lanes =
 /// Bytes of a number.
 let inline size (half: bool) : int = if half then 2 else 4
 
-/// The nearest bf16, to even.
-let roundedHalf (x: float32) : uint16 =
-    let bits = BitConverter.SingleToUInt32Bits x
-
-    if Single.IsNaN x then
-        0x7FC0us
-    else
-        uint16 ((bits + 0x7FFFu + ((bits >>> 16) &&& 1u)) >>> 16)
+/// The nearest bf16, to even; NaN stays NaN.
+let roundedHalf (x: float32) : uint16 = if Single.IsNaN x then 0x7FC0us else narrowOne x
 
 /// One number.
 let inline get (half: bool) (address: nativeint) (index: int) : float32 =
     if half then
-        BitConverter.UInt32BitsToSingle(uint32 (NativePtr.get (NativePtr.ofNativeInt<uint16> address) index) <<< 16)
+        widenOne (NativePtr.get (NativePtr.ofNativeInt<uint16> address) index)
     else
         NativePtr.get (NativePtr.ofNativeInt<float32> address) index
 
@@ -100,11 +89,6 @@ let read (half: bool) (source: nativeint) (target: nativeptr<float32>) (length: 
         NativePtr.set target i (get half source i)
         i <- i + 1
 
-let private rounded (x: Lanes) : Vector512<uint32> =
-    let bits = Vector512.AsUInt32 x
-    let odd = Vector512.BitwiseAnd(Vector512.ShiftRightLogical(bits, 16), Vector512<uint32>.One)
-    Vector512.ShiftRightLogical(Vector512.Add(bits, Vector512.Add(odd, Vector512.Create(0x7FFFu))), 16)
-
 /// Writes fp32 numbers, rounded to nearest. They are finite.
 let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length: int) : unit =
     let whole = length / (2 * count ()) * (2 * count ())
@@ -116,7 +100,7 @@ let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length:
 
         if half then
             Vector512.Store(
-                Vector512.Narrow(rounded low, rounded high),
+                Vector512.Narrow(narrowed low, narrowed high),
                 NativePtr.ofNativeInt<uint16>(target + nativeint (2 * i))
             )
         else
@@ -129,20 +113,18 @@ let write (half: bool) (source: nativeptr<float32>) (target: nativeint) (length:
         set half target i (NativePtr.get source i)
         i <- i + 1
 
-let inline private constant (x: float32) = Vector512.Create x
-
 /// eˣ for x ≤ 0, with a relative error below 2e-7; below −87 it is 0 to fp32.
 let exp (x: Lanes) : Lanes =
     // x = n ln 2 + r, |r| ≤ ln 2 / 2, ln 2 in two parts; then the series of eʳ.
-    let x = Vector512.Max(x, constant -87.0f)
-    let n = Vector512.Floor(Vector512.FusedMultiplyAdd(x, constant 1.44269504f, constant 0.5f))
-    let r = Vector512.FusedMultiplyAdd(n, constant -0.693359375f, x)
-    let r = Vector512.FusedMultiplyAdd(n, constant 2.12194440e-4f, r)
-    let p = Vector512.FusedMultiplyAdd(constant 1.9875691500e-4f, r, constant 1.3981999507e-3f)
-    let p = Vector512.FusedMultiplyAdd(p, r, constant 8.3334519073e-3f)
-    let p = Vector512.FusedMultiplyAdd(p, r, constant 4.1665795894e-2f)
-    let p = Vector512.FusedMultiplyAdd(p, r, constant 1.6666665459e-1f)
-    let p = Vector512.FusedMultiplyAdd(p, r, constant 5.0000001201e-1f)
+    let x = Vector512.Max(x, all -87.0f)
+    let n = Vector512.Floor(Vector512.FusedMultiplyAdd(x, all 1.44269504f, all 0.5f))
+    let r = Vector512.FusedMultiplyAdd(n, all -0.693359375f, x)
+    let r = Vector512.FusedMultiplyAdd(n, all 2.12194440e-4f, r)
+    let p = Vector512.FusedMultiplyAdd(all 1.9875691500e-4f, r, all 1.3981999507e-3f)
+    let p = Vector512.FusedMultiplyAdd(p, r, all 8.3334519073e-3f)
+    let p = Vector512.FusedMultiplyAdd(p, r, all 4.1665795894e-2f)
+    let p = Vector512.FusedMultiplyAdd(p, r, all 1.6666665459e-1f)
+    let p = Vector512.FusedMultiplyAdd(p, r, all 5.0000001201e-1f)
     let p = Vector512.Add(Vector512.FusedMultiplyAdd(p, Vector512.Multiply(r, r), r), Lanes.One)
     let power = Vector512.ShiftLeft(Vector512.Add(Vector512.ConvertToInt32 n, Vector512.Create 127), 23)
     Vector512.Multiply(p, Vector512.AsSingle power)

@@ -10,6 +10,7 @@ open Hybrid.Draw
 /// What sampling works with. It changes how fast tokens come, and beyond rounding nothing of what they are.
 type Means =
     {
+        /// Where keys and values stand
         Place: Place
         /// Where at least so many tokens are drawn, weights are copied into the layout that the processor multiplies by fastest
         PackingFrom: int64
@@ -172,20 +173,7 @@ let imagesFrom
     let prompts = captions |> Array.map (Sequence.prompt vocabulary)
     drawAll config weights means sampling (int first, int codes) count None unconditional report number prompts
 
-/// `imagesFrom` for a whole set.
-let imagesBy
-    (means: Means)
-    (report: int64 -> unit)
-    (config: ModelConfig)
-    (vocabulary: Vocabulary)
-    (weights: Weights)
-    (sampling: Sampling)
-    (count: int)
-    (captions: int[][])
-    : Drawn =
-    imagesFrom 0L means report config vocabulary weights sampling count captions
-
-/// `imagesBy` with the usual means: codes alone.
+/// `imagesFrom` for a whole set, with the usual means: codes alone.
 let images
     (config: ModelConfig)
     (vocabulary: Vocabulary)
@@ -194,7 +182,7 @@ let images
     (count: int)
     (captions: int[][])
     : int[][] =
-    (imagesBy (means config weights usualMemory) ignore config vocabulary weights sampling count captions).Tokens
+    (imagesFrom 0L (means config weights usualMemory) ignore config vocabulary weights sampling count captions).Tokens
 
 /// Continues sequences by up to `count` tokens over the first `rows` ids, each until `stop` (which is not returned), with the means that
 /// are given; guidance steers away from what follows `unconditional`, where there is such a prompt. Errors: InputException for an empty prompt, an id outside the table, or more positions than were learned.

@@ -11,6 +11,7 @@ open TorchSharp
 /// A kernel distance over all samples.
 type KernelEstimate =
     {
+        /// Unbiased, so it may fall below 0
         Distance: float
         /// The jackknife's standard error: each sample left out once, both sets.
         Error: float
@@ -19,10 +20,13 @@ type KernelEstimate =
 /// The mean of kernel distances over random subsets, as clean-fid and others report it.
 type KernelSubsets =
     {
+        /// Over the subsets
         Mean: float
         /// The standard deviation between subsets (n − 1): what one subset scatters, not what the mean does.
         Deviation: float
+        /// How many were drawn
         Subsets: int
+        /// Samples of each set in a subset
         Size: int64
     }
 

@@ -15,8 +15,17 @@ let ema (decay: float) (values: float[]) : float[] =
 
 /// An estimate with a 95 % interval.
 [<Struct>]
-type Interval = { Mean: float; Low: float; High: float }
+type Interval =
+    {
+        /// The estimate
+        Mean: float
+        /// The 2.5th percentile
+        Low: float
+        /// The 97.5th percentile
+        High: float
+    }
 
+/// The arithmetic mean; nan of none.
 let mean (values: float[]) : float = if values.Length = 0 then nan else Array.average values
 
 /// The sample standard deviation (n − 1).
@@ -121,9 +130,6 @@ let studentMean (values: float[]) : Interval =
         let half = studentQuantile (values.Length - 1) * deviation values / sqrt (float values.Length)
 
         { Mean = m; Low = m - half; High = m + half }
-
-/// The interval of the mean paired difference a − b.
-let pairedDifference (a: float[]) (b: float[]) : Interval = studentMean (Array.map2 (-) a b)
 
 /// The smallest mean difference that a 95 % interval over as many pairs, scattered like these, would set apart from zero four times in
 /// five: (t₀.₉₇₅ + t₀.₈) · s/√n. nan for fewer than two pairs.

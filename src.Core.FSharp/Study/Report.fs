@@ -9,6 +9,7 @@ open System.Globalization
 /// What is measured along an axis.
 type Axis =
     {
+        /// What it measures, with its unit
         Label: string
         /// Logarithmic, base 10.
         Log: bool
@@ -17,12 +18,17 @@ type Axis =
 /// A line through points, with an optional band around it.
 type Curve =
     {
+        /// In the legend
         Name: string
+        /// Growing
         X: float[]
+        /// As long as X; NaN leaves a gap
         Y: float[]
         /// Lower edge of the band, as long as X, or empty: no band.
         Lower: float[]
+        /// Upper edge of the band, as long as X, or empty.
         Upper: float[]
+        /// Drawn in dashes.
         Dashed: bool
         /// Which colour of the palette: the same series has the same colour in every figure.
         Series: int
@@ -35,26 +41,48 @@ type Curve =
 /// A straight line across a panel, to compare with.
 type Mark =
     {
+        /// What stands there
         Label: string
+        /// Where it crosses the axis
         Value: float
         /// At an x; otherwise at a y.
         Vertical: bool
     }
 
 /// A value with its interval. Points with one label share a row; points with one name share a colour.
-type Point = { Label: string; Name: string; Value: float; Lower: float; Upper: float; Series: int }
+type Point =
+    {
+        /// Of its row
+        Label: string
+        /// In the legend
+        Name: string
+        /// The estimate
+        Value: float
+        /// Lower end of the interval; NaN: none
+        Lower: float
+        /// Upper end of the interval; NaN: none
+        Upper: float
+        /// Which colour of the palette
+        Series: int
+    }
 
 /// One coordinate system of a figure: CurvePanel, PointPanel or HeatPanel.
 type IPanel =
+    /// Above it; may be empty
     abstract Title: string
 
 /// Curves over a continuous x.
 type CurvePanel =
     {
+        /// Above it; may be empty
         Title: string
+        /// The level axis
         X: Axis
+        /// The upright axis
         Y: Axis
+        /// Drawn in order, the last on top
         Curves: IReadOnlyList<Curve>
+        /// Lines to compare with
         Marks: IReadOnlyList<Mark>
     }
 
@@ -64,9 +92,13 @@ type CurvePanel =
 /// Values with intervals, one row for each label, from top to bottom. Marks are vertical, at a value.
 type PointPanel =
     {
+        /// Above it; may be empty
         Title: string
+        /// The level axis
         Value: Axis
+        /// Row by row, in the order of their labels
         Points: IReadOnlyList<Point>
+        /// Lines to compare with
         Marks: IReadOnlyList<Mark>
     }
 
@@ -76,11 +108,15 @@ type PointPanel =
 /// A matrix in colours, the first row on top.
 type HeatPanel =
     {
+        /// Above it; may be empty
         Title: string
         /// What the columns are, and what the rows.
         ColumnLabel: string
+        /// What the rows are.
         RowLabel: string
+        /// Their names, from the left
         Columns: IReadOnlyList<string>
+        /// Their names, from the top
         Rows: IReadOnlyList<string>
         /// What a value is.
         ValueLabel: string
@@ -99,7 +135,9 @@ type IBlock = interface end
 /// A heading and a paragraph under it (either may be empty).
 type Text =
     {
+        /// May be empty
         Heading: string
+        /// A paragraph; may be empty
         Body: string
     }
 
@@ -108,6 +146,7 @@ type Text =
 /// Commands or output, letter by letter.
 type Code =
     {
+        /// With its line breaks
         Body: string
     }
 
@@ -118,6 +157,7 @@ type Figure =
     {
         /// Of its files: letters, digits and hyphens.
         Name: string
+        /// Above the panels
         Title: string
         /// Where the paper shows it ("Fig. 3"), or empty.
         Source: string
@@ -125,6 +165,7 @@ type Figure =
         Paper: string
         /// What we found.
         Found: string
+        /// Side by side, as far as there is room
         Panels: IReadOnlyList<IPanel>
     }
 
@@ -133,11 +174,17 @@ type Figure =
 /// Rows of cells under a header; every row is as long as the header.
 type Table =
     {
+        /// Above it
         Title: string
+        /// Where the paper shows it ("Table 2"), or empty.
         Source: string
+        /// What the paper found.
         Paper: string
+        /// What we found.
         Found: string
+        /// Names of the columns
         Header: IReadOnlyList<string>
+        /// Each as long as the header
         Rows: IReadOnlyList<IReadOnlyList<string>>
     }
 
@@ -145,8 +192,11 @@ type Table =
 
 /// What the numbers say about a claim.
 type Verdict =
+    /// The numbers say so
     | Holds = 0
+    /// The numbers say the contrary
     | DoesNotHold = 1
+    /// The interval leaves both open
     | Undecided = 2
 
 /// A claim of the paper and what became of it here.
@@ -154,7 +204,9 @@ type Claim =
     {
         /// "Fig. 3".
         Source: string
+        /// As a sentence
         Statement: string
+        /// What became of it
         Verdict: Verdict
         /// The numbers with their intervals.
         Evidence: string
@@ -163,44 +215,77 @@ type Claim =
 /// Claims in a list.
 type Claims =
     {
+        /// Above the list
         Title: string
+        /// In the order of the list
         Claims: IReadOnlyList<Claim>
     }
 
     interface IBlock
 
 /// A picture: height × width × 3 bytes, row by row, red green blue.
-type Picture = { Caption: string; Rgb: byte[]; Width: int; Height: int }
+type Picture =
+    {
+        /// Under it
+        Caption: string
+        /// height · width · 3 bytes
+        Rgb: byte[]
+        /// In pixels
+        Width: int
+        /// In pixels
+        Height: int
+    }
 
 /// Pictures in rows of `Columns`, each with its caption.
 type PictureGrid =
     {
+        /// Above all
         Title: string
+        /// Under the title; may be empty
         Note: string
+        /// Pictures of a row
         Columns: int
+        /// Row by row
         Pictures: IReadOnlyList<Picture>
     }
 
     interface IBlock
 
 /// A number that sums something up.
-type KeyNumber = { Label: string; Value: string; Note: string }
+type KeyNumber =
+    {
+        /// What it counts
+        Label: string
+        /// With its unit, as it is read
+        Value: string
+        /// Below it; may be empty
+        Note: string
+    }
 
 /// Key numbers side by side.
 type KeyNumbers =
     {
+        /// From the left
         Numbers: IReadOnlyList<KeyNumber>
     }
 
     interface IBlock
 
 /// A text that leads somewhere: an address relative to the page, segments escaped.
-type Link = { Label: string; Target: string }
+type Link =
+    {
+        /// What is read
+        Label: string
+        /// The address
+        Target: string
+    }
 
 /// Links in a list under a heading (which may be empty).
 type Links =
     {
+        /// Above the list
         Heading: string
+        /// In the order of the list
         Links: IReadOnlyList<Link>
     }
 
@@ -209,14 +294,24 @@ type Links =
 /// Blocks that are folded away under a summary until they are asked for.
 type Folded =
     {
+        /// The line that opens them
         Summary: string
+        /// In order
         Blocks: IReadOnlyList<IBlock>
     }
 
     interface IBlock
 
 /// A whole report.
-type Page = { Title: string; Subtitle: string; Blocks: IReadOnlyList<IBlock> }
+type Page =
+    {
+        /// Of the page, and above all
+        Title: string
+        /// Under the title
+        Subtitle: string
+        /// From the top
+        Blocks: IReadOnlyList<IBlock>
+    }
 
 // ---- building ----
 

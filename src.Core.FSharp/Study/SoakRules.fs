@@ -9,24 +9,46 @@ open System.Text.Json.Nodes
 
 /// What is done to a run.
 type SoakFault =
+    /// SIGKILL while it trains
     | Kill = 0
+    /// SIGKILL while a checkpoint is being written
     | KillInCheckpoint = 1
+    /// SIGKILL when a checkpoint is whole, and `latest` has not moved yet
     | KillAtLatest = 2
+    /// SIGTERM
     | Terminate = 3
+    /// SIGINT, as Ctrl-C sends it
     | Interrupt = 4
+    /// A second process in the same directory, which must be refused
     | SecondProcess = 5
+    /// SIGKILL, and a file of tensors of the newest checkpoint has lost its end
     | Truncate = 6
+    /// SIGKILL, and a bit of such a file has changed
     | FlipBit = 7
+    /// SIGKILL, and the newest checkpoint's state.json is empty
     | EmptyState = 8
+    /// SIGKILL, and `latest` names nothing that is there
     | LatestNothing = 9
+    /// SIGKILL, and the metrics end in half a line
     | TornMetrics = 10
+    /// The run's directory is away for some seconds
     | Vanish = 11
+    /// SIGKILL of one process of several
     | KillRank = 12
+    /// SIGSTOP of one process of several
     | StopRank = 13
 
 /// When a fault comes: while the process starts, or when so many checkpoints have been written since, and then after this share of
 /// the time that a start, or the steps between two checkpoints, take.
-type SoakMoment = { Starting: bool; Checkpoints: int; Share: float }
+type SoakMoment =
+    {
+        /// While the process starts
+        Starting: bool
+        /// How many have been written since it started
+        Checkpoints: int
+        /// Of the time between, in [0, 1)
+        Share: float
+    }
 
 /// A fault that was injected, and what became of it.
 type SoakRecord =
@@ -35,6 +57,7 @@ type SoakRecord =
         Run: int
         /// Its number among all faults, counted from 0.
         Number: int
+        /// What was done
         Fault: SoakFault
         /// Steps that had been done; null where the process had not begun to train.
         Done: Nullable<int>
@@ -52,11 +75,30 @@ type SoakRecord =
             0
 
 /// What became of the faults of a kind.
-type SoakTally = { Fault: SoakFault; Injected: int; Survived: int; LostMean: float; LostMost: int }
+type SoakTally =
+    {
+        /// Which kind
+        Fault: SoakFault
+        /// How many
+        Injected: int
+        /// How many the run came through
+        Survived: int
+        /// Steps that had to be done again, a mean
+        LostMean: float
+        /// Steps that had to be done again, the most
+        LostMost: int
+    }
 
 /// Where a run is not what it should be: the first step that differs, and how.
-type SoakDifference = { Step: int; Words: string }
+type SoakDifference =
+    {
+        /// Counted from 0
+        Step: int
+        /// What differs, for a person
+        Words: string
+    }
 
+/// The rules of a soak as functions of a seed and of what happened.
 module SoakRules =
 
     let private faults =

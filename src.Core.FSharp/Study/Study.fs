@@ -8,6 +8,7 @@ type MaterialPlan =
     {
         /// What the report calls it
         Name: string
+        /// Path of the pre-trained model
         Model: string
         /// open_lm's description of the model, where its weights are a bare file
         ModelConfig: string option
@@ -28,6 +29,7 @@ type MaterialPlan =
 /// A study: every size and length of it, and the arms and comparisons that it adds to the paper's.
 type Plan =
     {
+        /// smoke, tiny or paper: which it was made from
         Preset: string
         /// Seed of the first run of every arm
         Seed: int64
@@ -43,11 +45,15 @@ type Plan =
         RatioSeeds: int
         /// Of the arms whose codes stand for words
         WordSeeds: int
+        /// Training of the image tokenizer
         Tokenizer: Budget
         /// The smaller image tokenizer, which is there sooner and keeps less
         SmallTokenizer: bool
+        /// D of the language model
         Width: int
+        /// L of the language model
         Layers: int
+        /// H of the language model
         Heads: int
         /// Positions of a captioned sequence
         Positions: int
@@ -55,15 +61,23 @@ type Plan =
         LongPositions: int
         /// Positions of a text sequence in pre-training
         TextPositions: int
+        /// Training of the language model on text
         Pretraining: Budget
+        /// Training of the captioned arms
         Twins: Budget
+        /// Training of the arms without captions
         ImageOnly: Budget
+        /// Training of the image table against the text table
         Alignment: Budget
+        /// Captioned pictures in training
         TrainPairs: int
+        /// Captioned pictures that losses are measured on
         HeldOutPairs: int
+        /// Text sequences that forgetting is measured on
         HeldOutTexts: int
         /// How often a run is evaluated on held-out data, beside its start
         Evaluations: int
+        /// Questions of each probe
         ProbeItems: int
         /// Captions that the report shows pictures for
         Pictures: int
@@ -79,6 +93,7 @@ type Plan =
         Comparisons: Comparison[]
     }
 
+/// The sizes of the study, and its runs.
 module Study =
 
     /// A minute on two cores: every stage runs, nothing is learned well, so most verdicts stay undecided.

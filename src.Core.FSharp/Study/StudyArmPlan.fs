@@ -2,8 +2,8 @@
 module Hybrid.StudyArmPlan
 
 open System
-open System.Text.Json
 open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
 let private starts =
     [
@@ -16,10 +16,6 @@ let private starts =
 let private captions = [ "none", CaptionKind.None; "own", CaptionKind.Own; "long", CaptionKind.Long ]
 
 let private codes = [ "learned", PictureCodes.Learned; "words", PictureCodes.Words; "told", PictureCodes.Told ]
-
-let private nameOf (names: (string * 'a) list) (value: 'a) : string = names |> List.find (fun (_, v) -> v = value) |> fst
-
-let private value (v: 'a) : JsonNode | null = JsonValue.Create<'a> v
 
 let private fits (name: string) =
     name <> "" && name.Length <= 80 && name |> Seq.forall (fun c -> Char.IsAsciiLetterOrDigit c || c = '-')
@@ -138,24 +134,14 @@ let material (json: JsonFields) : MaterialPlan option =
         json.Finish()
         Some read
 
-let private object (fields: (string * (JsonNode | null)) list) : JsonNode | null =
-    let json = JsonObject()
-
-    for name, field in fields do
-        json.Add(name, field)
-
-    json
-
-let private texts (items: string list) : JsonNode | null = JsonSerializer.SerializeToNode(List.toArray items)
-
 /// An arm, every key written out.
-let armToJson (arm: ArmPlan) : JsonNode | null =
+let armToJson (arm: ArmPlan) : JsonObject =
     object
         [
             "name", value arm.Name
-            "start", value (nameOf starts arm.Start)
-            "captions", value (nameOf captions arm.Captions)
-            "codes", value (nameOf codes arm.Codes)
+            "start", value (nameIn starts arm.Start)
+            "captions", value (nameIn captions arm.Captions)
+            "codes", value (nameIn codes arm.Codes)
             "trainable", value arm.Trainable
             "textWeight", value arm.TextWeight
             "imageWeight", value arm.ImageWeight
@@ -169,13 +155,10 @@ let armToJson (arm: ArmPlan) : JsonNode | null =
         ]
 
 /// What makes an arm's runs what they are: all of it but for how many there are.
-let identity (arm: ArmPlan) : string =
-    match armToJson { arm with Seeds = 0 } with
-    | null -> ""
-    | json -> json.ToJsonString()
+let identity (arm: ArmPlan) : string = (armToJson { arm with Seeds = 0 }).ToJsonString()
 
 /// A comparison, every key written out.
-let comparisonToJson (comparison: Comparison) : JsonNode | null =
+let comparisonToJson (comparison: Comparison) : JsonObject =
     object
         [
             "source", value comparison.Source
@@ -183,13 +166,13 @@ let comparisonToJson (comparison: Comparison) : JsonNode | null =
             "arm", value comparison.Arm
             "against", value comparison.Against
             "measure", value (Comparison.nameOf comparison.Measure)
-            "rule", value (nameOf Comparison.rules comparison.Rule)
+            "rule", value (nameIn Comparison.rules comparison.Rule)
         ]
 
 /// Material, every key that is given.
-let materialToJson (material: MaterialPlan) : JsonNode | null =
+let materialToJson (material: MaterialPlan) : JsonObject =
     let optional name given = given |> Option.map (fun (text: string) -> name, value text) |> Option.toList
-    let list name (items: string list) = if items.IsEmpty then [] else [ name, texts items ]
+    let some name (items: string list) = if items.IsEmpty then [] else [ name, list items ]
 
     object
         [
@@ -199,7 +182,7 @@ let materialToJson (material: MaterialPlan) : JsonNode | null =
             "tokens", value material.Tokens
             yield! optional "heldOut" material.HeldOut
             yield! optional "imageTokenizer" material.ImageTokenizer
-            yield! list "texts" material.Texts
-            yield! list "tasks" material.Tasks
-            yield! list "prompts" material.Prompts
+            yield! some "texts" material.Texts
+            yield! some "tasks" material.Tasks
+            yield! some "prompts" material.Prompts
         ]

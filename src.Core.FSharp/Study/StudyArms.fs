@@ -4,16 +4,21 @@ namespace Hybrid
 /// How long something is trained.
 type Budget =
     {
+        /// Updates of the weights
         Steps: int
         /// Sequences (or pictures, or pairs) a step
         Batch: int
+        /// The peak of the schedule
         LearningRate: float
+        /// Steps over which the rate rises to its peak
         WarmupSteps: int
     }
 
 /// Where an arm's weights start.
 type Start =
+    /// The pre-trained model, its tables grown
     | FromPretrained = 0
+    /// Random weights of the same shape
     | FromRandom = 1
     /// Pre-trained, with the image rows of the embedding table from alignment
     | FromAligned = 2
@@ -43,13 +48,17 @@ type ArmPlan =
     {
         /// Letters, digits and hyphens
         Name: string
+        /// Where its weights start
         Start: Start
+        /// What stands before its pictures
         Captions: CaptionKind
+        /// What its pictures are written in
         Codes: PictureCodes
         /// A name of `Trainable.presets`
         Trainable: string
         /// Weights of the losses on text and image tokens
         TextWeight: float
+        /// Of the loss on image tokens
         ImageWeight: float
         /// Share of each step's sequences that are text of the pre-training corpus
         Replay: float
@@ -70,14 +79,18 @@ type ArmPlan =
 /// One training run.
 type Arm =
     {
+        /// What is trained, and how
         Plan: ArmPlan
+        /// Of the random weights, the order and the dropped captions
         Seed: int64
         /// Whether it is the first of its plan's seeds
         First: bool
     }
 
+    /// The plan's name with the seed, which names folders: `captioned-random-seed0`.
     member arm.Name = $"{arm.Plan.Name}-seed{arm.Seed}"
 
+/// The paper's arms, and those beyond it.
 module StudyArms =
 
     /// The pre-trained twin, by whose side everything is measured.

@@ -99,13 +99,17 @@ type Found =
     {
         /// What the pictures and texts are called
         Material: string
+        /// Of the captioned twins
         Seeds: int
         /// Held-out image loss at the end, pre-trained minus random, and its verdict as "the same"
         Image: Interval
+        /// Whether the two are the same by the rule
         ImageVerdict: Verdict
         /// Held-out text loss at the first evaluation, and at the end
         TextAtFirst: Interval
+        /// Held-out text loss at the end, pre-trained minus random
         TextAtEnd: Interval
+        /// All, with their verdicts
         Claims: Claim seq
     }
 

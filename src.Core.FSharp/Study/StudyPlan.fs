@@ -1,8 +1,8 @@
 /// Reading and writing a study's plan: a preset with some of its sizes changed, and arms, comparisons and material of one's own.
 module Hybrid.StudyPlan
 
-open System.Text.Json
 open System.Text.Json.Nodes
+open Hybrid.JsonForm
 
 /// The presets that can be run here, by name. "paper" is a configuration to plan with, not one of these.
 let presets: Plan list = [ Study.smoke; Study.tiny ]
@@ -106,29 +106,24 @@ let parse (text: string) : Result<Plan, string list> =
         json.Finish()
         plan)
 
-let private budgetToJson (budget: Budget) : JsonNode | null =
-    JsonSerializer.SerializeToNode(
-        {|
-            steps = budget.Steps
-            batch = budget.Batch
-            learningRate = budget.LearningRate
-            warmupSteps = budget.WarmupSteps
-        |}
-    )
+let private budgetToJson (budget: Budget) : JsonObject =
+    object
+        [
+            "batch", value budget.Batch
+            "learningRate", value budget.LearningRate
+            "steps", value budget.Steps
+            "warmupSteps", value budget.WarmupSteps
+        ]
 
 /// A budget to the last digit, wherever it is written.
-let budgetText (budget: Budget) : string =
-    budgetToJson budget |> Option.ofObj |> Option.map _.ToJsonString() |> Option.defaultValue ""
+let budgetText (budget: Budget) : string = (budgetToJson budget).ToJsonString()
 
 /// The plan, every key written out; `parse` reads it back.
 let toJson (plan: Plan) : JsonObject =
-    let value (v: 'a) : JsonNode | null = JsonValue.Create<'a> v
+    let all (json: 'a -> JsonObject) (items: 'a seq) : JsonNode =
+        JsonArray [| for item in items -> json item :> (JsonNode | null) |]
 
-    let list (items: (JsonNode | null) seq) : JsonNode | null = JsonArray(Seq.toArray items)
-
-    let json = JsonObject()
-
-    for name, field in
+    object
         [
             "preset", value plan.Preset
             "seed", value plan.Seed
@@ -157,11 +152,11 @@ let toJson (plan: Plan) : JsonObject =
             "probeItems", value plan.ProbeItems
             "pictures", value plan.Pictures
             "samples", value plan.Samples
-            "guidance", list (plan.Guidance |> Seq.map value)
-            "material", plan.Material |> Option.map StudyArmPlan.materialToJson |> Option.defaultValue null
-            "arms", list (plan.Arms |> Seq.map StudyArmPlan.armToJson)
-            "comparisons", list (plan.Comparisons |> Seq.map StudyArmPlan.comparisonToJson)
-        ] do
-        json.Add(name, field)
-
-    json
+            "guidance", list plan.Guidance
+            "material",
+            (match plan.Material with
+             | Some material -> StudyArmPlan.materialToJson material
+             | None -> null)
+            "arms", all StudyArmPlan.armToJson plan.Arms
+            "comparisons", all StudyArmPlan.comparisonToJson plan.Comparisons
+        ]

@@ -33,17 +33,23 @@ let private version = 0x020A000000000000UL
 
 /// One argument of an operator's schema.
 type Argument =
+    /// A tensor that must be there
     | Tensor of torch.Tensor
     /// Tensor? that is given
     | SomeTensor of torch.Tensor
+    /// A list of tensors
     | Tensors of torch.Tensor list
+    /// An int64 that must be there
     | Integer of int64
     /// int? that is given
     | SomeInteger of int64
+    /// A list of int64
     | Integers of int64 list
+    /// A double that must be there
     | Number of float
     /// float? that is given
     | SomeNumber of float
+    /// A boolean
     | Flag of bool
     /// str
     | Word of string
@@ -103,7 +109,7 @@ let private push (argument: Argument) : uint64 =
 
 /// An operator that is called often: without a list of arguments, and with names that were made once and live as long as the program.
 [<Sealed>]
-type Operator(name: string, overload: string) =
+type internal Operator(name: string, overload: string) =
     let native = Marshal.StringToCoTaskMemUTF8 name
     let nativeOverload = Marshal.StringToCoTaskMemUTF8 overload
 
@@ -203,11 +209,6 @@ let fusedAdamW
         ]
         0
     |> ignore
-
-/// Antialiased bicubic resampling (a = −0.5, as PIL does it) of [B, 3, H, W] to [B, 3, height, width].
-let resizeBicubic (height: int64) (width: int64) (images: torch.Tensor) : torch.Tensor =
-    call "aten::_upsample_bicubic2d_aa" "" [ Tensor images; Integers [ height; width ]; Flag false; Absent; Absent ] 1
-    |> List.head
 
 /// The address of a tensor's first element, for reading and writing host tensors without a copy.
 let dataPointer (tensor: torch.Tensor) : nativeint =

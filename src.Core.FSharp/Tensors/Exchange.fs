@@ -51,7 +51,9 @@ module Slices =
 /// A range of a store's flat memory that is reduced and gathered as one.
 type Bucket =
     {
+        /// Its first element
         Start: int64
+        /// Its elements
         Length: int64
         /// The block of which the backward pass has left this gradient whole, once it and the blocks above it are over; −1: the whole
         /// backward pass must be over
@@ -60,8 +62,10 @@ type Bucket =
         Whole: bool
     }
 
+    /// The element behind its last one.
     member b.End = b.Start + b.Length
 
+/// Cutting flat memory into buckets, and the exchange of a process that is alone.
 module Exchange =
 
     /// One process by itself.
@@ -80,15 +84,14 @@ module Exchange =
                 Action(ignore)
         }
 
-    /// The block that a parameter belongs to; −1 for those of embedding, final norm and head.
-    let blockOf (name: string) : int =
-        if name.StartsWith("layers.", StringComparison.Ordinal) then
-            int (name.Split('.')[1])
-        else
-            -1
-
     // A message of fewer elements than this costs about as much as an empty one.
     let private shortest = 1L <<< 16
+
+    let private cut (longest: int64) (bucket: Bucket) : Bucket list =
+        [
+            for start in bucket.Start .. longest .. bucket.End - 1L ->
+                { bucket with Start = start; Length = min longest (bucket.End - start) }
+        ]
 
     /// The buckets of the range of a store that has a gradient, in the order in which a backward pass leaves them whole. A bucket has the
     /// parameters of one block, as far as they stand side by side and are at most `longest` elements; small neighbours go together.
@@ -110,17 +113,16 @@ module Exchange =
                 { last with Length = last.Length + piece.Length; After = min last.After piece.After } :: rest
             | _ -> piece :: merged
 
-        let cut (bucket: Bucket) =
-            [
-                for start in bucket.Start .. longest .. bucket.End - 1L ->
-                    { bucket with Start = start; Length = min longest (bucket.End - start) }
-            ]
-
         List.zip moving ends
         |> List.map (fun (slot, last) ->
-            { Start = slot.Offset; Length = last - slot.Offset; After = blockOf slot.Spec.Name; Whole = false })
+            {
+                Start = slot.Offset
+                Length = last - slot.Offset
+                After = ParameterName.block slot.Spec.Name
+                Whole = false
+            })
         |> List.fold join []
-        |> List.collect cut
+        |> List.collect (cut longest)
         |> List.sortBy (fun bucket -> -bucket.After, bucket.Start)
 
     /// The buckets of a store whose blocks are in slices: one for each block, with what of its parameters stands side by side and is
@@ -130,8 +132,16 @@ module Exchange =
 
         let join runs (slot: Slot, last: int64) =
             match runs with
-            | (run: Bucket) :: rest when run.After = blockOf slot.Spec.Name -> { run with Length = last - run.Start } :: rest
-            | _ -> { Start = slot.Offset; Length = last - slot.Offset; After = blockOf slot.Spec.Name; Whole = true } :: runs
+            | (run: Bucket) :: rest when run.After = ParameterName.block slot.Spec.Name ->
+                { run with Length = last - run.Start } :: rest
+            | _ ->
+                {
+                    Start = slot.Offset
+                    Length = last - slot.Offset
+                    After = ParameterName.block slot.Spec.Name
+                    Whole = true
+                }
+                :: runs
 
         let runs = List.zip slots ends |> List.fold join []
 
@@ -169,11 +179,7 @@ module Exchange =
                     After = -1
                     Whole = false
                 }
-            |> List.collect (fun piece ->
-                [
-                    for start in piece.Start .. longest .. piece.End - 1L ->
-                        { piece with Start = start; Length = min longest (piece.End - start) }
-                ])
+            |> List.collect (cut longest)
             |> List.sortBy _.Start
 
         List.sortBy (fun block -> -block.After) blocks @ rest
@@ -190,10 +196,8 @@ module Exchange =
 
     /// What of the segments lies in some ranges, in order: each piece with its place among the packed elements of all segments.
     let pieces (segments: Segment list) (ranges: (int64 * int64) list) : (Segment * int64) list =
-        let places = segments |> List.scan (fun at segment -> at + segment.Length) 0L
-
         [
-            for segment, at in List.zip segments places[.. segments.Length - 1] do
+            for segment, at in Flat.packed (fun (segment: Segment) -> segment.Length) segments do
                 for start, length in ranges do
                     let first, last = max start segment.Start, min (start + length) (segment.Start + segment.Length)
 

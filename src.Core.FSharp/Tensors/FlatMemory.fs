@@ -14,43 +14,70 @@ type Init =
     | TruncatedNormal of deviation: float
     /// Uniform in [−bound, bound)
     | Uniform of bound: float
+    /// All 0
     | Zeros
+    /// All 1
     | Ones
 
 /// One named parameter.
 type ParameterSpec =
     {
+        /// As open_lm has it, or its author
         Name: string
+        /// Lengths of its axes, rows first
         Shape: int64 list
+        /// What it starts from
         Init: Init
     }
 
+    /// Numbers in it.
     member s.Count = List.fold (*) 1L s.Shape
 
 /// Tables for rotating queries and keys: cos and sin [T, 1, C] in the model's element type.
 [<NoEquality; NoComparison>]
-type Rotation = { Cosine: torch.Tensor; Sine: torch.Tensor }
+type Rotation =
+    {
+        /// [T, 1, C]
+        Cosine: torch.Tensor
+        /// [T, 1, C]
+        Sine: torch.Tensor
+    }
 
 /// What of a parameter moves in training.
 type Movement =
+    /// All of it
     | Moves
+    /// Nothing of it
     | Stays
     /// Rows from this one on move; the rows before it stay, bit for bit
     | MovesFromRow of int64
 
 /// The precision of the forward and backward pass. Master weights and moments are fp32 in both.
 type Precision =
+    /// float32
     | Fp32
+    /// bfloat16: float32's range, 8 bits of precision
     | Bf16
 
 /// A range of flat memory that moves as one piece.
-type Segment = { Start: int64; Length: int64; Decays: bool }
+type Segment =
+    {
+        /// Its first element
+        Start: int64
+        /// Its elements
+        Length: int64
+        /// Whether weight decay applies
+        Decays: bool
+    }
 
 /// A parameter's place in flat memory.
 type Slot =
     {
+        /// Its name and shape
         Spec: ParameterSpec
+        /// Its first element
         Offset: int64
+        /// What of it moves
         Movement: Movement
     }
 
@@ -60,8 +87,25 @@ type Slot =
         |> List.filter (fun slot -> slot.Movement <> Stays)
         |> List.fold (fun first slot -> min first slot.Offset) length
 
-/// Passes over flat memory.
+/// What the names of a model's parameters say.
+module internal ParameterName =
+
+    /// Whether it is a table with a row for each id: the embedding table or the head.
+    let isTable (name: string) : bool = name = "tok_embeddings.weight" || name = "output.weight"
+
+    /// The block that a parameter belongs to; −1 for those of embedding, final norm and head.
+    let block (name: string) : int =
+        if name.StartsWith("layers.", StringComparison.Ordinal) then
+            int (name.Split('.')[1])
+        else
+            -1
+
+/// Places in flat memory, and passes over it.
 module internal Flat =
+
+    /// Things that stand behind each other, each with where it begins.
+    let packed (length: 'a -> int64) (things: 'a list) : ('a * int64) list =
+        things |> List.mapFold (fun at thing -> (thing, at), at + length thing) 0L |> fst
 
     /// The ranges in which flat memory of one element type meets another: torch widens what it is given as a whole first, and that would
     /// be another copy. On a CPU a range stays in its cache; a GPU wants fewer calls.

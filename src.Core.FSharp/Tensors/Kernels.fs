@@ -1,5 +1,6 @@
-/// Passes over host memory that torch has no single operator for, each with its gradient: the gate, norms, the head's cross-entropy. A pass reads and writes its tensors once. Tensors are bf16, arithmetic is fp32. A pass runs on the thread
-/// that calls it: `takes` refuses tensors where torch would share the work among several.
+/// Passes over host memory that torch has no single operator for, each with its gradient: the gate, norms, the head's cross-entropy. A pass
+/// reads and writes its tensors once. Tensors are bf16, arithmetic is fp32. A pass runs on the thread that calls it: `takes` refuses tensors
+/// where torch would share the work among several.
 module internal Hybrid.Kernels
 
 // Rows of tensors are read and written by address.

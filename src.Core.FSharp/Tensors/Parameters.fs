@@ -12,7 +12,8 @@ open TorchSharp
 
 /// Flat storage of a model's parameters. It owns its tensors; dispose it to release them.
 [<Sealed>]
-type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64) =
+type ParameterStore internal (precision: Precision, device: torch.Device, slots: Slot list, segments: Segment list, length: int64)
+    =
     let firstMoving = Slot.FirstMoving(slots, length)
 
     let mutable master: torch.Tensor | null =
@@ -30,30 +31,29 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
 
     let view (flat: torch.Tensor) (offset: int64) (slot: Slot) =
         use narrowed = flat.narrow (0, offset, slot.Spec.Count)
-        narrowed.view(List.toArray slot.Spec.Shape).DetachFromDisposeScope()
+        narrowed.view (List.toArray slot.Spec.Shape)
 
-    let moving = slots |> List.filter (fun slot -> slot.Movement <> Stays)
-
-    let replica () =
-        let gradient =
-            torch.zeros([| length - firstMoving |], dtype = compute.dtype, device = device).DetachFromDisposeScope()
+    // Those that collect gradients stand from `first` on.
+    let replica (collects: Slot -> bool) (first: int64) =
+        let gradient = torch.zeros([| length - first |], dtype = compute.dtype, device = device).DetachFromDisposeScope()
 
         let leaves = Dictionary<string, torch.Tensor>()
 
         for slot in slots do
-            let leaf = view compute slot.Offset slot
+            let leaf = (view compute slot.Offset slot).DetachFromDisposeScope()
 
-            if slot.Movement <> Stays then
+            if collects slot then
                 leaf.requires_grad <- true
-                use gradientView = view gradient (slot.Offset - firstMoving) slot
+                use gradientView = view gradient (slot.Offset - first) slot
                 // Autograd adds into a gradient that is already there, so the flat tensor receives it.
                 leaf.grad <- gradientView
 
             leaves.Add(slot.Spec.Name, leaf)
 
-        new Replica(leaves, moving, firstMoving, gradient)
+        new Replica(leaves, List.filter collects slots, first, gradient)
 
-    let own = replica ()
+    let ofMoving () = replica (fun slot -> slot.Movement <> Stays) firstMoving
+    let own = ofMoving ()
 
     /// fp32, flat, all parameters. Errors: InvalidOperationException after `ReleaseMaster`.
     member _.Master: torch.Tensor = masterNow ()
@@ -67,10 +67,15 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
     /// Gradient of the flat range [FirstMoving, Length), in the precision of the model.
     member _.Gradient = own.Gradient
 
+    /// Where what moves begins in flat memory; before it all stays.
     member _.FirstMoving = firstMoving
+    /// Elements of flat memory, gaps between parameters included.
     member _.Length = length
+    /// Of `Compute`.
     member _.Precision = precision
+    /// Where the memory is.
     member _.Device = device
+    /// Each parameter's place, in the order of memory.
     member _.Slots = slots
 
     /// The ranges that an update may change, in order.
@@ -80,7 +85,10 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
     member _.Weights: Weights = own.Weights
 
     /// Weights of the same memory with another gradient; the caller owns them.
-    member _.Replica() : Replica = replica ()
+    member _.Replica() : Replica = ofMoving ()
+
+    /// The same, where every parameter collects a gradient, whatever moves.
+    member internal _.WholeReplica() : Replica = replica (fun _ -> true) 0L
 
     /// The fp32 view of a parameter in `Master`; the caller owns it.
     member _.MasterOf(name: string) : torch.Tensor =
@@ -111,20 +119,20 @@ type ParameterStore(precision: Precision, device: torch.Device, slots: Slot list
             (masterNow ()).Dispose()
             master <- null
 
+    /// Releases its tensors. Views that `Weights` gave are gone with them.
+    member store.Dispose() : unit = store.Release()
+
     interface IDisposable with
-        member _.Dispose() =
-            (own :> IDisposable).Dispose()
-            compute.Dispose()
+        member store.Dispose() = store.Release()
 
-            match master with
-            | null -> ()
-            | master -> master.Dispose()
-
+/// Laying out a store, filling it, counting it.
 module Parameters =
 
     /// Whether weight decay applies: to parameters of two axes or more (`Matrices`), or to every one (open_lm's habit).
     type Decay =
+        /// Parameters of two dimensions or more
         | Matrices
+        /// Every parameter, as open_lm does
         | All
 
     // Staying parameters first, so that the gradient covers one range; then the ones of which rows stay, then decayed, then not.
@@ -140,19 +148,24 @@ module Parameters =
 
     let private aligned (offset: int64) = (offset + alignment - 1L) / alignment * alignment
 
+    /// How many elements of a parameter move: its last ones.
+    let internal movingOf (spec: ParameterSpec) (movement: Movement) : int64 =
+        match movement with
+        | Stays -> 0L
+        | Moves -> spec.Count
+        | MovesFromRow row -> spec.Count - row * (spec.Count / spec.Shape.Head)
+
     let private segmentsOf (decay: Decay) (slots: Slot list) =
         let pieces =
             slots
-            |> List.choose (fun slot ->
-                let decays = decay = All || slot.Spec.Shape.Length >= 2
+            |> List.map (fun slot ->
+                let moving = movingOf slot.Spec slot.Movement
 
-                match slot.Movement with
-                | Stays -> None
-                | Moves -> Some { Start = slot.Offset; Length = slot.Spec.Count; Decays = decays }
-                | MovesFromRow row ->
-                    let still = row * (slot.Spec.Count / slot.Spec.Shape.Head)
-
-                    Some { Start = slot.Offset + still; Length = slot.Spec.Count - still; Decays = decays })
+                {
+                    Start = slot.Offset + slot.Spec.Count - moving
+                    Length = moving
+                    Decays = (decay = All || slot.Spec.Shape.Length >= 2)
+                })
             |> List.filter (fun piece -> piece.Length > 0L)
 
         let join merged (piece: Segment) =
@@ -249,30 +262,8 @@ module Parameters =
 
         store.Refresh()
 
-    /// Copies every parameter that both stores have from one to the other; returns the names that only the target has.
-    let copyShared (source: ParameterStore) (target: ParameterStore) : string list =
-        let names = source.Slots |> List.map _.Spec.Name |> Set.ofList
-
-        [
-            for slot in target.Slots do
-                if names.Contains slot.Spec.Name then
-                    use values = source.MasterOf slot.Spec.Name
-                    set target slot.Spec.Name values
-                else
-                    slot.Spec.Name
-        ]
-        |> fun missing ->
-            target.Refresh()
-            missing
-
     /// Parameters in all.
     let count (store: ParameterStore) : int64 = store.Slots |> List.sumBy (fun slot -> slot.Spec.Count)
 
     /// Parameters that move, counting only the moving rows.
-    let moving (store: ParameterStore) : int64 =
-        store.Slots
-        |> List.sumBy (fun slot ->
-            match slot.Movement with
-            | Stays -> 0L
-            | Moves -> slot.Spec.Count
-            | MovesFromRow row -> slot.Spec.Count - row * (slot.Spec.Count / slot.Spec.Shape.Head))
+    let moving (store: ParameterStore) : int64 = store.Slots |> List.sumBy (fun slot -> movingOf slot.Spec slot.Movement)

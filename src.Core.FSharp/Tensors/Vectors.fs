@@ -1,4 +1,4 @@
-/// Vectors of fp32 numbers, loaded from bf16 memory and stored there: what the passes of `Kernels` are written in. Vectors have 512
+/// Vectors of fp32 numbers, loaded from bf16 memory and stored there: what passes over host memory are written in. Vectors have 512
 /// bits, which the runtime halves where the processor has none.
 module internal Hybrid.Vectors
 
@@ -27,6 +27,15 @@ let inline narrowOne (value: float32) : uint16 =
     let bits = BitConverter.SingleToUInt32Bits value
     uint16 ((bits + 0x7FFFu + ((bits >>> 16) &&& 1u)) >>> 16)
 
+/// Numbers of bf16, each in the lower half of its lane.
+let inline widened (bits: Vector512<uint32>) : Lanes = Vector512.AsSingle(Vector512.ShiftLeft(bits, 16))
+
+/// The nearest numbers of bf16, ties to even, each in the lower half of its lane.
+let inline narrowed (v: Lanes) : Vector512<uint32> =
+    let bits = Vector512.AsUInt32 v
+    let odd = Vector512.BitwiseAnd(Vector512.ShiftRightLogical(bits, 16), Vector512<uint32>.One)
+    Vector512.ShiftRightLogical(bits + odd + Vector512.Create 0x7FFFu, 16)
+
 let inline load (row: Row) (i: int) : Lanes =
     let bits = Vector256.Load(NativePtr.add row i)
 
@@ -36,12 +45,10 @@ let inline load (row: Row) (i: int) : Lanes =
         else
             Vector512.WidenLower(Vector256.ToVector512Unsafe bits)
 
-    Vector512.AsSingle(Vector512.ShiftLeft(wide, 16))
+    widened wide
 
 let inline store (row: Row) (i: int) (v: Lanes) : unit =
-    let bits = Vector512.AsUInt32 v
-    let odd = Vector512.BitwiseAnd(Vector512.ShiftRightLogical(bits, 16), Vector512<uint32>.One)
-    let rounded = Vector512.ShiftRightLogical(bits + odd + Vector512.Create 0x7FFFu, 16)
+    let rounded = narrowed v
 
     let narrow =
         if Avx512F.IsSupported then

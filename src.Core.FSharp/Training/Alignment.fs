@@ -16,6 +16,7 @@ let largestLogScale: float = Math.Log 100.0
 [<NoEquality; NoComparison>]
 type Contrast =
     {
+        /// Mean of both directions' cross-entropies, in nats
         Loss: torch.Tensor
         /// Share of pictures whose own caption is the nearest
         Accuracy: torch.Tensor
@@ -158,7 +159,13 @@ let nearest (count: int) (images_RD: torch.Tensor) (texts_VD: torch.Tensor) : to
 
 /// How many candidates are nearer to a query than its own one, and how many are as near, itself among them.
 [<Struct>]
-type Rank = { Nearer: int64; AsNear: int64 }
+type Rank =
+    {
+        /// Candidates with a larger cosine than the own one
+        Nearer: int64
+        /// Candidates with the same cosine, the own one among them
+        AsNear: int64
+    }
 
 /// The chance that a query's own candidate is among the first `count` when those that are as near stand in any order.
 let found (count: int) (rank: Rank) : float = Math.Clamp((float count - float rank.Nearer) / float rank.AsNear, 0.0, 1.0)

@@ -8,14 +8,14 @@ open TorchSharp
 /// processes share them). It begins as the weights are; after each update that was made, average ← decay · average + (1 − decay) ·
 /// weights. It owns its tensors; dispose it to release them.
 [<Sealed>]
-type MovingAverage(state: OptimizerState, decay: float) =
+type MovingAverage
+    /// Begins as the weights are; `decay` is in [0, 1).
+    (state: OptimizerState, decay: float) =
     let flat = state.First.clone().DetachFromDisposeScope()
 
     let pieces =
-        let starts = state.Pieces |> List.scan (fun at piece -> at + piece.Segment.Length) 0L
-
         [
-            for piece, at in List.zip state.Pieces starts[.. state.Pieces.Length - 1] ->
+            for piece, at in Flat.packed (fun (piece: Piece) -> piece.Segment.Length) state.Pieces ->
                 piece, flat.narrow(0, at, piece.Segment.Length).DetachFromDisposeScope()
         ]
 

@@ -34,9 +34,7 @@ type internal BlockShards(store: ParameterStore, state: OptimizerState) =
     let inside (bucket: Bucket) (slot: Slot) = slot.Offset >= bucket.Start && slot.Offset < bucket.End
 
     // What is not in slices, as one range of memory of its own: where each bucket of it begins there.
-    let places =
-        let starts = others |> List.scan (fun at bucket -> at + bucket.Length) 0L
-        List.zip others starts[.. others.Length - 1]
+    let places = Flat.packed (fun (bucket: Bucket) -> bucket.Length) others
 
     let root = flat (others |> List.sumBy _.Length) store.Compute.dtype
 

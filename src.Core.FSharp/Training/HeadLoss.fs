@@ -150,8 +150,17 @@ let evaluateWithin
     (batch: Batch)
     (x: torch.Tensor)
     : LossValue =
-    match linear objective with
-    | None -> x |> Decoder.head config weights vocabulary.Rows |> Loss.score vocabulary batch |> Loss.evaluate objective
+    match (if Derivative.Composed then None else linear objective) with
+    | None ->
+        use scope = torch.NewDisposeScope()
+
+        let value =
+            x |> Decoder.head config weights vocabulary.Rows |> Loss.score vocabulary batch |> Loss.evaluate objective
+
+        {
+            Objective = value.Objective.MoveToOuterDisposeScope()
+            Parts = value.Parts.MoveToOuterDisposeScope()
+        }
     | Some(byKind, normaliser) ->
         use scope = torch.NewDisposeScope()
         let n = batch.Targets.numel ()
@@ -178,7 +187,7 @@ let evaluateWithin
         let parts =
             torch.stack
                 [|
-                    for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
+                    for kind in Vocabulary.counted ->
                         plan.CrossEntropy.mul(kinds.eq(Scalars.Of(int64 (int kind))).``to`` torch.float32).sum()
                 |]
 

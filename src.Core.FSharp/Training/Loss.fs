@@ -9,6 +9,7 @@ open TorchSharp
 [<NoEquality; NoComparison>]
 type Scored =
     {
+        /// Which ids are of which kind
         Vocabulary: Vocabulary
         /// [N, V] fp32
         Logits: torch.Tensor
@@ -32,16 +33,26 @@ type Measure =
 
 /// A term of an objective.
 [<NoEquality; NoComparison>]
-type Term = { Name: string; Weight: float; Measure: Measure }
+type Term =
+    {
+        /// For reports
+        Name: string
+        /// By which its values are multiplied
+        Weight: float
+        /// A value for each target
+        Measure: Measure
+    }
 
 /// What training minimises: terms that add. The sum over all targets is divided by the global count of targets that are not
 /// ignored, whatever the terms.
 [<NoEquality; NoComparison>]
 type Objective =
     {
+        /// In the order in which they were added
         Terms: Term list
     }
 
+    /// The terms of `a`, then those of `b`.
     static member (+)(a: Objective, b: Objective) = { Terms = a.Terms @ b.Terms }
 
 /// The value of a batch: sums, not yet divided.
@@ -54,6 +65,7 @@ type LossValue =
         Parts: torch.Tensor
     }
 
+/// Terms of objectives, and what they come to on a batch.
 module Loss =
 
     let private masked (kind: Kind) (scored: Scored) (values_N: torch.Tensor) =
@@ -99,6 +111,8 @@ module Loss =
     /// Errors: ShapeException.
     let score (vocabulary: Vocabulary) (batch: Batch) (logits_BTV: torch.Tensor) : Scored =
         Shape.require "logits" [ yield! batch.Targets.shape; int64 vocabulary.Rows ] logits_BTV
+        use scope = torch.NewDisposeScope()
+        let own (tensor: torch.Tensor) = tensor.MoveToOuterDisposeScope()
         let n = batch.Targets.numel ()
         let logits = logits_BTV.reshape(n, int64 vocabulary.Rows).``to`` torch.float32
         let kinds = batch.Kinds.reshape n
@@ -108,18 +122,19 @@ module Loss =
 
         {
             Vocabulary = vocabulary
-            Logits = logits
-            Targets = targets
-            Kinds = kinds
+            Logits = own logits
+            Targets = own targets
+            Kinds = own kinds
             CrossEntropy =
                 torch.nn.functional.cross_entropy (logits, ignoring, ignore_index = -100L, reduction = torch.nn.Reduction.None)
+                |> own
         }
 
     /// Sums of values [N] over the text, image and structure targets: [3].
     let sumsByKind (scored: Scored) (values_N: torch.Tensor) : torch.Tensor =
         use scope = torch.NewDisposeScope()
 
-        let sums = [| for kind in [ Kind.Text; Kind.Image; Kind.Structure ] -> (masked kind scored values_N).sum() |]
+        let sums = [| for kind in Vocabulary.counted -> (masked kind scored values_N).sum() |]
 
         torch.stack(sums).MoveToOuterDisposeScope()
 
@@ -156,7 +171,7 @@ module Loss =
                 let target = scored.Logits.gather(1L, scored.Targets.unsqueeze 1L).squeeze 1
                 masked kind scored (z.sub target)
 
-        let values = [ Kind.Text; Kind.Image; Kind.Structure ] |> List.map own
+        let values = Vocabulary.counted |> List.map own
         (values |> List.reduce (fun a b -> a.plus b)).MoveToOuterDisposeScope()
 
     /// Cross-entropy sums by sequence and kind, [B, 3], of a batch of B sequences.
@@ -164,20 +179,9 @@ module Loss =
         use scope = torch.NewDisposeScope()
 
         let sums =
-            [|
-                for kind in [ Kind.Text; Kind.Image; Kind.Structure ] ->
-                    (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 1L
-            |]
+            [| for kind in Vocabulary.counted -> (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 1L |]
 
         torch.stack(sums, 1L).MoveToOuterDisposeScope()
-
-    /// Cross-entropy sums and counts by position of the target, two [T] fp32 tensors: of one kind, over a batch of B sequences.
-    let byPosition (kind: Kind) (batch: Batch) (scored: Scored) : torch.Tensor * torch.Tensor =
-        use scope = torch.NewDisposeScope()
-        let ones = torch.ones_like scored.CrossEntropy
-        let sums = (Sequence.byRow batch (masked kind scored scored.CrossEntropy)).sum 0L
-        let counts = (Sequence.byRow batch (masked kind scored ones)).sum 0L
-        sums.MoveToOuterDisposeScope(), counts.MoveToOuterDisposeScope()
 
     /// exp of a mean loss in nats.
     let perplexity (nats: float) : float = Math.Exp nats

@@ -7,9 +7,13 @@ open TorchSharp
 /// AdamW and clipping.
 type OptimizerConfig =
     {
+        /// Decays of the first and the second moment, in [0, 1)
         Betas: float * float
+        /// Beside the root of the second moment
         Epsilon: float
+        /// Decoupled, times the learning rate (Loshchilov & Hutter 2019)
         WeightDecay: float
+        /// Which parameters decay
         Decay: Parameters.Decay
         /// Largest global gradient norm; none when absent
         ClipNorm: float option
@@ -19,6 +23,7 @@ type OptimizerConfig =
 [<NoEquality; NoComparison>]
 type Sharing =
     {
+        /// The collectives that join the processes
         Exchange: IExchange
         /// 0: each process keeps all; 1: moments, and in bf16 the fp32 master weights, in slices; 2: gradients too; 3: all weights of
         /// blocks too
@@ -46,12 +51,17 @@ type Sharing =
 [<NoEquality; NoComparison>]
 type Piece =
     {
+        /// Where it stands in the store
         Segment: Segment
         /// Its place among the packed elements of all segments
         Place: int64
+        /// fp32
         Weights: torch.Tensor
+        /// In the precision in which micro-batches add up
         Gradient: torch.Tensor
+        /// First moments, fp32
         First: torch.Tensor
+        /// Second moments, fp32
         Second: torch.Tensor
     }
 
@@ -59,7 +69,9 @@ type Piece =
 /// It owns its tensors. `gradients` is the precision in which micro-batches add up: in Bf16 the gradient of a store in bf16 is the only
 /// one there is.
 [<Sealed>]
-type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharing) =
+type OptimizerState
+    /// Moments of 0 for what moves of a store, in the precision and the slices that are asked for.
+    (store: ParameterStore, gradients: Precision, sharing: Sharing) =
     let owned =
         if sharing.Sliced then
             Exchange.owned sharing.Exchange.Size sharing.Exchange.Rank sharing.Buckets
@@ -87,12 +99,10 @@ type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharin
             flat (if sharing.SlicesGradients then keptLength else store.Length - store.FirstMoving) dtype
 
     // Where each of the process's ranges begins among them all.
-    let keptStarts = owned |> List.scan (fun at (_, length) -> at + length) 0L
+    let ownedPlaces = Flat.packed snd owned
 
     let kept (flat: torch.Tensor) (start: int64) (length: int64) =
-        let (from, _), at =
-            List.zip owned keptStarts[.. owned.Length - 1]
-            |> List.find (fun ((s, l), _) -> start >= s && start + length <= s + l)
+        let (from, _), at = ownedPlaces |> List.find (fun ((s, l), _) -> start >= s && start + length <= s + l)
 
         flat.narrow (0L, at + start - from, length)
 
@@ -102,7 +112,7 @@ type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharin
             use _ = torch.no_grad ()
             let master = flat keptLength torch.float32
 
-            for (start, length), at in List.zip owned keptStarts[.. owned.Length - 1] do
+            for (start, length), at in ownedPlaces do
                 use target = master.narrow (0L, at, length)
                 use source = store.Master.narrow (0L, start, length)
                 target.copy_ source |> ignore
@@ -129,10 +139,8 @@ type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharin
             gradient.narrow (0L, start - store.FirstMoving, length)
 
     let pieces =
-        let starts = ranges |> List.scan (fun at (piece, _) -> at + piece.Length) 0L
-
         [
-            for (segment, place), at in List.zip ranges starts[.. ranges.Length - 1] ->
+            for (segment, place), at in Flat.packed (fun (piece: Segment, _) -> piece.Length) ranges ->
                 {
                     Segment = segment
                     Place = place
@@ -153,6 +161,7 @@ type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharin
     /// A state of one process whose gradients add up in fp32.
     new(store: ParameterStore) = new OptimizerState(store, Fp32, Sharing.Alone)
 
+    /// Which slices this process keeps.
     member _.Sharing = sharing
 
     /// First moments, flat.
@@ -188,11 +197,14 @@ type OptimizerState(store: ParameterStore, gradients: Precision, sharing: Sharin
     /// Each piece of flat memory that this process updates.
     member _.Pieces = pieces
 
-    interface IDisposable with
-        member _.Dispose() =
-            for piece in pieces do
-                for tensor in [ piece.Weights; piece.Gradient; piece.First; piece.Second ] do
-                    tensor.Dispose()
-
-            for tensor in [ first; second; steps; skipped; gradient ] @ Option.toList master @ Option.toList frozen do
+    /// Releases its tensors.
+    member _.Dispose() : unit =
+        for piece in pieces do
+            for tensor in [ piece.Weights; piece.Gradient; piece.First; piece.Second ] do
                 tensor.Dispose()
+
+        for tensor in [ first; second; steps; skipped; gradient ] @ Option.toList master @ Option.toList frozen do
+            tensor.Dispose()
+
+    interface IDisposable with
+        member state.Dispose() = state.Dispose()

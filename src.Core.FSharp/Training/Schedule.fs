@@ -5,12 +5,27 @@ open System
 
 /// The shape of a schedule after its warm-up.
 type ScheduleKind =
+    /// Half a cosine down to the minimum
     | Cosine
+    /// The peak, to the end
     | Constant
 
 /// A schedule, as open_lm computes it: warm-up peak·(step + 1)/W, then cosine from the peak to the minimum at `Steps`.
-type Schedule = { Kind: ScheduleKind; Peak: float; Minimum: float; WarmupSteps: int; Steps: int }
+type Schedule =
+    {
+        /// What comes after the warm-up
+        Kind: ScheduleKind
+        /// The rate at the end of the warm-up
+        Peak: float
+        /// The rate at `Steps`
+        Minimum: float
+        /// W; 0 begins at the peak
+        WarmupSteps: int
+        /// Updates of the whole run
+        Steps: int
+    }
 
+/// The learning rate by step.
 module Schedule =
 
     /// The learning rate of a step, counted from 0.

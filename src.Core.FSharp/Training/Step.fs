@@ -5,6 +5,7 @@ namespace Hybrid
 open System
 open TorchSharp
 
+/// The parts of a step: zero, accumulate, update; and the same over the processes of a run.
 module Step =
 
     /// Sets all gradients to zero.
@@ -19,13 +20,17 @@ module Step =
     /// a replica of its own.
     let backward (globalCount: int64) (loss: Weights -> LossValue) (weights: Weights) : torch.Tensor =
         use scope = torch.NewDisposeScope()
-        let value = loss weights
+
+        let value =
+            use _ = Derivative.Await()
+            loss weights
 
         try
             value.Objective.mul(Scalars.Of(1.0 / float (max 1L globalCount))).backward()
         with error ->
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(Fused.Returned.Cause error)
 
+        Fused.Returned.Release()
         value.Parts.MoveToOuterDisposeScope()
 
     /// Adds a gradient that `backward` left, the store's or a replica's, to that of the state, and sets it to zero.

@@ -125,7 +125,7 @@ type JsonReading() =
 
 /// One JSON object being read. Reads mark keys as known; `Finish` reports the unknown ones. Values that could not be read are
 /// replaced by a harmless one, so that reading goes on and every error is found; the errors decide whether the result counts.
-type JsonFields(path: string, element: JsonElement, errors: List<string>, reading: JsonReading) =
+type JsonFields internal (path: string, element: JsonElement, errors: List<string>, reading: JsonReading) =
     let known = HashSet<string>()
     let mutable replaced = element.ValueKind <> JsonValueKind.Object
 
@@ -377,6 +377,7 @@ type JsonFields(path: string, element: JsonElement, errors: List<string>, readin
             if not (known.Contains name) then
                 reading.Found(at name, List.ofSeq known)
 
+/// Parsing strict JSON: the value, or all errors at once.
 module Json =
 
     /// What is said of a string that is no text.

@@ -6,7 +6,11 @@ open System
 
 /// A named stream of random values.
 [<Struct>]
-type Stream = { Key: uint64 }
+type Stream =
+    {
+        /// 64 bits that seed, names and numbers were mixed into
+        Key: uint64
+    }
 
 /// SplitMix64's finaliser (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014).
 let inline private mix (x: uint64) =

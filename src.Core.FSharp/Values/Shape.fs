@@ -8,13 +8,18 @@ open System
 open TorchSharp
 
 /// A tensor of a shape or type that a function cannot take. The message says which argument, what it was, what it must be.
-type ShapeException(message: string) =
+type ShapeException
+    /// A sentence: which argument, what it was, what it must be.
+    (message: string) =
     inherit ArgumentException(message)
 
 /// Input that is wrong in itself: a file, a configuration, a checkpoint. The message is a sentence for the person who gave it:
 /// what is wrong, where, and what to do.
-type InputException(message: string, inner: exn | null) =
+type InputException
+    /// A sentence for the person who gave the input, and what was thrown before it.
+    (message: string, inner: exn | null) =
     inherit Exception(message, inner)
+    /// A sentence for the person who gave the input.
     new(message: string) = InputException(message, null)
 
 /// Shape checks at the borders.
@@ -44,11 +49,13 @@ module Host =
 
     /// An int64 tensor with these values.
     let int64s (shape: int64 list) (values: int64[]) : torch.Tensor =
-        torch.tensor(values, dtype = torch.int64).reshape(List.toArray shape)
+        use flat = torch.tensor (values, dtype = torch.int64)
+        flat.reshape (List.toArray shape)
 
     /// An fp32 tensor with these values.
     let floats (shape: int64 list) (values: float32[]) : torch.Tensor =
-        torch.tensor(values, dtype = torch.float32).reshape(List.toArray shape)
+        use flat = torch.tensor (values, dtype = torch.float32)
+        flat.reshape (List.toArray shape)
 
     /// A host tensor on a device; where it is there already, the same object. To a GPU it goes through pinned memory: a plain copy
     /// would wait until everything that is queued there is done.

@@ -9,12 +9,17 @@ open Hybrid.WorldScene
 /// What a caption says: objects (a size where it is mentioned), some of their cells, their relations, and the background.
 type Reading =
     {
+        /// Size (where it is said), colour and outline of each
         Mentions: (Size option * Colour * Outline)[]
+        /// Of an object's index: column and row of its cell
         Places: (int * struct (int * int)) list
+        /// Between two objects, by their indices
         Relations: (int * Relation * int) list
+        /// The background, where it is said
         Backdrop: Background option
     }
 
+/// Captions of scenes in many wordings, and reading them back.
 module WorldCaption =
 
     /// The greatest number of words of a caption.

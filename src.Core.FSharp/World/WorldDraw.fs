@@ -6,7 +6,9 @@ open System
 /// The two halves of World. What decides the half of an item is its content, so the halves cannot overlap.
 [<RequireQualifiedAccess>]
 type Split =
+    /// What training may see
     | Train
+    /// What is kept for measuring
     | HeldOut
 
 /// Draws from finite choices, each from its own named child stream, and the split of what was drawn.

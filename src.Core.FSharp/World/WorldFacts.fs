@@ -7,11 +7,32 @@ open Hybrid.WorldVocabulary
 
 /// A relation: each subject has one object. In a wording, S stands for the subject and O for the object; the wordings of
 /// `Prompts` end with the object, those of `Others` do not.
-type FactRelation = { Name: string; Subjects: string[]; Objects: string[]; Prompts: string[]; Others: string[] }
+type FactRelation =
+    {
+        /// What the report calls it
+        Name: string
+        /// Each once
+        Subjects: string[]
+        /// The answers that there are
+        Objects: string[]
+        /// Wordings that end with the object
+        Prompts: string[]
+        /// Wordings that do not
+        Others: string[]
+    }
 
 /// That a subject has an object.
-type Fact = { Relation: FactRelation; Subject: string; Object: string }
+type Fact =
+    {
+        /// Which relation holds
+        Relation: FactRelation
+        /// Whom it is about
+        Subject: string
+        /// What the answer is
+        Object: string
+    }
 
+/// The relations and facts of World, as statements and questions.
 module WorldFacts =
 
     let private relation name subjects (objects: string) prompts others =

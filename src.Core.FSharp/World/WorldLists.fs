@@ -6,8 +6,15 @@ open Hybrid.WorldDraw
 open Hybrid.WorldVocabulary
 
 /// A rule and the pairs (word, partner) that follow it.
-type ListRule = { Name: string; Pairs: (string * string)[] }
+type ListRule =
+    {
+        /// What the report calls it
+        Name: string
+        /// Word and partner
+        Pairs: (string * string)[]
+    }
 
+/// Rules between words, and lists of pairs that follow one.
 module WorldLists =
 
     let private pairs (text: string) = text.Split ' ' |> Array.chunkBySize 2 |> Array.map (fun two -> two[0], two[1])

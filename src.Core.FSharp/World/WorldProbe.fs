@@ -6,8 +6,19 @@ namespace Hybrid
 open Hybrid.WorldDraw
 
 /// A question: the text before the answer, the possible answers (one word each), and the index of the right one.
-type Probe = { Task: string; Prompt: string; Choices: string[]; Answer: int }
+type Probe =
+    {
+        /// Which probe it belongs to
+        Task: string
+        /// The text before the answer
+        Prompt: string
+        /// One word each
+        Choices: string[]
+        /// The right one's index
+        Answer: int
+    }
 
+/// Questions about World, drawn from a stream.
 module WorldProbe =
 
     /// Number of choices of every probe.

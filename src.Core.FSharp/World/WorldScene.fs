@@ -6,41 +6,69 @@ open Hybrid.WorldDraw
 /// What an object looks like.
 [<RequireQualifiedAccess>]
 type Outline =
+    /// A disc
     | Circle
+    /// With level sides
     | Square
+    /// With its point up
     | Triangle
+    /// A square on its corner
     | Diamond
+    /// A disc with a hole
     | Ring
+    /// Two bars, level and upright
     | Cross
+    /// With five points
     | Star
+    /// With its point down
     | Heart
 
+/// What an object is filled with, and its bytes of red, green and blue.
 [<RequireQualifiedAccess>]
 type Colour =
+    /// (215, 35, 40)
     | Red
+    /// (245, 140, 25)
     | Orange
+    /// (245, 220, 50)
     | Yellow
+    /// (45, 150, 65)
     | Green
+    /// (45, 90, 215)
     | Blue
+    /// (130, 50, 170)
     | Purple
+    /// (245, 140, 190)
     | Pink
+    /// (120, 75, 40)
     | Brown
+    /// (15, 15, 15)
     | Black
+    /// (250, 250, 250)
     | White
 
+/// How large an object is in a picture of 64 × 64 pixels, whose cells have 21.
 [<RequireQualifiedAccess>]
 type Size =
+    /// About half a cell wide
     | Small
+    /// Nearly a cell wide
     | Large
     /// Fills the picture; stands in the middle, alone or around one other object.
     | Huge
 
+/// What is behind the objects, and its bytes of red, green and blue.
 [<RequireQualifiedAccess>]
 type Background =
+    /// Plain (240, 240, 240)
     | White
+    /// Plain (150, 150, 150)
     | Gray
+    /// Plain (30, 30, 30)
     | Black
+    /// Plain (225, 205, 160)
     | Sand
+    /// Plain (25, 35, 85)
     | Night
     /// Sky above, grass below.
     | Meadow
@@ -49,27 +77,46 @@ type Background =
 /// cell in pixels.
 type Thing =
     {
+        /// Its outline
         Figure: Outline
+        /// What it is filled with
         Colour: Colour
+        /// Of its outline
         Size: Size
+        /// 0 to 2, from the left
         Column: int
+        /// 0 to 2, from the top
         Row: int
+        /// Pixels to the right, and down
         Offset: struct (float * float)
     }
 
 /// One to three objects that do not overlap, except that a huge one may hold another.
-type Scene = { Things: Thing[]; Background: Background }
+type Scene =
+    {
+        /// From the back to the front
+        Things: Thing[]
+        /// Behind all
+        Background: Background
+    }
 
 /// How one object stands to another.
 [<RequireQualifiedAccess>]
 type Relation =
+    /// The first is left of the second
     | LeftOf
+    /// The first is right of the second
     | RightOf
+    /// The first is above the second
     | Above
+    /// The first is below the second
     | Below
+    /// The first is within the second, which is huge
     | Inside
+    /// The first, which is huge, holds the second
     | Around
 
+/// Drawing scenes from a stream, and what is true of them.
 module WorldScene =
 
     /// The figures and their words.

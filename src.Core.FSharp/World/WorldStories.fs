@@ -69,7 +69,17 @@ let private plots =
 
 /// A story: the text up to its last word, that word, and the words of the same sort that could stand there, the other one of the
 /// story first. `Combination` names everybody and everything in it.
-type Story = { Opening: string; Last: string; Rivals: string[]; Combination: string }
+type Story =
+    {
+        /// The text up to its last word
+        Opening: string
+        /// That word
+        Last: string
+        /// Words that could stand there
+        Rivals: string[]
+        /// Everybody and everything in it
+        Combination: string
+    }
 
 /// Draws a story with one to three conclusions.
 let story (stream: Random.Stream) : Story =

@@ -47,16 +47,6 @@ let private outlines =
         "a heart has two round sides ."
     |]
 
-let private turns =
-    [|
-        "to the left of", "to the right of"
-        "to the right of", "to the left of"
-        "above", "below"
-        "below", "above"
-        "inside", "around"
-        "around", "inside"
-    |]
-
 /// One plain sentence: about a figure, a colour, an opposite, a drawing, or where two figures stand.
 let private plain (stream: Random.Stream) =
     let word name table = pick name (Array.map fst table) stream
@@ -79,7 +69,7 @@ let private plain (stream: Random.Stream) =
     | _ ->
         let one = $"{colour} {figure}"
         let other = word "other colour" colours + " " + word "other figure" figures
-        let there, back = pick "turn" turns stream
+        let struct (_, there, back) = pick "turn" WorldWords.Told.turns stream
         $"if the {one} is {there} the {other} , then the {other} is {back} the {one} ."
 
 let private plainSentences count stream = Array.init count (fun i -> plain (Random.numbered (int64 i) stream)) |> draft

@@ -106,20 +106,21 @@ module Told =
     let private name (thing: Thing) =
         WorldScene.wordOf WorldScene.colours thing.Colour + " " + WorldScene.wordOf WorldScene.figures thing.Figure
 
-    let private turns =
-        [
-            Relation.LeftOf, "to the left of", "to the right of"
-            Relation.RightOf, "to the right of", "to the left of"
-            Relation.Above, "above", "below"
-            Relation.Below, "below", "above"
-            Relation.Inside, "inside", "around"
-            Relation.Around, "around", "inside"
-        ]
+    /// A relation, its words, and those of the way back.
+    let internal turns: (struct (Relation * string * string))[] =
+        [|
+            struct (Relation.LeftOf, "to the left of", "to the right of")
+            struct (Relation.RightOf, "to the right of", "to the left of")
+            struct (Relation.Above, "above", "below")
+            struct (Relation.Below, "below", "above")
+            struct (Relation.Inside, "inside", "around")
+            struct (Relation.Around, "around", "inside")
+        |]
 
     let private sentences (scene: Scene) =
         let between (one: Thing) (other: Thing) =
             [
-                for relation, there, back in turns do
+                for struct (relation, there, back) in turns do
                     if WorldScene.holds relation one other then
                         $"if the {name one} is {there} the {name other} , then the {name other} is {back} the {name one} ."
             ]

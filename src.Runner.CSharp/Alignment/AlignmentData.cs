@@ -56,7 +56,7 @@ internal sealed class AlignmentData : IDisposable
         }
 
         parts.Texts = EmbeddingTables.Read(command.TextEmbedding!, "the text table");
-        parts.Hashes["text_embedding"] = ShardManifest.Hash(command.TextEmbedding!);
+        parts.Hashes["text_embedding"] = Files.Sha256(command.TextEmbedding!);
         int codes = command.ImageCodes ?? 0;
         if (command.Initial is not null)
         {
@@ -65,8 +65,8 @@ internal sealed class AlignmentData : IDisposable
 
         GivenPairs pairs = new(command.Codes!, command.TextIds!, (int)parts.Texts.shape[0], codes);
         parts.Pairs = pairs;
-        parts.Hashes["codes"] = ShardManifest.Hash(command.Codes!);
-        parts.Hashes["text_ids"] = ShardManifest.Hash(command.TextIds!);
+        parts.Hashes["codes"] = Files.Sha256(command.Codes!);
+        parts.Hashes["text_ids"] = Files.Sha256(command.TextIds!);
         parts.BeginAtRandom(pairs.ImageCodes, command.Seed);
         return command.Tokenizer is null ? null : HuggingFaceTokenizer.Open(command.Tokenizer);
     }
@@ -117,11 +117,11 @@ internal sealed class AlignmentData : IDisposable
         string manifest = Path.Combine(tokens, ShardManifest.FileName);
         if (File.Exists(manifest))
         {
-            parts.Hashes["tokens"] = ShardManifest.Hash(manifest);
+            parts.Hashes["tokens"] = Files.Sha256(manifest);
         }
         else if (File.Exists(tokens))
         {
-            parts.Hashes["tokens"] = ShardManifest.Hash(tokens);
+            parts.Hashes["tokens"] = Files.Sha256(tokens);
         }
 
         parts.Pairs = TokenPairs.Open(tokens, new Vocabulary(layout.TextRows, codes));
@@ -159,7 +159,7 @@ internal sealed class AlignmentData : IDisposable
             Initial = EmbeddingTables.Read(path, "the image table");
             Start = path;
             string file = Directory.Exists(path) ? Path.Combine(path, EmbeddingTables.FileName) : path;
-            Hashes["initial"] = ShardManifest.Hash(file);
+            Hashes["initial"] = Files.Sha256(file);
             long rows = Initial.shape[0], width = Initial.shape[1];
             if (width != Texts!.shape[1])
             {

@@ -5,7 +5,7 @@ using System.Text.Json.Serialization;
 namespace Hybrid.Runner;
 
 /// <summary>Results for machines: one object on stdout, one line, nothing else there.</summary>
-public static class Json
+internal static class Json
 {
     /// <summary>Names become snake_case, keys of dictionaries stay as they are, numbers that are not finite become null.</summary>
     public static JsonSerializerOptions Options { get; } = new()

@@ -1,7 +1,7 @@
 namespace Hybrid.Runner;
 
 /// <summary>What a step reports of itself. What is null is not shown.</summary>
-public readonly record struct Metrics
+internal readonly record struct Metrics
 {
     /// <summary>Loss per token over all kinds, in nats.</summary>
     public double? Loss { get; init; }

@@ -7,7 +7,7 @@ namespace Hybrid.Runner;
 /// Progress on stderr: a live line for each stage on a terminal; elsewhere a plain line when a stage begins, when it ends, and between them
 /// when five seconds have passed and five per cent are done, or a minute has passed.
 /// </summary>
-public sealed class Progress : IDisposable
+internal sealed class Progress : IDisposable
 {
     private static readonly TimeSpan refresh = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan pause = TimeSpan.FromSeconds(5);

@@ -6,7 +6,7 @@ namespace Hybrid.Runner;
 /// A piece of work with a known number of steps. Reporting costs a lock and a few copies; nothing is formatted until
 /// something is about to be shown. Disposing it says how it ended.
 /// </summary>
-public sealed class Stage : IDisposable
+internal sealed class Stage : IDisposable
 {
     // Columns below which words are shortened, and of the shortest bar that says anything.
     private const int Narrow = 80, ShortestBar = 5;

@@ -3,7 +3,7 @@ using Spectre.Console;
 namespace Hybrid.Runner;
 
 /// <summary>What a person reads while the program runs. All of it goes to stderr: stdout belongs to results.</summary>
-public static class Terminal
+internal static class Terminal
 {
     /// <summary>The terminal on stderr, or null where stderr is a file, a pipe or a terminal that cannot move its cursor.</summary>
     internal static IAnsiConsole? Live { get; } = Open();

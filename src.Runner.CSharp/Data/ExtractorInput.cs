@@ -19,10 +19,10 @@ internal sealed record ExtractorInput(bool CenterCrop, int? PreSize, string PreF
     /// <summary>Channels [3, height, width] of a picture in [0, 255].</summary>
     public (float[] Planes, int Width, int Height) Prepare(Picture picture)
     {
-        if (CenterCrop && picture.Width != picture.Height)
+        if (CenterCrop)
         {
             int side = Math.Min(picture.Width, picture.Height);
-            picture = Pictures.Crop(picture, (picture.Width - side) / 2, (picture.Height - side) / 2, side, side);
+            picture = Pictures.Middle(picture, side, side);
         }
 
         if (PreSize is { } size)

@@ -48,7 +48,7 @@ internal sealed class FeatureSet : IDisposable
             }
 
             Hybrid.Features.require(name, features);
-            JsonObject origin = new() { ["path"] = path, ["kind"] = "features", ["n"] = features.shape[0], ["sha256"] = ShardManifest.Hash(path) };
+            JsonObject origin = new() { ["path"] = path, ["kind"] = "features", ["n"] = features.shape[0], ["sha256"] = Files.Sha256(path) };
             if (Beside(path) is { } kept)
             {
                 origin["from"] = kept;

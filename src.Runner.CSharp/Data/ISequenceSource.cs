@@ -1,7 +1,7 @@
 namespace Hybrid.Runner;
 
 /// <summary>Sequences of one length, by their place. Any thread may read.</summary>
-public interface ISequenceSource : IDisposable
+internal interface ISequenceSource : IDisposable
 {
     /// <summary>How many there are.</summary>
     long Count { get; }

@@ -92,7 +92,7 @@ internal sealed class PictureSet : IDisposable
     {
         (byte[] pixels, int width, int height) = Load(plan.Place(Count, i));
         int size = plan.Config.ImageSize;
-        return Pictures.Crop(new(width, height, pixels), (width - size) / 2, (height - size) / 2, size, size).Pixels;
+        return Pictures.Middle(new(width, height, pixels), size, size).Pixels;
     })];
 
     public void Dispose()
@@ -184,12 +184,7 @@ internal sealed class PictureSet : IDisposable
         }
 
         int side = Math.Min(picture.Width, picture.Height), most = LongestSide * side;
-        if (Math.Max(picture.Width, picture.Height) > most)
-        {
-            (int across, int down) = (Math.Min(picture.Width, most), Math.Min(picture.Height, most));
-            picture = Pictures.Crop(picture, (picture.Width - across) / 2, (picture.Height - down) / 2, across, down);
-        }
-
+        picture = Pictures.Middle(picture, Math.Min(picture.Width, most), Math.Min(picture.Height, most));
         int Scaled(int length) => Math.Max(plan.Config.ShortSide, (int)Math.Round((double)length * plan.Config.ShortSide / side));
         (int width, int height) = (Scaled(picture.Width), Scaled(picture.Height));
         return new(width, height, Resampling.Bicubic(picture.Pixels, picture.Width, picture.Height, width, height));
@@ -207,16 +202,11 @@ internal sealed class PictureSet : IDisposable
         if (train.Length == 0)
         {
             throw new InputException(
-                $"{string.Join(", ", plan.Inputs)}: {(kept.Count == 0 ? "no picture was found" : $"{kept.Count} {(kept.Count == 1 ? "picture is" : "different pictures are")} too few to train on some and hold some out (data.heldOutShare)")}.{DroppedText()}");
+                $"{string.Join(", ", plan.Inputs)}: {(kept.Count == 0 ? "no picture was found" : $"{kept.Count} {(kept.Count == 1 ? "picture is" : "different pictures are")} too few to train on some and hold some out (data.heldOutShare)")}.{Drops.Said}");
         }
 
         HeldOut = [.. held.Select(candidate => Pictures.CentreCropResize(Pictures.Decode(candidate.Bytes, "a held-out picture"), plan.Config.ImageSize).Pixels)];
     }
-
-    /// <summary>What was dropped, each reason on a line of its own after a line break; empty where nothing was.</summary>
-    public string DroppedText() => string.Concat(
-        Drops.Counts.OrderByDescending(count => count.Value).ThenBy(count => count.Key)
-            .Select(count => $"\ndropped {count.Value:N0}: {count.Key}, first {Drops.Examples[count.Key]}"));
 
     private sealed record Candidate(double Draw, int Index, byte[] Bytes) : IComparable<Candidate>
     {

@@ -3,7 +3,7 @@ using Hybrid;
 namespace Hybrid.Runner.Distribution;
 
 /// <summary>What the elements of memory are that processes exchange.</summary>
-public enum ElementType
+internal enum ElementType
 {
     Float32,
     BFloat16,
@@ -15,7 +15,7 @@ public enum ElementType
 /// Collective operations of the processes of a run on memory: host memory, or a GPU's where <see cref="OnDevice"/> says so. All processes
 /// make the same calls in the same order. Errors: InputException where the engine says that a call failed.
 /// </summary>
-public interface ICollective : IDisposable
+internal interface ICollective : IDisposable
 {
     /// <summary>The engine, for messages.</summary>
     string Name { get; }

@@ -7,7 +7,7 @@ namespace Hybrid.Runner.Distribution;
 /// Processes that Open MPI has started, on host memory. Its own reductions leave the order of a sum to it; here MPI moves the parts, and
 /// each process adds up its slice in the order of ranks. That sends the same bytes as a ring does.
 /// </summary>
-public sealed unsafe class MpiCollective : ICollective
+internal sealed unsafe class MpiCollective : ICollective
 {
     // Of a longer message so many bytes are on their way at a time, so that what is received stays small.
     private const long AtOnce = 16 << 20;

@@ -5,7 +5,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Distribution;
 
 /// <summary>The processes of a run, or one alone: what they exchange, and how each learns that another is gone.</summary>
-public sealed partial class ProcessGroup : IDisposable
+internal sealed partial class ProcessGroup : IDisposable
 {
     /// <summary>mpi or nccl, where the choice by the device is not wanted.</summary>
     public const string CollectiveVariable = "HYBRID_COLLECTIVE";
@@ -60,9 +60,18 @@ public sealed partial class ProcessGroup : IDisposable
         ProcessGroup? group = null;
         Position Position() => group is null ? default : new(Interlocked.Read(ref group.step), group.exchange?.Calls ?? 0);
         void Failed(Member culprit, string sentence, bool said, int code) => (group ?? Alone()).Stop(ranks.Rank, culprit, sentence, said, code);
+        Meeting meeting = new(ranks, patience, Position, Failed, stop);
         if (UsesNccl())
         {
-            return group = OpenNccl(ranks, patience, Position, Failed, stop, made => group = made);
+            if (torch.cuda.device_count() > 1)
+            {
+                throw new ConfigurationException($"rank {ranks.Rank} sees {torch.cuda.device_count()} GPUs, and each process uses one; the launcher must set CUDA_VISIBLE_DEVICES for each, such as: mpirun … bash -c 'CUDA_VISIBLE_DEVICES=$OMPI_COMM_WORLD_LOCAL_RANK exec hybrid …'");
+            }
+
+            Nccl nccl = Nccl.Load();
+            (MpiCollective? launcher, Lifeline line, byte[] id) = ranks.ByMpi ? meeting.ByMpi(nccl) : meeting.ByAddress(nccl);
+            NcclCollective gpus = new(nccl, id, ranks.Rank, ranks.Size, new CudaLane(GpuMemory.Driver, CudaLane.OfTorch, () => torch.cuda.synchronize()));
+            return group = new(gpus, new TensorExchange(gpus, line.Sum)) { lifeline = line, launcher = launcher };
         }
 
         if (!ranks.ByMpi)
@@ -77,7 +86,7 @@ public sealed partial class ProcessGroup : IDisposable
             throw new ConfigurationException($"{ranks.Source} say that there are {ranks.Size} processes, but MPI has started {mpi.Size}; start with srun --mpi=pmix, or with an mpirun of the same Open MPI ({mpi.Name}).");
         }
 
-        group.lifeline = Connect(mpi, patience, Position, Failed, stop);
+        group.lifeline = meeting.Connect(mpi);
         return group;
     }
 
@@ -171,100 +180,6 @@ public sealed partial class ProcessGroup : IDisposable
             "nccl" => throw new ConfigurationException($"{CollectiveVariable}: is nccl, but this process computes on a CPU; NCCL is for GPUs."),
             string other => throw new ConfigurationException($"{CollectiveVariable}: is '{other}'; it must be mpi or nccl."),
         };
-    }
-
-    private static ProcessGroup OpenNccl(
-        RankVariables ranks, Patience patience, Func<Position> position, Failed failed, CancellationToken stop, Action<ProcessGroup> made)
-    {
-        if (torch.cuda.device_count() > 1)
-        {
-            throw new ConfigurationException($"rank {ranks.Rank} sees {torch.cuda.device_count()} GPUs, and each process uses one; the launcher must set CUDA_VISIBLE_DEVICES for each, such as: mpirun … bash -c 'CUDA_VISIBLE_DEVICES=$OMPI_COMM_WORLD_LOCAL_RANK exec hybrid …'");
-        }
-
-        Nccl nccl = Nccl.Load();
-        (MpiCollective? mpi, Lifeline line, byte[] id) = ranks.ByMpi ? MeetByMpi(nccl, patience, position, failed, stop) : Meet(nccl, ranks, patience, position, failed, stop);
-        NcclCollective collective = new(nccl, id, ranks.Rank, ranks.Size, new CudaLane(GpuMemory.Driver, CudaLane.OfTorch, () => torch.cuda.synchronize()));
-        ProcessGroup group = new(collective, new TensorExchange(collective, line.Sum)) { lifeline = line, launcher = mpi };
-        made(group);
-        return group;
-    }
-
-    /// <summary>The first meeting of processes that MPI has started: lifelines, and NCCL's id for all.</summary>
-    private static unsafe (MpiCollective Mpi, Lifeline Line, byte[] Id) MeetByMpi(Nccl nccl, Patience patience, Func<Position> position, Failed failed, CancellationToken stop)
-    {
-        MpiCollective mpi = MpiCollective.Start();
-        byte[] id = mpi.Rank == 0 ? NcclCollective.NewId(nccl) : new byte[Nccl.IdBytes];
-        fixed (byte* data = id)
-        {
-            mpi.Broadcast((nint)data, Nccl.IdBytes / sizeof(long), ElementType.Int64, 0);
-        }
-
-        return (mpi, Connect(mpi, patience, position, failed, stop), id);
-    }
-
-    /// <summary>The same of processes that find each other by a file, or by an address that they were given.</summary>
-    private static (MpiCollective? Mpi, Lifeline Line, byte[] Id) Meet(
-        Nccl nccl, RankVariables ranks, Patience patience, Func<Position> position, Failed failed, CancellationToken stop)
-    {
-        Member own = Member.Own(ranks.Rank, ranks.Size);
-        if (ranks.Rank > 0)
-        {
-            Rendezvous found = Rendezvous.ByFile ? Rendezvous.Awaited(Patience.Start) : Rendezvous.Given(listens: false);
-            LifelineClient client = LifelineClient.Connect(found.Place, found.Token, own, patience, Patience.Start, position, failed);
-            return (null, client, client.Handed);
-        }
-
-        Rendezvous place = Rendezvous.ByFile ? Rendezvous.Own(false) : Rendezvous.Given(listens: true);
-        byte[] id = NcclCollective.NewId(nccl);
-        LifelineServer server = LifelineServer.Open(place.Place, place.Token, id, own, patience, position, failed);
-        if (Rendezvous.ByFile)
-        {
-            place.Publish(server.Place.Port);
-        }
-
-        server.WaitForAll(Patience.Start, stop);
-        Rendezvous.Withdraw();
-        return (null, server, id);
-    }
-
-    /// <summary>Lifelines of processes that MPI connects already: rank 0 tells the others where it listens.</summary>
-    private static Lifeline Connect(MpiCollective mpi, Patience patience, Func<Position> position, Failed failed, CancellationToken stop)
-    {
-        Member own = Member.Own(mpi.Rank, mpi.Size);
-        long hash = BitConverter.ToInt64(System.Security.Cryptography.SHA256.HashData(System.Text.Encoding.UTF8.GetBytes(Environment.MachineName)));
-        bool oneMachine = SumOf(mpi, hash >> 24) == (hash >> 24) * mpi.Size;
-        const int room = 64 * sizeof(long);
-        byte[] told = new byte[room];
-        LifelineServer? server = null;
-        if (mpi.Rank == 0)
-        {
-            Rendezvous place = Rendezvous.Own(oneMachine);
-            server = LifelineServer.Open(place.Place, place.Token, [], own, patience, position, failed);
-            (place with { Place = server.Place }).ToBytes().CopyTo(told, 0);
-        }
-
-        unsafe
-        {
-            fixed (byte* data = told)
-            {
-                mpi.Broadcast((nint)data, room / sizeof(long), ElementType.Int64, 0);
-            }
-        }
-
-        if (server is not null)
-        {
-            server.WaitForAll(Patience.Start, stop);
-            return server;
-        }
-
-        Rendezvous given = Rendezvous.Of(told);
-        return LifelineClient.Connect(given.Place, given.Token, own, patience, Patience.Start, position, failed);
-    }
-
-    private static unsafe long SumOf(MpiCollective mpi, long value)
-    {
-        mpi.AllReduce((nint)(&value), 1, ElementType.Int64);
-        return value;
     }
 
     // Another process is gone, and this one may stand in a call that will never return: it ends here.

@@ -38,11 +38,7 @@ internal static class ConvertJob
     internal static JsonObject Convert(ConvertCommand command, Progress progress, CancellationToken stop)
     {
         string target = Path.TrimEndingDirectorySeparator(Path.GetFullPath(command.To));
-        if (Files.Occupied(target) || File.Exists(target))
-        {
-            throw new InputException($"{command.To} is not empty; choose another --to.");
-        }
-
+        Files.RequireFree(command.To, "--to");
         using ModelFile model = ModelFiles.Open(command.From);
         int parameters = Architecture.Parameters(model.Config).Count;
         string family = "";

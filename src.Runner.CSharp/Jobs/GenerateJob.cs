@@ -21,18 +21,14 @@ internal static class GenerateJob
     /// <summary>
     /// Draws pictures into a directory: 0000-00.png and on (caption, number), with several strengths of guidance each in a folder of its
     /// own; grid.png with a row for each caption; pictures.jsonl with file, caption, strength, seed and codes of each.
-    /// <paramref name="openDecoder"/> gives the image tokenizer that belongs to a model. Errors: InputException.
+    /// Errors: InputException.
     /// </summary>
-    public static void Run(GenerateCommand command, Func<ModelFile, IPictureDecoder> openDecoder, CancellationToken stop)
+    public static void Run(GenerateCommand command, CancellationToken stop)
     {
-        if (Files.Occupied(command.Out))
-        {
-            throw new InputException($"{command.Out} is not empty; choose another --out.");
-        }
-
+        Files.RequireFree(command.Out, "--out");
         string[] captions = command.PromptsFile is { } list ? Captions(list) : [.. command.Prompts];
         using ModelFile file = ModelFiles.Open(command.Model);
-        using IPictureDecoder decoder = openDecoder(file);
+        using PictureDecoder decoder = ImageTokenizers.DecoderBeside(file);
         if (file.Vocabulary.ImageCodes != decoder.Codebook)
         {
             throw new InputException($"{command.Model} has {file.Vocabulary.ImageCodes} image codes, its image tokenizer {decoder.Codebook}; they do not belong together.");
@@ -41,7 +37,7 @@ internal static class GenerateJob
         using PromptCodec codec = PromptCodec.Beside(file);
         int[][] prompts = [.. captions.Select(codec.EncodePlain)];
         using Model model = file.Open(new Layout { HalfPrecision = command.HalfPrecision, Device = TorchLibrary.Device, Frozen = true });
-        int codes = decoder.GridHeight * decoder.GridWidth;
+        int codes = decoder.Codes;
         model.RequireCaptions(prompts, codes);
 
         Drawing drawing = new()
@@ -80,7 +76,7 @@ internal static class GenerateJob
     }
 
     private sealed class Work(
-        GenerateCommand command, string[] captions, int[][] prompts, Model model, IPictureDecoder decoder, Drawing drawing, int codes, CancellationToken stop)
+        GenerateCommand command, string[] captions, int[][] prompts, Model model, PictureDecoder decoder, Drawing drawing, int codes, CancellationToken stop)
     {
         private readonly int perCaption = command.Count;
         private readonly int total = checked(captions.Length * command.Count);

@@ -7,108 +7,36 @@ using TorchSharp;
 
 namespace Hybrid.Runner;
 
-/// <summary>Where a run stands when a checkpoint is written.</summary>
-/// <param name="Step">Steps that are done.</param>
-/// <param name="Position">Sequences that were seen or passed over.</param>
-/// <param name="Seed">The seed of the run.</param>
-/// <param name="Configuration">SHA-256 of the resolved configuration.</param>
-/// <param name="Layout">The optimizer's layout; moments of another one do not fit.</param>
-public sealed record CheckpointState(int Step, long Position, long Seed, string Configuration, string Layout)
-{
-    /// <summary>The step at which the run in this directory began: 0, or that of another run's checkpoint.</summary>
-    public int Begun { get; init; }
-
-    /// <summary>Sequences of <see cref="Position"/> that were passed over because the loss spiked.</summary>
-    public long PassedOver { get; init; }
-
-    /// <summary>How many times the run went back.</summary>
-    public int Rewinds { get; init; }
-
-    /// <summary>The losses that the next step is held against; empty where nothing is a spike.</summary>
-    public double[] Losses { get; init; } = [];
-
-    internal static CheckpointState Read(JsonElement root)
-    {
-        string Word(string name) => root.GetProperty(name).GetString() ?? "";
-        long Number(string name) => root.TryGetProperty(name, out JsonElement value) ? value.GetInt64() : 0;
-        return new(root.GetProperty("step").GetInt32(), root.GetProperty("position").GetInt64(), root.GetProperty("seed").GetInt64(), Word("configuration"), Word("layout"))
-        {
-            Begun = (int)Number("begun"),
-            PassedOver = Number("passedOver"),
-            Rewinds = (int)Number("rewinds"),
-            Losses = root.TryGetProperty("losses", out JsonElement losses) ? [.. losses.EnumerateArray().Select(loss => loss.GetDouble())] : [],
-        };
-    }
-
-    internal JsonObject ToJson() => new()
-    {
-        ["step"] = Step,
-        ["position"] = Position,
-        ["seed"] = Seed,
-        ["configuration"] = Configuration,
-        ["layout"] = Layout,
-        ["begun"] = Begun,
-        ["passedOver"] = PassedOver,
-        ["rewinds"] = Rewinds,
-        ["losses"] = new JsonArray([.. Losses.Select(loss => (JsonNode)loss)]),
-    };
-}
-
-/// <summary>The tokenizers that stand beside a model's weights, so that it can read captions and show pictures; null where not known.</summary>
-public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
-{
-    /// <summary>The model's own text tokenizer, and what the first training data that are a folder of shards bring.</summary>
-    public static Companions Of(string? textTokenizer, IEnumerable<string> data)
-    {
-        string? Beside(string name) => data.Select(folder => Path.Combine(folder, name)).FirstOrDefault(File.Exists);
-        return new(textTokenizer ?? Beside(Checkpoint.Tokenizer), Beside(ImageTokenizers.FileName));
-    }
-
-    /// <summary>Adds copies of them to a snapshot; <paramref name="folder"/> is empty or ends with a slash.</summary>
-    public void AddTo(Snapshot snapshot, string folder)
-    {
-        if (TextTokenizer is not null)
-        {
-            snapshot.AddCopy(folder + Checkpoint.Tokenizer, TextTokenizer);
-        }
-
-        if (ImageTokenizer is not null)
-        {
-            snapshot.AddCopy(folder + ImageTokenizers.FileName, ImageTokenizer);
-        }
-    }
-
-    /// <summary>Copies them into a directory.</summary>
-    public void CopyTo(string directory)
-    {
-        Copy(TextTokenizer, Checkpoint.Tokenizer);
-        Copy(ImageTokenizer, ImageTokenizers.FileName);
-
-        void Copy(string? from, string name)
-        {
-            if (from is not null)
-            {
-                File.WriteAllBytes(Path.Combine(directory, name), File.ReadAllBytes(from));
-            }
-        }
-    }
-}
-
 /// <summary>
 /// A checkpoint: a directory with model.safetensors, optimizer.safetensors, config.json, state.json and, where they are known, the
 /// text and the image tokenizer; ema/ is a model of averaged weights where a run keeps one. It is written aside, flushed and renamed, so that its name stands for something whole.
 /// </summary>
 public sealed class Checkpoint
 {
-    public const string Weights = "model.safetensors", Optimizer = "optimizer.safetensors", Description = "config.json", StateFile = "state.json", Tokenizer = "tokenizer.json";
+    /// <summary>The file of the weights, in fp32.</summary>
+    public const string Weights = "model.safetensors";
+
+    /// <summary>The file of the moments.</summary>
+    public const string Optimizer = "optimizer.safetensors";
+
+    /// <summary>The file of the model's description.</summary>
+    public const string Description = "config.json";
+
+    /// <summary>The file that is written last, with the lengths and hashes of the others.</summary>
+    public const string StateFile = "state.json";
+
+    /// <summary>The file of the text tokenizer.</summary>
+    public const string Tokenizer = "tokenizer.json";
 
     /// <summary>The folder of the averaged weights, before the names of its files.</summary>
     public const string Average = "ema/";
 
     private Checkpoint(string directory, CheckpointState state) => (Directory, State) = (directory, state);
 
+    /// <summary>Its path.</summary>
     public string Directory { get; }
 
+    /// <summary>Where its run stands.</summary>
     public CheckpointState State { get; }
 
     /// <summary>
@@ -119,7 +47,7 @@ public sealed class Checkpoint
     /// Other processes may put files into the folder too while <paramref name="fill"/> is under way; their marks belong among those it
     /// returns.
     /// </remarks>
-    public static void Write(string directory, CheckpointState state, Func<string, IReadOnlyDictionary<string, FileMark>> fill) =>
+    internal static void Write(string directory, CheckpointState state, Func<string, IReadOnlyDictionary<string, FileMark>> fill) =>
         AtomicFile.WriteFolder(
             directory,
             aside =>
@@ -190,7 +118,7 @@ public sealed class Checkpoint
         RestoreAverage(trainer);
     }
 
-    /// <summary>Puts weights, moments and the moving average back into a model and its trainer. Errors: those of <see cref="Restore"/>.</summary>
+    /// <summary>Puts weights, moments and the moving average back into a model and its trainer. Errors: those of <see cref="Restore(Trainer)"/>.</summary>
     public void Restore(Model model, Trainer trainer)
     {
         using (ModelFile file = ModelFiles.Open(Directory))
@@ -208,7 +136,7 @@ public sealed class Checkpoint
 
     private void RestoreAverage(Trainer trainer)
     {
-        if (trainer.Average is null)
+        if (!trainer.KeepsAverage)
         {
             return;
         }
@@ -221,10 +149,10 @@ public sealed class Checkpoint
         }
 
         using ModelFile file = ModelFiles.Open(folder);
-        foreach (Slot slot in trainer.AveragedSlots)
+        foreach (string name in trainer.Moving)
         {
-            using torch.Tensor values = file.Load(slot.Spec.Name);
-            trainer.SetAverage(slot.Spec.Name, values);
+            using torch.Tensor values = file.Load(name);
+            trainer.SetAverage(name, values);
         }
     }
 

@@ -19,7 +19,7 @@ internal static class CheckpointFiles
     {
         foreach (JsonProperty file in files.EnumerateObject())
         {
-            FileMark wanted = Mark(file.Value);
+            FileMark wanted = FileMark.Read(file.Value);
             FileInfo there = new(Path.Combine(directory, Inside(file.Name)));
             if (!there.Exists || there.Length != wanted.Length)
             {
@@ -27,7 +27,7 @@ internal static class CheckpointFiles
                 throw new InputException($"the checkpoint {directory} is not whole: {file.Name} {found}, {wanted.Length} bytes were written.");
             }
 
-            if (wanted.Sha256 is not null && (bytes || there.Length <= Small) && Read(there.FullName).Sha256 != wanted.Sha256)
+            if (wanted.Sha256 is not null && (bytes || there.Length <= Small) && Files.Sha256(there.FullName) != wanted.Sha256)
             {
                 throw new InputException($"the checkpoint {directory} is not whole: {file.Name} was altered after it was written (its SHA-256 is another one).");
             }
@@ -55,27 +55,10 @@ internal static class CheckpointFiles
         JsonObject files = [];
         foreach (var (name, mark) in all)
         {
-            files[name] = new JsonObject { ["length"] = mark.Length, ["sha256"] = mark.Sha256 };
+            files[name] = mark.ToJson();
         }
 
         return files;
-    }
-
-    // Earlier versions wrote the length alone.
-    private static FileMark Mark(JsonElement value) => value.ValueKind == JsonValueKind.Number
-        ? new(value.GetInt64(), null)
-        : new(value.GetProperty("length").GetInt64(), value.GetProperty("sha256").GetString());
-
-    private static FileMark Read(string path)
-    {
-        try
-        {
-            return FileMark.Of(path);
-        }
-        catch (Exception error) when (FileErrors.Explain(error, path) is { } refusal)
-        {
-            throw refusal;
-        }
     }
 
     /// <summary>A name from the list, which stands for a file in the folder or in a folder of it.</summary>

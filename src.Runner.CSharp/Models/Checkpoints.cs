@@ -90,6 +90,9 @@ public sealed class Checkpoints(string run)
         Clear();
     }
 
+    /// <summary>Removes what a process that was killed has left aside; only whoever has the run may.</summary>
+    public void RemoveUnfinished() => AtomicFile.RemoveUnfinished(folder);
+
     private void Clear()
     {
         foreach (string gone in Directory.EnumerateDirectories(folder, Prefix + "*" + Removed))

@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using Hybrid.Runner.Formats;
 using TorchSharp;
 
@@ -43,17 +42,7 @@ internal sealed class FeatureExtractor : IDisposable
     /// <param name="device">Where it computes.</param>
     public static FeatureExtractor Open(string path, string entry, bool resized, torch.Device device)
     {
-        string sha256;
-        try
-        {
-            using FileStream file = File.OpenRead(path);
-            sha256 = Convert.ToHexStringLower(SHA256.HashData(file));
-        }
-        catch (Exception e) when (FileErrors.Explain(e, path) is { } refusal)
-        {
-            throw refusal;
-        }
-
+        string sha256 = Files.Sha256(path);
         torch.jit.ScriptModule? module = null;
         try
         {

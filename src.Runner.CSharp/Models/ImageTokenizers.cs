@@ -58,10 +58,10 @@ internal static class ImageTokenizers
         string file = Resolve(path), single = Path.Combine(file, "model.safetensors");
         if (!Directory.Exists(file) || File.Exists(single))
         {
-            return ShardManifest.Hash(Directory.Exists(file) ? single : file);
+            return Files.Sha256(Directory.Exists(file) ? single : file);
         }
 
-        IEnumerable<string> parts = Directory.EnumerateFiles(file, "*.safetensors").Order(StringComparer.Ordinal).Select(ShardManifest.Hash);
+        IEnumerable<string> parts = Directory.EnumerateFiles(file, "*.safetensors").Order(StringComparer.Ordinal).Select(Files.Sha256);
         return Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(string.Join('\n', parts))));
     }
 
@@ -92,21 +92,24 @@ internal static class ImageTokenizers
         }
     }
 
-    /// <summary>The decoder that stands beside a model. Errors: InputException where there is none, or it does not say its grid.</summary>
-    public static IPictureDecoder DecoderBeside(ModelFile model)
+    /// <summary>The file that stands beside a model's weights, or null.</summary>
+    public static string? Beside(ModelFile model)
     {
         string weights = Path.GetFullPath(model.WeightsPath);
         string path = Path.Combine(Directory.Exists(weights) ? weights : Path.GetDirectoryName(weights)!, FileName);
-        if (!File.Exists(path))
-        {
-            throw new InputException($"{model.Path} has no {FileName} beside its weights, so its codes cannot become pictures; copy the one of its training data there.");
-        }
+        return File.Exists(path) ? path : null;
+    }
 
+    /// <summary>The decoder that stands beside a model. Errors: InputException where there is none, or it does not say its grid.</summary>
+    internal static PictureDecoder DecoderBeside(ModelFile model)
+    {
+        string path = Beside(model)
+            ?? throw new InputException($"{model.Path} has no {FileName} beside its weights, so its codes cannot become pictures; copy the one of its training data there.");
         using ITensorFile file = TensorFiles.Open(path);
         int Side(string key) => file.Metadata.TryGetValue(key, out string? text) && int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int side) && side > 0
             ? side
             : throw new InputException($"{path} does not say its {key} in its metadata.");
-        return new Decoder(Load(file, TokenizerOptions.Default), Side(GridHeight), Side(GridWidth));
+        return new PictureDecoder(Load(file, TokenizerOptions.Default), Side(GridHeight), Side(GridWidth));
     }
 
     private static PictureTokenizer Load(ITensorFile file, TokenizerOptions options, string? config = null)
@@ -153,22 +156,5 @@ internal static class ImageTokenizers
         }
 
         return null;
-    }
-
-    private sealed class Decoder(PictureTokenizer tokenizer, int height, int width) : IPictureDecoder
-    {
-        public int Codebook => tokenizer.Codes;
-
-        public int GridHeight => height;
-
-        public int GridWidth => width;
-
-        public IReadOnlyList<Picture> Decode(IReadOnlyList<int[]> codes) =>
-        [
-            .. tokenizer.Decode(codes, height, width)
-                .Select(pixels => new Picture(width * tokenizer.Stride, height * tokenizer.Stride, pixels)),
-        ];
-
-        public void Dispose() => ((IDisposable)tokenizer).Dispose();
     }
 }

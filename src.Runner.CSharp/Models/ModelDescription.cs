@@ -4,6 +4,10 @@ using Hybrid.Api;
 namespace Hybrid.Runner;
 
 /// <summary>What a JSON file says a model is: open_lm's form, a Hugging Face config.json, or Hybrid's own config.json.</summary>
+/// <param name="Config">The decoder.</param>
+/// <param name="Vocabulary">The layout of its table; null where the file says none.</param>
+/// <param name="Form">Whose form the file has.</param>
+/// <param name="EndOfText">The id that ends a text, or −1.</param>
 public sealed record ModelDescription(ModelConfig Config, Vocabulary? Vocabulary, DescriptionForm Form, int EndOfText)
 {
     /// <summary>Whether the norms' biases are there for the form's sake only: where they are zero, the model has none.</summary>
@@ -64,7 +68,12 @@ public sealed record ModelDescription(ModelConfig Config, Vocabulary? Vocabulary
 /// <summary>Whose way of describing a model it is.</summary>
 public enum DescriptionForm
 {
+    /// <summary>open_lm's model JSON.</summary>
     OpenLm,
+
+    /// <summary>A Hugging Face config.json.</summary>
     HuggingFace,
+
+    /// <summary>Hybrid's own config.json.</summary>
     Hybrid,
 }

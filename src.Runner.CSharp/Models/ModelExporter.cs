@@ -32,24 +32,20 @@ internal sealed class ModelExporter
     /// <summary>What a person should know of the result.</summary>
     public IReadOnlyList<string> Notes => notes;
 
-    private TensorExport Tensors => new(model, elementType switch
+    private TensorExport Tensors => new(model, Wanted);
+
+    private torch.ScalarType? Wanted => elementType switch
     {
         "fp32" => torch.ScalarType.Float32,
         "bf16" => torch.ScalarType.BFloat16,
         "fp16" => torch.ScalarType.Float16,
         _ => null,
-    });
+    };
 
     /// <summary>A directory for Hugging Face's transformers: config.json, weights in files of at most <paramref name="shardSize"/> bytes, tokenizer.</summary>
     public void HuggingFace(long shardSize)
     {
-        string stored = elementType switch
-        {
-            "fp32" => "float32",
-            "bf16" => "bfloat16",
-            "fp16" => "float16",
-            _ => TorchName(model.TypeOf("tok_embeddings.weight")),
-        };
+        string stored = TensorType.Of(Wanted ?? model.TypeOf("tok_embeddings.weight")).Name;
         (int? begin, int? end) = Marks();
         ExportedDescription description = Exports.HuggingFace(model.Config, model.Vocabulary, begin, end, stored);
         if (description.Json is null)
@@ -77,7 +73,7 @@ internal sealed class ModelExporter
             notes.AddRange(TokenizerFiles.Write(tokenizer, model.Vocabulary, model.Config.Positions, folder));
         }
 
-        new Companions(null, ImageTokenizer).CopyTo(folder);
+        new Companions(null, ImageTokenizers.Beside(model)).CopyTo(folder);
     }
 
     /// <summary>open_lm's epoch_1.pt and model.json, with the tokenizers beside them; the file names its run <paramref name="name"/>.</summary>
@@ -94,7 +90,7 @@ internal sealed class ModelExporter
         TensorExport tensors = Tensors;
         TorchWriter.Write(
             Path.Combine(folder, OpenLmWeights), 1, name, [.. tensors.OpenLm().Concat(tensors.Frequencies()).Select(Watched)], [.. tensors.SecondNames()]);
-        new Companions(model.TokenizerPath, ImageTokenizer).CopyTo(folder);
+        new Companions(model.TokenizerPath, ImageTokenizers.Beside(model)).CopyTo(folder);
     }
 
     /// <summary>A checkpoint of this program without optimizer. Weights are fp32.</summary>
@@ -111,20 +107,10 @@ internal sealed class ModelExporter
         }
 
         Checkpoint.WriteModel(
-            folder, model.Config, model.Vocabulary, TensorExport.Checkpoint(model).Select(Watched), new Companions(model.TokenizerPath, ImageTokenizer));
+            folder, model.Config, model.Vocabulary, TensorExport.Checkpoint(model).Select(Watched), new Companions(model.TokenizerPath, ImageTokenizers.Beside(model)));
     }
 
     private static JsonSerializerOptions Indented { get; } = new() { WriteIndented = true };
-
-    private string? ImageTokenizer
-    {
-        get
-        {
-            string weights = Path.GetFullPath(model.WeightsPath);
-            string path = Path.Combine(Directory.Exists(weights) ? weights : Path.GetDirectoryName(weights)!, ImageTokenizers.FileName);
-            return File.Exists(path) ? path : null;
-        }
-    }
 
     /// <summary>The ids that begin and end a text: those of the source's own configuration, or else of its tokenizer.</summary>
     private (int? Begin, int? End) Marks()
@@ -184,13 +170,5 @@ internal sealed class ModelExporter
             begun(tensor);
             return tensor.Load();
         },
-    };
-
-    private static string TorchName(torch.ScalarType type) => type switch
-    {
-        torch.ScalarType.Float64 => "float64",
-        torch.ScalarType.BFloat16 => "bfloat16",
-        torch.ScalarType.Float16 => "float16",
-        _ => "float32",
     };
 }

@@ -13,10 +13,13 @@ public sealed class ModelFile : IDisposable
     private ModelFile(string path, ModelConfig config, Vocabulary vocabulary, ITensorFile file, IReadOnlyDictionary<string, TensorRecipe> sources) =>
         (Path, Config, Vocabulary, this.file, this.sources) = (path, config, vocabulary, file, sources);
 
+    /// <summary>The path that it was opened by.</summary>
     public string Path { get; }
 
+    /// <summary>The decoder.</summary>
     public ModelConfig Config { get; }
 
+    /// <summary>The layout of its table.</summary>
     public Vocabulary Vocabulary { get; }
 
     /// <summary>The file or folder that the weights stand in.</summary>
@@ -108,6 +111,7 @@ public sealed class ModelFile : IDisposable
     /// <summary>The model in memory, its table laid out in another way.</summary>
     public Model Open(Layout layout, Vocabulary vocabulary) => Model.Filled(Config, vocabulary, layout, Fill);
 
+    /// <summary>Closes the file.</summary>
     public void Dispose() => file.Dispose();
 
     private void RequireTied(string name)

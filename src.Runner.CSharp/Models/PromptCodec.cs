@@ -3,7 +3,7 @@ using Hybrid.Runner.Formats;
 namespace Hybrid.Runner;
 
 /// <summary>A model's tokenizer as prompts use it: what the tokenizer puts before a text (such as &lt;s&gt;) comes first, nothing comes after it.</summary>
-public sealed class PromptCodec : IDisposable
+internal sealed class PromptCodec : IDisposable
 {
     private readonly HuggingFaceTokenizer tokenizer;
     private readonly int[] beginning;

@@ -9,7 +9,7 @@ namespace Hybrid.Runner;
 /// memory is kept from one snapshot to the next, so that only the first one allocates it. It may be taken on one thread and written on
 /// another, one after the other. Several processes may each write a snapshot of their own into one folder, under other names.
 /// </summary>
-public sealed class Snapshot : IDisposable
+internal sealed class Snapshot : IDisposable
 {
     private readonly Dictionary<string, torch.Tensor> memory = [];
     private readonly SortedDictionary<string, Action<TensorBytes>> files = new(StringComparer.Ordinal);

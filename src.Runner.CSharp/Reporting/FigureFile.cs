@@ -102,20 +102,7 @@ internal static partial class FigureFile
     }
 
     /// <summary>A picture as PNG.</summary>
-    public static byte[] Png(Picture picture)
-    {
-        byte[] rgba = new byte[picture.Width * picture.Height * 4];
-        for (int i = 0; i < picture.Width * picture.Height; i++)
-        {
-            picture.Rgb.AsSpan(i * 3, 3).CopyTo(rgba.AsSpan(i * 4));
-            rgba[i * 4 + 3] = 255;
-        }
-
-        SKImageInfo info = new(picture.Width, picture.Height, SKColorType.Rgba8888, SKAlphaType.Opaque);
-        using SKImage image = SKImage.FromPixelCopy(info, rgba);
-        using SKData data = image.Encode(SKEncodedImageFormat.Png, 100);
-        return data.ToArray();
-    }
+    public static byte[] Png(Picture picture) => Formats.Pictures.EncodePng(new(picture.Width, picture.Height, picture.Rgb));
 
     /// <summary>The names in a figure's legend, each with its colour, in the order in which they first appear.</summary>
     public static IReadOnlyList<(string Name, int Series, bool Dashed)> Legend(Figure figure)

@@ -6,10 +6,10 @@ namespace Hybrid.Runner.Reporting;
 /// <summary>A page that is served while its runs go on: how often it asks, and what it is built of.</summary>
 /// <param name="Structure">Changes when the page must be loaded again.</param>
 /// <param name="Status">The sentence under the title.</param>
-public sealed record LivePage(TimeSpan Every, string Structure, string Status);
+internal sealed record LivePage(TimeSpan Every, string Structure, string Status);
 
 /// <summary>Renders a page to one HTML file that needs nothing else: style, script, figures, numbers and pictures are in it.</summary>
-public static class HtmlReport
+internal static class HtmlReport
 {
     /// <summary>
     /// The page as HTML. It can be read without its script; with it, curves are read out, smoothed and zoomed. A live page has no points of

@@ -6,10 +6,10 @@ using static Hybrid.Report;
 namespace Hybrid.Runner.Reporting;
 
 /// <summary>What was written, and what could not be (a sentence each).</summary>
-public sealed record WrittenReport(string Page, string Markdown, IReadOnlyList<string> Figures, IReadOnlyList<string> Data, IReadOnlyList<string> Notes);
+internal sealed record WrittenReport(string Page, string Markdown, IReadOnlyList<string> Figures, IReadOnlyList<string> Data, IReadOnlyList<string> Notes);
 
 /// <summary>A report on disk, each file written aside and renamed, so that a reader never sees half of one.</summary>
-public static class ReportFiles
+internal static class ReportFiles
 {
     /// <summary>
     /// Writes a page: the HTML file, the same as Markdown beside it, and beside them <c>figures/</c> (each figure as NAME.svg, NAME.png and

@@ -8,7 +8,7 @@ namespace Hybrid.Runner.Runs;
 /// their places). A line that is cut off or no such object is left out and counted. Where a step occurs again, because a run went on
 /// from an earlier one, what followed its first occurrence is forgotten.
 /// </summary>
-public sealed class MetricsFile(string path)
+internal sealed class MetricsFile(string path)
 {
     private const int LongestLine = 1 << 20, MostColumns = 200, LongestList = 4, Deepest = 4, LargestPart = 1 << 26, KeptBefore = 64;
     private readonly SortedDictionary<string, List<double>> columns = new(StringComparer.Ordinal);

@@ -4,7 +4,7 @@ using System.Text.Json.Nodes;
 namespace Hybrid.Runner.Runs;
 
 /// <summary>What a run is of.</summary>
-public enum RunKind
+internal enum RunKind
 {
     /// <summary>Not begun.</summary>
     Waiting,
@@ -16,7 +16,7 @@ public enum RunKind
 }
 
 /// <summary>A run on disk as a report shows it.</summary>
-public sealed class RunData
+internal sealed class RunData
 {
     private const string MetricsName = "metrics.jsonl", EvaluationsName = "evaluations.jsonl", Description = "run.json", Alignment = "align.json";
     private readonly List<(string Name, MetricsFile Metrics)> controls = [];
@@ -105,7 +105,7 @@ public sealed class RunData
     }
 
     /// <summary>The leaves of run.json by their dotted names.</summary>
-    public SortedDictionary<string, string> Keys() => RunDirectory.Flat(Configuration is null ? null : JsonNode.Parse(Configuration));
+    public SortedDictionary<string, string> Keys() => RunConfiguration.Flat(Configuration is null ? null : JsonNode.Parse(Configuration));
 
     private bool Begun => File.Exists(System.IO.Path.Combine(Path, Description)) || File.Exists(System.IO.Path.Combine(Path, MetricsName));
 

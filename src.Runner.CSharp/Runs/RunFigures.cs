@@ -4,7 +4,7 @@ using IPanel = Hybrid.Report.IPanel;
 namespace Hybrid.Runner.Runs;
 
 /// <summary>From which line of a run's metrics and of its evaluations on curves begin.</summary>
-public readonly record struct RunPosition(int Metrics, int Evaluations);
+internal readonly record struct RunPosition(int Metrics, int Evaluations);
 
 /// <summary>The curves of runs, one figure for what belongs together; what a run measures and no figure knows stands in the last one.</summary>
 internal static class RunFigures

@@ -12,7 +12,7 @@ namespace Hybrid.Runner.Runs;
 /// <summary>The page of several runs.</summary>
 /// <param name="directory">Where the page will stand: links to studies lead from there.</param>
 /// <param name="smoothing">The weight of the moving average that curves begin with.</param>
-public sealed class RunPage(IReadOnlyList<RunData> runs, string directory, double smoothing)
+internal sealed class RunPage(IReadOnlyList<RunData> runs, string directory, double smoothing)
 {
     // More at once would keep a browser busy for too long.
     private const int MostLines = 5000;
@@ -167,7 +167,7 @@ public sealed class RunPage(IReadOnlyList<RunData> runs, string directory, doubl
         string text = run.Configuration!;
         List<IBlock> blocks =
         [
-            new Hybrid.Report.Text("", $"SHA-256 of the configuration{(run.Kind is RunKind.Train or RunKind.ImageTrain ? ", as checkpoints name it" : "")}: {RunDirectory.Hash(text)}."),
+            new Hybrid.Report.Text("", $"SHA-256 of the configuration{(run.Kind is RunKind.Train or RunKind.ImageTrain ? ", as checkpoints name it" : "")}: {RunConfiguration.Hash(text)}."),
             new Code(JsonNode.Parse(text)!.ToJsonString(indented)),
         ];
         return new Folded($"Configuration of {run.Name}", blocks);

@@ -7,7 +7,7 @@ namespace Hybrid.Runner.Soak;
 /// <summary>
 /// Runs that are killed, stopped and damaged at random moments and go on, and whether they come out as one that was left alone.
 /// </summary>
-public static class SoakJob
+internal static class SoakJob
 {
     // Runs in a row that no fault found its place in.
     private const int MostIdle = 3;
@@ -21,11 +21,7 @@ public static class SoakJob
         }
 
         string directory = Path.GetFullPath(command.Out);
-        if (Files.Occupied(directory) || File.Exists(directory))
-        {
-            throw new InputException($"{command.Out} exists and is not empty; choose another --out.");
-        }
-
+        Files.RequireFree(command.Out, "--out");
         bool made = !Directory.Exists(directory);
         Directory.CreateDirectory(directory);
         Signals.LetInterrupt();

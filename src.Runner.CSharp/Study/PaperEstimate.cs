@@ -2,7 +2,7 @@
 namespace Hybrid.Runner.Study;
 
 /// <summary>What the paper's own run takes: parameters, operations, memory and days.</summary>
-public sealed record PaperEstimate(
+internal sealed record PaperEstimate(
     long Parameters, long MatrixParameters, double FlopsPerToken, double TokensPerStep, double Tokens, long Steps,
     double TotalFlops, EstimateForGpus[] Plans)
 {
@@ -50,4 +50,4 @@ public sealed record PaperEstimate(
 }
 
 /// <summary>The run on some GPUs.</summary>
-public sealed record EstimateForGpus(string Gpu, int Count, double TokensPerSecond, double MemoryGigabytes, double Days);
+internal sealed record EstimateForGpus(string Gpu, int Count, double TokensPerSecond, double MemoryGigabytes, double Days);

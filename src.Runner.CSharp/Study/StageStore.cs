@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using Hybrid.Runner.Formats;
 
 namespace Hybrid.Runner.Study;
 
@@ -10,7 +11,7 @@ namespace Hybrid.Runner.Study;
 /// depends on: a study that goes on takes from here what is done, and runs again what depends on something that is now another.
 /// Safe for use by several threads.
 /// </summary>
-public sealed class StageStore(string directory)
+internal sealed class StageStore(string directory)
 {
     private static readonly JsonSerializerOptions Options = new()
     {
@@ -42,15 +43,7 @@ public sealed class StageStore(string directory)
         if (Read<T>(name, key) is { } stored)
             return stored.Value;
         T result = run();
-        Directory.CreateDirectory(directory);
-        string path = PathOf(name), aside = path + ".partial";
-        using (FileStream stream = File.Create(aside))
-        {
-            JsonSerializer.Serialize(stream, new Stored<T>(key, result), Options);
-            stream.Flush(flushToDisk: true);
-        }
-
-        File.Move(aside, path, overwrite: true);
+        AtomicFile.Write(PathOf(name), stream => JsonSerializer.Serialize(stream, new Stored<T>(key, result), Options));
         return result;
     }
 

@@ -8,7 +8,7 @@ namespace Hybrid.Runner.Study;
 /// The models of a study, each a directory under <c>models/</c> that the other commands take as <c>--model</c>: weights, description,
 /// text tokenizer and image tokenizer.
 /// </summary>
-public sealed class StudyFiles(string directory)
+internal sealed class StudyFiles(string directory)
 {
     private string Folder(string name) => Path.Combine(directory, "models", name);
 

@@ -1,8 +1,8 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
-using System.Text.Json.Nodes;
 using Hybrid.Api;
+using Hybrid.Runner.Formats;
 using Hybrid.Runner.Reporting;
 using TorchSharp;
 using static Hybrid.Report;
@@ -10,7 +10,7 @@ using static Hybrid.Report;
 namespace Hybrid.Runner.Study;
 
 /// <summary>The main job: the whole experiment with its report, on World or on material of one's own.</summary>
-public sealed class StudyJob
+internal sealed class StudyJob
 {
     private readonly Plan plan;
     private readonly string directory;
@@ -48,11 +48,16 @@ public sealed class StudyJob
             return;
         }
 
-        string directory = command.Out ?? DefaultDirectory(plan, command.Resume);
+        string directory = command.Out ?? StudyDirectory.Usual(plan, command.Resume);
         string folder = command.Config is null ? "" : Path.GetDirectoryName(Path.GetFullPath(command.Config)) ?? "";
-        bool half = Prepare(directory, plan, command.Resume);
+        bool half = StudyDirectory.Prepare(directory, plan, command.Resume);
         using FileStream alone = Files.Alone(
             Path.Combine(directory, "study.lock"), $"another study works in {directory} just now; wait for it, or give another --out.");
+        foreach (string filled in new[] { "", "stages", "models" })
+        {
+            AtomicFile.RemoveUnfinished(Path.Combine(directory, filled));
+        }
+
         using var progress = new Progress();
         try
         {
@@ -72,11 +77,11 @@ public sealed class StudyJob
             ? WorldMaterial.Make(plan, halfPrecision, stages, files, progress, stop)
             : GivenMaterial.Read(plan, plan.Material.Value, folder, progress, stop);
         string alignmentKey = StageStore.Hash("alignment 2", material.Key, $"{plan.Seed} {plan.TrainPairs}", StudyPlan.budgetText(plan.Alignment));
-        (AlignmentResult alignment, torch.Tensor alignedRows) = Align(material, alignmentKey);
+        (AlignmentFindings alignment, torch.Tensor alignedRows) = Align(material, alignmentKey);
         using (alignedRows)
         {
             var runner = new ArmRunner(plan, material, () => alignedRows, halfPrecision, Path.Combine(directory, "arms"), tensorBoard);
-            ProbeScores before = stages.Get("before", StageStore.Hash("before 1", material.Key), runner.Before);
+            ArmProbes before = stages.Get("before", StageStore.Hash("before 1", material.Key), runner.Before);
             string[] completions = stages.Get(
                 "completions-before", StageStore.Hash(["completions 1", material.Key, .. material.Prompts]), runner.CompletionsBefore);
 
@@ -109,9 +114,9 @@ public sealed class StudyJob
         $"{arm.Seed} {arm.First} {plan.Positions} {plan.LongPositions} {plan.TrainPairs} {plan.HeldOutPairs} {plan.Evaluations} {plan.Pictures} {plan.Samples} {halfPrecision}",
         string.Join(' ', plan.Guidance.Select(strength => strength.ToString(CultureInfo.InvariantCulture))), string.Join('\n', plan.Material is null ? [] : plan.Material.Value.Prompts));
 
-    private (AlignmentResult, torch.Tensor) Align(IMaterial material, string key)
+    private (AlignmentFindings, torch.Tensor) Align(IMaterial material, string key)
     {
-        AlignmentResult result = stages.Get("alignment", key, () =>
+        AlignmentFindings result = stages.Get("alignment", key, () =>
         {
             using Stage stage = progress.Stage("aligning image codes with text", 3L * plan.Alignment.Steps);
             Vocabulary vocabulary = material.Pictures(PictureCodes.Learned).Vocabulary;
@@ -177,64 +182,6 @@ public sealed class StudyJob
         System.Console.WriteLine();
         System.Console.WriteLine(data.Answer());
         System.Console.WriteLine($"Report: {Path.GetFullPath(page)}");
-    }
-
-    /// <summary>The next unused directory under <c>runs/</c>, or the last one to go on with.</summary>
-    private static string DefaultDirectory(Plan plan, bool resume)
-    {
-        string Named(int number) => Path.Combine("runs", number == 1 ? $"study-{plan.Preset}" : $"study-{plan.Preset}-{number}");
-        int used = 0;
-        while (Directory.Exists(Named(used + 1)))
-            used++;
-        return Named(resume && used > 0 ? used : used + 1);
-    }
-
-    /// <summary>Makes the run directory, or checks that the one to go on with is of this plan; gives the precision.</summary>
-    private static bool Prepare(string directory, Plan plan, bool resume)
-    {
-        string file = Path.Combine(directory, "run.json");
-        string planText = StudyPlan.toJson(plan).ToJsonString();
-        if (File.Exists(file))
-        {
-            JsonNode run = Existing(file);
-            if (!resume)
-                throw new InputException($"{directory} holds a study already. Give --resume auto to go on with it, or another --out.");
-            bool stored = run["halfPrecision"]!.GetValue<bool>();
-            // Another plan goes on with the stages that are the same in both.
-            if (run["plan"]?.ToJsonString() != planText)
-                Write(stored);
-            return stored;
-        }
-
-        if (Directory.Exists(directory) && Directory.EnumerateFileSystemEntries(directory).Any())
-            throw new InputException($"{directory} is not empty and holds no study; give another --out.");
-        bool half = Precisions.HalfIsFaster();
-        Directory.CreateDirectory(directory);
-        Write(half);
-        return half;
-
-        void Write(bool precision)
-        {
-            var made = new JsonObject { ["job"] = "study", ["halfPrecision"] = precision, ["plan"] = JsonNode.Parse(planText) };
-            File.WriteAllText(file + ".partial", made.ToJsonString(new() { WriteIndented = true }));
-            File.Move(file + ".partial", file, overwrite: true);
-        }
-    }
-
-    private static JsonNode Existing(string file)
-    {
-        try
-        {
-            if (JsonNode.Parse(File.ReadAllText(file)) is JsonObject run
-                && run["plan"] is JsonObject && run["halfPrecision"] is JsonValue half && half.TryGetValue(out bool _))
-                return run;
-        }
-        catch (Exception e) when (e is System.Text.Json.JsonException or ArgumentException)
-        {
-            // A key that is given twice is an ArgumentException of the first look at the object.
-        }
-
-        throw new InputException($"{file} is not the description of a study; give another --out.");
     }
 
     private static Plan ReadPlan(StudyCommand command)

@@ -22,10 +22,17 @@ let private all =
             CompletionTests.tests
             ConfigTests.tests
             ConvertTests.tests
+            ConvertRefusalTests.tests
             DecoderTests.tests
+            CSharpPageTests.tests
             DocsTests.tests
-            DurableTests.tests
             EventFileTests.tests
+            ScriptTests.tests
+            DiskTests.tests
+            ResumeTests.tests
+            SavingTests.tests
+            SpikeTests.tests
+            DoorTests.tests
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests
@@ -38,9 +45,12 @@ let private all =
             ImageCommandTests.tests
             ImageTilesTests.tests
             ImageTokenizerGoldenTests.tests
+            CodebookTests.tests
             ImageTokenizerTests.tests
+            SceneVqVaeTests.tests
             ImageTrainConfigTests.tests
             ImageTrainJobTests.tests
+            TrainingPicturesTests.tests
             ImageTrainingTests.tests
             JsonTests.tests
             SettingsTests.tests
@@ -61,10 +71,12 @@ let private all =
             PrecisionTests.tests
             PrepareHostileTests.tests
             PrepareInputTests.tests
+            PrepareTableTests.tests
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
             TerminalTests.tests
+            PublicSurfaceTests.tests
             RandomTests.tests
             ReportTests.tests
             ReportCurvesTests.tests
@@ -86,6 +98,7 @@ let private all =
             StatisticsTests.tests
             FidelityTests.tests
             FidCommandTests.tests
+            FidExtractionTests.tests
             GenerateCommandTests.tests
             StepTests.tests
             StudyPlanTests.tests
@@ -111,6 +124,8 @@ let private all =
             VqGanTests.tests
             WorldSceneTests.tests
             WorldTests.tests
+            DifferentiateTests.tests
+            LifetimeTests.tests
             DetailsCommandTests.tests
             LossByPlaceTests.tests
             CodeUseTests.tests

@@ -1,69 +1,31 @@
-/// The fid command: features, pictures through an extractor, what is refused.
+/// The fid command: features, and what is refused.
 module Hybrid.Tests.FidCommandTests
 
 open System
 open System.IO
 open System.Text.Json
-open System.Threading
 open Expecto
 open Hybrid
 open Hybrid.Runner
 open Hybrid.Runner.Formats
+open Hybrid.Tests.FidSupport
 open Hybrid.Tests.FormatsSupport
 open Hybrid.Tests.Generate
 open Hybrid.Tests.Running
 open TorchSharp
 
-let private command (words: string list) : FidCommand =
-    match CommandLine.parse (Array.ofList ("fid" :: words)) with
-    | :? RunOutcome as run -> run.Command :?> FidCommand
-    | :? UsageOutcome as usage -> failtest usage.Text
-    | _ -> failtest "no command"
-
-let private measure (words: string list) : JsonElement =
-    use progress = Progress.On(TextWriter.Null, TimeProvider.System)
-    parsed (FidJob.Measure(command words, progress, CancellationToken.None).ToJson().ToJsonString(Json.Options))
-
-let private number (name: string) (element: JsonElement) = (element.GetProperty name).GetDouble()
-
-let private part (path: string list) (element: JsonElement) =
-    path |> List.fold (fun (e: JsonElement) name -> e.GetProperty name) element
-
-let private picture (seed: int) (width: int) (height: int) : Picture =
-    let stream = Random.ofSeed (int64 seed)
-    Picture(width, height, Array.init (width * height * 3) (fun i -> byte (Random.bits stream (int64 i))))
-
-/// A folder of pictures of these sizes.
-let private pictures (folder: Folder) (name: string) (sizes: (int * int) list) : string =
-    let path = folder.At name
-    Directory.CreateDirectory(Path.Combine(path, "below")) |> ignore
-
-    for i, (width, height) in List.indexed sizes do
-        let place = if i % 2 = 0 then path else Path.Combine(path, "below")
-        let seed = name.Length * 1000 + i
-        File.WriteAllBytes(Path.Combine(place, $"{i:D2}.png"), Pictures.EncodePng(picture seed width height))
-
-    path
-
-/// Sorts rows, since a set has no order.
-let private rows (width: int) (values: float[]) = Array.chunkBySize width values |> Array.sortBy (fun row -> row[0])
-
-let private saved (path: string) : float[] =
-    use file = NpyFile.Open path
-    use tensor = file.Load()
-    values tensor
-
 let private golden =
     testCase "fid_a: FID and KID of scipy within 1e-3, fewer samples than dimensions too" (fun () ->
-        let folder = shared "golden/fid_a"
+        let folder = Material.shared "golden/fid_a"
         let expected = parsed (File.ReadAllText(Path.Combine(folder, "expected.json")))
         let file name = Path.Combine(folder, name + ".npy")
-        let against name = measure [ "--real"; file "real"; "--generated"; file name ]
-        let found = against "generated"
+        let against name measures = measure ([ "--real"; file "real"; "--generated"; file name ] @ measures)
+        let found = against "generated" []
+        let alone name = number "fid" (against name [ "--measures"; "fid" ])
         near 0.0 1e-6 "FID" (number "fid" expected) (number "fid" found)
         near 0.0 1e-6 "KID" (number "kid_unbiased_all" expected) (number "kid" found)
-        near 0.0 1e-6 "few" (number "fid_few" expected) (number "fid" (against "few"))
-        near 1e-9 0.0 "same" (number "fid_same" expected) (number "fid" (against "real"))
+        near 0.0 1e-6 "few" (number "fid_few" expected) (alone "few")
+        near 1e-9 0.0 "same" (number "fid_same" expected) (alone "real")
         let told = result [ "fid"; "--real"; file "real"; "--generated"; file "generated" ]
         Expect.equal (told.ToString()) (found.ToString()) "the program says the same")
 
@@ -111,7 +73,7 @@ let private features =
 
                 Expect.equal
                     ((part [ "real"; "sha256" ] protocol).GetString())
-                    (ShardManifest.Hash(write "r.npy" torch.float64 real))
+                    (Files.Sha256(write "r.npy" torch.float64 real))
                     "hash"
 
                 let notes = [ for note in (expected.GetProperty "notes").EnumerateArray() -> string (note.GetString()) ]
@@ -137,227 +99,6 @@ let private features =
                 let shares = [| for point in (found.GetProperty "fid_by_share").EnumerateArray() -> number "fid" point |]
                 near 1e-9 1e-9 "all" (number "fid" found) shares[0]
                 Expect.isLessThan (number "fid_infinity" found) (Array.min shares) "a line that falls with the number of samples")
-        ]
-
-let private mean = "torch.mean(x, [2, 3])"
-
-let private extraction =
-    testList
-        "pictures"
-        [
-            case "as they are: features are what the extractor says, from folders and tars, and can be kept" (fun () ->
-                use folder = new Folder()
-                let sizes = [ 5, 4; 8, 8; 5, 4; 7, 3; 8, 8; 5, 4 ]
-                let real, generated = pictures folder "real" sizes, pictures folder "generated" sizes
-                let extractor = folder.At "mean.pt"
-                TorchScripts.ofExpression extractor mean
-
-                let options =
-                    [ "--extractor"; extractor; "--resize"; "none"; "--scale"; "bytes"; "--batch"; "4"; "--neighbours"; "2" ]
-
-                let found = measure ([ "--real"; real; "--generated"; generated; "--save-features"; folder.At "kept" ] @ options)
-
-                let means (path: string) =
-                    Directory.GetFiles(path, "*.png", SearchOption.AllDirectories)
-                    |> Array.map (fun file ->
-                        let pixels = (Pictures.Read file).Pixels |> Array.map float
-
-                        Array.init 3 (fun c ->
-                            pixels |> Array.indexed |> Array.filter (fun (i, _) -> i % 3 = c) |> Array.averageBy snd))
-                    |> Array.sortBy (fun row -> row[0])
-
-                let close what expected actual = close 1e-3 1e-6 what (Array.concat expected) (Array.concat actual)
-                close "real" (means real) (rows 3 (saved (folder.At "kept/real.npy")))
-                close "generated" (means generated) (rows 3 (saved (folder.At "kept/generated.npy")))
-                near 1e-2 1e-4 "FID" (FidelityReference.frechet (means real) (means generated)) (number "fid" found)
-                let protocol = found.GetProperty "protocol"
-                Expect.equal (number "n" (protocol.GetProperty "real")) 6.0 "n"
-
-                Expect.equal
-                    ((part [ "extraction"; "extractor_sha256" ] protocol).GetString())
-                    (ShardManifest.Hash extractor)
-                    "extractor"
-
-                // The kept features stand for the pictures, on one side or both.
-                for again in
-                    [
-                        measure ([ "--real"; folder.At "kept/real.npy"; "--generated"; generated ] @ options)
-                        measure
-                            [
-                                "--real"
-                                folder.At "kept/real.npy"
-                                "--generated"
-                                folder.At "kept/generated.npy"
-                                "--neighbours"
-                                "2"
-                            ]
-                    ] do
-                    Expect.equal (number "fid" again, number "kid" again) (number "fid" found, number "kid" found) "kept"
-
-                let kept = parsed (File.ReadAllText(folder.At "kept/real.json"))
-
-                Expect.equal
-                    ((part [ "set"; "sha256" ] kept).GetString())
-                    ((part [ "real"; "sha256" ] protocol).GetString())
-                    "origin"
-
-                fails [ "not extracted alike"; "scale is \"x\" of the real set and \"x / 255\" of the generated one" ] (fun () ->
-                    measure (
-                        [ "--real"; folder.At "kept/real.npy"; "--generated"; generated ]
-                        @ (options |> List.map (fun word -> if word = "bytes" then "unit" else word))
-                    )
-                    |> ignore)
-
-                // The same pictures in a tar, packed or not.
-                for packed in [ false; true ] do
-                    let tar = folder.At(if packed then "real.tar.gz" else "real.tar")
-
-                    (use file = File.Create tar
-                     use zip = new Compression.GZipStream(file, Compression.CompressionLevel.Fastest)
-                     let stream: Stream = if packed then zip else file
-                     Formats.Tar.TarFile.CreateFromDirectory(real, stream, false))
-
-                    let again = measure ([ "--real"; tar; "--generated"; generated ] @ options)
-                    near 1e-9 1e-9 "tar" (number "fid" found) (number "fid" again)
-                    let hash (json: JsonElement) = (part [ "protocol"; "real"; "sha256" ] json).GetString()
-                    Expect.equal (hash again) (hash found) "the same names and bytes")
-
-            case "clean: cropped, stored smaller, then resized with fractions and scaled, as each step says" (fun () ->
-                use folder = new Folder()
-                let path = pictures folder "real" [ 9, 6; 6, 9; 7, 7; 12, 5 ]
-                TorchScripts.ofExpression (folder.At "all.pt") "torch.flatten(x, 1)"
-
-                let features words =
-                    let out = folder.At(string (Guid.NewGuid()))
-
-                    measure (
-                        [
-                            "--real"
-                            path
-                            "--generated"
-                            path
-                            "--extractor"
-                            folder.At "all.pt"
-                            "--measures"
-                            "kid"
-                            "--input-size"
-                            "5"
-                        ]
-                        @ words
-                        @ [ "--save-features"; out ]
-                    )
-                    |> ignore
-
-                    rows 75 (saved (Path.Combine(out, "real.npy")))
-
-                let expected (prepare: Picture -> float32[]) (scale: float -> float) =
-                    Directory.GetFiles(path, "*.png", SearchOption.AllDirectories)
-                    |> Array.map (fun file ->
-                        prepare (Pictures.Read file) |> Array.map (fun x -> scale (min 255.0 (max 0.0 (float x)))))
-                    |> Array.sortBy (fun row -> row[0])
-
-                let same what expected found = close 1e-5 1e-6 what (Array.concat expected) (Array.concat found)
-                let resize filter p = FloatResampling.Resize(p, 5, 5, filter)
-                let inception x = (x - 128.0) / 128.0
-                same "clean" (expected (resize ResamplingFilter.Bicubic) inception) (features [])
-
-                same
-                    "lanczos"
-                    (expected (resize ResamplingFilter.Lanczos) (fun x -> x / 255.0))
-                    (features [ "--resize"; "lanczos"; "--scale"; "unit" ])
-
-                let stored (p: Picture) =
-                    let side = min p.Width p.Height
-                    let square = Pictures.Crop(p, (p.Width - side) / 2, (p.Height - side) / 2, side, side)
-                    Picture(8, 8, Resampling.Resize(square.Pixels, side, side, 8, 8, ResamplingFilter.Lanczos))
-
-                same
-                    "LlamaGen's"
-                    (expected (stored >> resize ResamplingFilter.Bicubic) (fun x -> 2.0 * x / 255.0 - 1.0))
-                    (features [ "--crop"; "center"; "--pre-size"; "8"; "--scale"; "symmetric" ])
-
-                // Half a pixel between two: bilinear without antialiasing at whole factors takes the neighbours of each new middle.
-                let interpolated (p: Picture) =
-                    [|
-                        for c in 0..2 do
-                            for y in 0..4 do
-                                for x in 0..4 do
-                                    let place length i = max 0.0 ((float i + 0.5) * float length / 5.0 - 0.5)
-                                    let v, u = place p.Height y, place p.Width x
-                                    let at y x = float p.Pixels[3 * (min (p.Height - 1) y * p.Width + min (p.Width - 1) x) + c]
-                                    let top, left = int v, int u
-                                    let a, b = v - float top, u - float left
-
-                                    float32 (
-                                        (1.0 - a) * ((1.0 - b) * at top left + b * at top (left + 1))
-                                        + a * ((1.0 - b) * at (top + 1) left + b * at (top + 1) (left + 1))
-                                    )
-                    |]
-
-                same "bilinear" (expected interpolated inception) (features [ "--resize"; "bilinear" ]))
-
-            case "Inception in NVIDIA's form: its layers on scaled values, or the module itself on bytes" (fun () ->
-                use folder = new Folder()
-                let path = pictures folder "real" [ 4, 4; 4, 4; 4, 4; 4, 4 ]
-                TorchScripts.inNvidiasForm (folder.At "inception.pt")
-
-                let features words =
-                    let out = folder.At(string (Guid.NewGuid()))
-
-                    let found =
-                        measure (
-                            [ "--real"; path; "--generated"; path; "--extractor"; folder.At "inception.pt"; "--measures"; "kid" ]
-                            @ words
-                            @ [ "--save-features"; out ]
-                        )
-
-                    (part [ "protocol"; "extraction"; "entry" ] found).GetString(), saved (Path.Combine(out, "real.npy"))
-
-                let entry, layers = features [ "--input-size"; "4" ]
-                Expect.equal entry "layers" "resized"
-                let entry, inside = features [ "--resize"; "none"; "--scale"; "bytes" ]
-                Expect.equal entry "features" "as they are"
-                close 1e-6 1e-6 "the same features" layers inside
-                let entry, outside = features [ "--resize"; "none"; "--scale"; "bytes"; "--entry"; "forward" ]
-                Expect.equal entry "forward" "asked for"
-                close 1e-3 1e-5 "what the module itself gives" (layers |> Array.map (fun x -> 1000.0 * x)) outside)
-
-            case "a list of generated pictures is followed, its contact sheet is none, and strengths are not mixed" (fun () ->
-                use folder = new Folder()
-                let path = pictures folder "drawn" [ 4, 4; 4, 4; 4, 4; 4, 4; 4, 4 ]
-                File.Move(Path.Combine(path, "04.png"), Path.Combine(path, "grid.png"))
-                TorchScripts.ofExpression (folder.At "mean.pt") mean
-                let list = Path.Combine(path, "pictures.jsonl")
-
-                let found () =
-                    measure
-                        [
-                            "--real"
-                            path
-                            "--generated"
-                            path
-                            "--extractor"
-                            folder.At "mean.pt"
-                            "--input-size"
-                            "4"
-                            "--measures"
-                            "kid"
-                        ]
-
-                let names = [ "00.png"; "below/01.png"; "02.png"; "below/03.png" ]
-
-                File.WriteAllLines(
-                    list,
-                    names |> List.map (fun name -> $$"""{ "file": "{{name}}", "caption": "a", "cfg": 2 }""")
-                )
-
-                Expect.equal (number "n" (found ())) 4.0 "four of five"
-                File.AppendAllText(list, """{ "file": "00.png", "cfg": 1.5 }""")
-                fails [ "strengths 1.5, 2 of guidance"; Path.Combine(path, "cfg-2") ] (fun () -> found () |> ignore)
-                File.WriteAllText(list, """{ "file": "../00.png" }""")
-                fails [ "pictures.jsonl, line 1"; "no picture within the directory" ] (fun () -> found () |> ignore)
-                File.WriteAllText(list, "[")
-                fails [ "pictures.jsonl, line 1" ] (fun () -> found () |> ignore))
         ]
 
 let private refusals =
@@ -437,4 +178,4 @@ let private refusals =
 
 let tests =
     TorchLibrary.Load()
-    testList "Fid" [ golden; features; extraction; refusals ]
+    testList "Fid" [ golden; features; refusals ]

@@ -13,30 +13,6 @@ open Hybrid.Api
 open Hybrid.Runner
 open Hybrid.Runner.Formats
 
-/// The folder with the material: HYBRID_TEST_DATA, or `shared` beside the repository.
-let private shared: string option =
-    let rec root (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> None
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) -> Some folder
-        | folder -> root folder.Parent
-
-    let beside =
-        root (DirectoryInfo AppContext.BaseDirectory)
-        |> Option.map (fun root -> Path.Combine(root.FullName, "..", "shared"))
-
-    Option.ofObj (Environment.GetEnvironmentVariable "HYBRID_TEST_DATA")
-    |> Option.orElse beside
-    |> Option.filter Directory.Exists
-
-/// A file or folder of the material; skips the test where it is absent.
-let private material (parts: string list) : string =
-    match shared with
-    | None -> skiptest "the material is not here; HYBRID_TEST_DATA can name its folder"
-    | Some folder ->
-        let path = Path.Combine(Array.ofList (folder :: parts))
-        if Path.Exists path then path else skiptest $"{path} is not here"
-
 let private json (path: string) : JsonElement =
     use document = JsonDocument.Parse(File.ReadAllText path)
     document.RootElement.Clone()
@@ -55,13 +31,13 @@ let private tokens (path: string) : int64[][] =
 
 let private mixed (name: string) =
     testCase $"{name}: losses within 1e-4 nats, logits within 1e-3, gradient norms within 1e-3 of themselves" (fun () ->
-        let expected = json (material [ "golden"; name; "expected.json" ])
-        let sequences = tokens (material [ "golden"; name; "tokens.npy" ])
+        let expected = json (Material.shared $"golden/{name}/expected.json")
+        let sequences = tokens (Material.shared $"golden/{name}/tokens.npy")
 
         use file =
             ModelFiles.Open(
-                material [ "golden"; name; "epoch_1.pt" ],
-                material [ "golden"; name; "model.json" ],
+                Material.shared $"golden/{name}/epoch_1.pt",
+                Material.shared $"golden/{name}/model.json",
                 (expected.GetProperty "text_vocab").GetInt32(),
                 (expected.GetProperty "image_vocab").GetInt32()
             )
@@ -92,7 +68,7 @@ let private mixed (name: string) =
                 let wanted = norm.Value.GetDouble()
                 close (1e-3 * wanted) $"gradient norm of {norm.Name}" wanted (float (gradient.norm().item<float32>()))
 
-        use logits = NpyFile.Open(material [ "golden"; name; "logits.npy" ])
+        use logits = NpyFile.Open(Material.shared $"golden/{name}/logits.npy")
         use wanted = logits.Load()
         use whole = torch.no_grad ()
         let all = Host.int64s [ int64 sequences.Length; int64 sequences[0].Length ] (Array.concat sequences)
@@ -103,10 +79,10 @@ let private training =
     testCase "train_a: sixty losses within 2e-3, with learning rates and gradient norms" (fun () ->
         let configuration =
             $$"""{
-            "model": { "checkpoint": {{JsonSerializer.Serialize(material [ "golden"; "train_a"; "epoch_0.pt" ])}},
-                       "config": {{JsonSerializer.Serialize(material [ "golden"; "train_a"; "model.json" ])}} },
+            "model": { "checkpoint": {{JsonSerializer.Serialize(Material.shared "golden/train_a/epoch_0.pt")}},
+                       "config": {{JsonSerializer.Serialize(Material.shared "golden/train_a/model.json")}} },
             "vocabulary": { "textRows": 300, "imageCodes": 64 },
-            "data": { "train": [{{JsonSerializer.Serialize(material [ "golden"; "train_a"; "tokens.npy" ])}}], "order": "sequential" },
+            "data": { "train": [{{JsonSerializer.Serialize(Material.shared "golden/train_a/tokens.npy")}}], "order": "sequential" },
             "optimizer": { "learningRate": 3e-3, "weightDecay": 0.1 },
             "schedule": { "kind": "cosine", "warmupSteps": 10, "steps": 60, "minimumLearningRate": 1e-4 },
             "batch": { "sequences": 8, "microBatch": 4 } }"""
@@ -120,7 +96,7 @@ let private training =
             let outcome = TrainJob.Run(plan, folder.At padding, null, CancellationToken.None, progress)
             File.ReadAllLines(Path.Combine(outcome.Run, "metrics.jsonl"))
 
-        let steps = elements "trajectory" (json (material [ "golden"; "train_a"; "expected.json" ]))
+        let steps = elements "trajectory" (json (Material.shared "golden/train_a/expected.json"))
         let lines = trained "dropped"
         Expect.equal lines.Length steps.Length "a line for each step"
 
@@ -145,8 +121,8 @@ let private training =
 
 let private stories =
     testCase "stories260K: greedy ids and mean losses of its own text" (fun () ->
-        let reference = json (material [ "data"; "stories260K"; "reference.json" ])
-        use file = ModelFiles.Open(material [ "data"; "stories260K" ])
+        let reference = json (Material.shared "data/stories260K/reference.json")
+        use file = ModelFiles.Open(Material.shared "data/stories260K")
         use codec = PromptCodec.Beside file
         use model = file.Open(Layout(Frozen = true))
 
@@ -164,8 +140,8 @@ let private stories =
 
 let private probes =
     testCase "probe_a: sums, predictions and greedy matches of stories260K on COPA and Jeopardy" (fun () ->
-        let expected = (json (material [ "golden"; "probe_a"; "expected.json" ])).GetProperty "tasks"
-        use file = ModelFiles.Open(material [ "data"; "stories260K" ])
+        let expected = (json (Material.shared "golden/probe_a/expected.json")).GetProperty "tasks"
+        use file = ModelFiles.Open(Material.shared "data/stories260K")
         use codec = PromptCodec.Beside file
         use model = file.Open(Layout(Frozen = true))
 
@@ -174,7 +150,7 @@ let private probes =
             let items = elements "items" wanted
             use folder = new Folder()
             let path = folder.At $"{name}.jsonl"
-            File.WriteAllLines(path, File.ReadLines(material [ "data"; "probes"; source ]) |> Seq.truncate items.Length)
+            File.WriteAllLines(path, File.ReadLines(Material.shared $"data/probes/{source}") |> Seq.truncate items.Length)
             let result = ProbeResult.Of(model, codec, ProbeTask.Read path, CancellationToken.None)
             close 1e-9 $"accuracy of {name}" (number "accuracy" wanted) result.Accuracy.Mean
 

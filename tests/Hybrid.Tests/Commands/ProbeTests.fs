@@ -118,7 +118,7 @@ let private forms =
                 Expect.equal (contexts none.Items[7]).Head "Q: i7\nA:" "no examples")
         ]
 
-let private material () = skipWithout "data/stories260K"
+let private material () = Material.shared "data/stories260K"
 
 let private tokens =
     testList

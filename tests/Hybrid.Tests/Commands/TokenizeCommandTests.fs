@@ -42,7 +42,7 @@ let private refusedAs (part: string) (text: string) =
 
 /// GPT-2's tokenizer in two files, as its authors gave it out.
 let private apart (folder: string) =
-    use whole = JsonDocument.Parse(File.ReadAllBytes(shared "data/gpt2_tokenizer/tokenizer.json"))
+    use whole = JsonDocument.Parse(File.ReadAllBytes(Material.shared "data/gpt2_tokenizer/tokenizer.json"))
     let model = whole.RootElement.GetProperty "model"
     File.WriteAllText(Path.Combine(folder, "vocab.json"), (model.GetProperty "vocab").GetRawText())
 
@@ -57,7 +57,7 @@ let private apart (folder: string) =
 
 let private exact =
     testCase "a file is taken to its last character, and refused where it is no UTF-8" (fun () ->
-        let tokenizer = shared "data/gpt2_tokenizer"
+        let tokenizer = Material.shared "data/gpt2_tokenizer"
         use folder = new Folder()
         use reference = HuggingFaceTokenizer.Open tokenizer
 
@@ -100,12 +100,12 @@ let private exact =
 
 let private folders =
     testCase "a folder with vocab.json and merges.txt gives the ids of its tokenizer.json" (fun () ->
-        use whole = HuggingFaceTokenizer.Open(shared "data/gpt2_tokenizer")
+        use whole = HuggingFaceTokenizer.Open(Material.shared "data/gpt2_tokenizer")
 
         inFolder (fun folder ->
             apart folder
 
-            let texts = File.ReadAllText(shared "data/gpt2_tokenizer/vectors.inp").Split "\n__ggml_vocab_test__\n"
+            let texts = File.ReadAllText(Material.shared "data/gpt2_tokenizer/vectors.inp").Split "\n__ggml_vocab_test__\n"
 
             for path in [ folder; Path.Combine(folder, "vocab.json"); Path.Combine(folder, "merges.txt") ] do
                 use tokenizer = HuggingFaceTokenizer.Open path
@@ -257,8 +257,8 @@ let private halves =
 
 let private threads =
     testCase "several threads get the ids that one gets" (fun () ->
-        use tokenizer = HuggingFaceTokenizer.Open(shared "data/gpt2_tokenizer")
-        let text = File.ReadAllText(shared "data/gpt2_tokenizer/vectors.inp")
+        use tokenizer = HuggingFaceTokenizer.Open(Material.shared "data/gpt2_tokenizer")
+        let text = File.ReadAllText(Material.shared "data/gpt2_tokenizer/vectors.inp")
         let text = text |> Seq.filter (Char.IsSurrogate >> not) |> Array.ofSeq |> String
         let pieces = [| for i in 0..199 -> text.Substring(i, min 400 (text.Length - i)) |]
         let alone = pieces |> Array.map (fun piece -> tokenizer.Encode(piece, false))
@@ -281,7 +281,7 @@ let private threads =
 
 let private long =
     testCase "a long text without a space goes through" (fun () ->
-        use tokenizer = HuggingFaceTokenizer.Open(shared "data/gpt2_tokenizer")
+        use tokenizer = HuggingFaceTokenizer.Open(Material.shared "data/gpt2_tokenizer")
         let ids = tokenizer.Encode(String('a', 300_000), false)
         Expect.equal (tokenizer.Decode ids) (String('a', 300_000)) "back to text"
         let spaces = String(' ', 300_000) + "x"

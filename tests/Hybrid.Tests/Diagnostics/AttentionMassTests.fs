@@ -105,7 +105,7 @@ let tests =
                 close 1e-5 1e-4 "attend" (values (Layers.attendWithin (int64 config.Window) q k v)) (values mixed)
                 let joined = mixed.transpose(1, 2).reshape(int64 b, int64 t, int64 (ModelConfig.queryWidth config))
                 let whole = Layers.projection config.OutBias store.Weights (prefix + ".out_proj") joined
-                let attention, _ = Layers.attention config store.Weights prefix rotation None x
+                let attention = Layers.attention config store.Weights prefix rotation x
                 close 1e-4 1e-3 "attention" (values attention) (values whole))
 
             property "some rows of the probabilities are those of all" (fun seed ->

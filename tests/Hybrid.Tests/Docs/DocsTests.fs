@@ -1,8 +1,7 @@
-/// The documentation against the program: scripts run, links lead somewhere, command lines parse, keys and defaults are the real ones.
+/// The documentation against the program: links lead somewhere, command lines parse, keys and defaults are the real ones.
 module Hybrid.Tests.DocsTests
 
 open System
-open System.Diagnostics
 open System.IO
 open System.Text.Json.Nodes
 open System.Text.RegularExpressions
@@ -10,17 +9,9 @@ open Expecto
 open Hybrid
 open Hybrid.Runner
 
-/// The root of the repository.
-let private root: string =
-    let rec up (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> invalidOp "the tests do not run inside the repository"
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) -> folder.FullName
-        | folder -> up folder.Parent
+let internal root: string = Repository.root
 
-    up (DirectoryInfo AppContext.BaseDirectory)
-
-let private pages: string list =
+let internal pages: string list =
     [
         yield! Directory.GetFiles(Path.Combine(root, "docs"), "*.md", SearchOption.AllDirectories) |> Array.sort
 
@@ -30,9 +21,9 @@ let private pages: string list =
             readMe
     ]
 
-let private nameOf (page: string) = Path.GetRelativePath(root, page)
+let internal nameOf (page: string) = Path.GetRelativePath(root, page)
 
-let private lines (page: string) = File.ReadAllLines page |> Array.toList
+let internal lines (page: string) = File.ReadAllLines page |> Array.toList
 
 /// The lines of a page in fenced code (of a language, where one is given), without their indentation, and the lines outside.
 let private parted (language: string option) (page: string) : string list * string list =
@@ -51,78 +42,10 @@ let private parted (language: string option) (page: string) : string list * stri
     List.rev code, List.rev text
 
 /// Fails with what was found, where something was.
-let private none (what: string) (found: string list) =
+let internal none (what: string) (found: string list) =
     if not found.IsEmpty then
         let listed = String.Join("\n", found)
         failtest $"{what}:\n{listed}"
-
-// ---- scripts ----
-
-/// The last line that each script must print; one that is not listed must print something.
-let private endings =
-    Map
-        [
-            "model.fsx", "^without feed-forward layers: loss \d"
-            "arms.fsx", ": \d+ runs, 2 claims of its own$"
-            "loss.fsx", "^step 59: total 0\."
-            "extension.fsx", "^trained: ([\d,]+) of \\1 old logits have the same bits$"
-        ]
-
-/// The runner's Release output: what the scripts refer to.
-let private built =
-    let output = Path.Combine(root, "src.Runner.CSharp", "bin", "Release", "net10.0")
-
-    let native =
-        if OperatingSystem.IsWindows() then "torch_cpu.dll"
-        elif OperatingSystem.IsMacOS() then "libtorch_cpu.dylib"
-        else "libtorch_cpu.so"
-
-    [ "Hybrid.Core.dll"; "TorchSharp.dll"; native ]
-    |> List.forall (fun file -> File.Exists(Path.Combine(output, file)))
-
-let private runs (script: string) =
-    let name = string (Path.GetFileName script)
-
-    testCase $"{name} runs" (fun () ->
-        if not built then
-            skiptest "the runner has no Release build with libtorch: dotnet build src.Runner.CSharp -c Release"
-
-        let start =
-            ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = root)
-
-        for argument in [ "fsi"; script ] do
-            start.ArgumentList.Add argument
-
-        match Process.Start start with
-        | null -> failtest "dotnet fsi did not start"
-        | running ->
-            use running = running
-            let errors = running.StandardError.ReadToEndAsync()
-            let output = running.StandardOutput.ReadToEndAsync()
-
-            if not (running.WaitForExit(TimeSpan.FromSeconds 50.0)) then
-                running.Kill(entireProcessTree = true)
-                failtest $"{name} did not end within 50 s"
-
-            let last =
-                output.Result.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> Array.tryLast |> Option.defaultValue ""
-
-            Expect.equal running.ExitCode 0 $"{name} ends with 0; it said {errors.Result}"
-            Expect.isMatch (last.Trim()) (endings |> Map.tryFind name |> Option.defaultValue "\S") $"the last line of {name}")
-
-let private scripts =
-    let found = Directory.GetFiles(Path.Combine(root, "docs", "scripts"), "*.fsx") |> Array.sort |> Array.toList
-
-    testList
-        "scripts"
-        [
-            testCase "every script with a known ending is there" (fun () ->
-                for ending in endings do
-                    Expect.contains (found |> List.map (Path.GetFileName >> string)) ending.Key "docs/scripts")
-
-            // One after the other: each is a process of its own beside the other tests.
-            testSequencedGroup "scripts" (testList "run" (found |> List.map runs))
-        ]
 
 // ---- links ----
 
@@ -158,6 +81,22 @@ let private brokenLinks (page: string) : string list =
                     $"{nameOf page}: {target}"
                 elif path.EndsWith ".md" && anchor |> Option.exists (fun name -> not (List.contains name (anchors path))) then
                     $"{nameOf page}: {target} has no such heading"
+    ]
+
+/// The paths of the repository that a page names in code, from its root.
+let private filesNamed (page: string) : string list =
+    [
+        for m in Regex.Matches(String.Join("\n", snd (parted None page)), @"`((?:src\.\w+\.\w+|tests|docs|\.ci)/[\w./-]+)`") ->
+            m.Groups[1].Value
+    ]
+
+let private missingFiles (page: string) : string list =
+    [
+        for path in filesNamed page do
+            let there = Path.Combine(root, path)
+
+            if not (File.Exists there || Directory.Exists there) then
+                $"{nameOf page}: {path}"
     ]
 
 // ---- command lines ----
@@ -360,10 +299,12 @@ let tests =
     testList
         "Docs"
         [
-            scripts
             testCase "relative links lead to a file" (fun () ->
                 Expect.isNonEmpty pages "pages"
                 none "broken links" (pages |> List.collect brokenLinks))
+            testCase "files that a page names are there" (fun () ->
+                Expect.isGreaterThan (pages |> List.collect filesNamed).Length 50 "files that were found"
+                none "files that are not there" (pages |> List.collect missingFiles))
             testCase "command lines parse" (fun () ->
                 let all = pages |> List.collect commandLines
                 Expect.isGreaterThan all.Length 10 "command lines that were found"

@@ -2,8 +2,6 @@
 module Hybrid.Tests.LoadMemoryTests
 
 open System
-open System.Collections.Generic
-open System.Diagnostics
 open System.IO
 open System.Text
 open Expecto
@@ -13,39 +11,8 @@ open Hybrid.Runner.Formats
 open Hybrid.Tests.FormatsSupport
 open TorchSharp
 
-/// The largest resident memory that a run of the program had, in bytes: VmHWM, which only grows.
-let private peak (arguments: string list) : int64 =
-    let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
-
-    for argument in Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments do
-        start.ArgumentList.Add argument
-
-    start.Environment["HYBRID_THREADS"] <- "1"
-    // The heap of the runtime itself should be the same whatever the machine.
-    start.Environment["DOTNET_gcServer"] <- "0"
-
-    match Process.Start start with
-    | null -> failtest "the program did not start"
-    | running ->
-        use running = running
-        let errors = running.StandardError.ReadToEndAsync()
-        let output = running.StandardOutput.ReadToEndAsync()
-        let status = $"/proc/{running.Id}/status"
-        let mutable most = 0L
-
-        while not running.HasExited do
-            try
-                for line in File.ReadLines status do
-                    if line.StartsWith "VmHWM:" then
-                        let digits = line |> Seq.filter Char.IsAsciiDigit |> Seq.toArray |> String
-                        most <- max most (1024L * int64 digits)
-            with :? IOException ->
-                ()
-
-            Threading.Thread.Sleep 3
-
-        Expect.equal running.ExitCode 0 (errors.Result + output.Result)
-        most
+/// The largest resident memory that a run of the program had, in bytes.
+let private peak (arguments: string list) : int64 = (Watching.watch (fun () -> false) arguments).Peak
 
 let private config = { ModelConfig.openLm 1024 3 8 6000 64 with FeedForwardWidth = ModelConfig.swiGluWidth 1024 }
 

@@ -106,9 +106,9 @@ let tests =
                     Expect.stringContains (refusal (fun () -> file.ReadRow(0L, Span(Array.zeroCreate<int> 1)))) "<f4" "no ids"))
 
             testCase "the file of NumPy itself" (fun () ->
-                use file = NpyFile.Open(shared "golden/lm_a/tokens.npy")
+                use file = NpyFile.Open(Material.shared "golden/lm_a/tokens.npy")
                 Expect.equal file.Shape [| 6L; 40L |] "shape"
-                let bytes = File.ReadAllBytes(shared "golden/lm_a/tokens.npy")
+                let bytes = File.ReadAllBytes(Material.shared "golden/lm_a/tokens.npy")
 
                 inFolder (fun folder ->
                     use tensor = file.Load()

@@ -212,7 +212,7 @@ let tests =
 
             testCase "real data goes through, pictures included" (fun () ->
                 let check (relative: string) count =
-                    let pairs, drops = readAll (shared relative)
+                    let pairs, drops = readAll (Material.shared relative)
                     Expect.equal (pairs.Length, drops) (count, []) relative
 
                     for pair in pairs |> List.truncate 40 do

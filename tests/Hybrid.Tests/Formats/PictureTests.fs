@@ -255,14 +255,14 @@ let tests =
                 Pictures.Read path |> ignore)
 
             testCase "photographs become what Pillow makes of them, bit for bit" (fun () ->
-                use expected = JsonDocument.Parse(File.ReadAllText(shared "golden/vqvae_a/expected.json"))
+                use expected = JsonDocument.Parse(File.ReadAllText(Material.shared "golden/vqvae_a/expected.json"))
 
                 let names =
                     [| for name in expected.RootElement.GetProperty("images").EnumerateArray() -> string (name.GetString()) |]
 
                 let mutable found = 0
 
-                for tar in Directory.GetFiles(shared "data/flickr8k", "*.tar") do
+                for tar in Directory.GetFiles(Material.shared "data/flickr8k", "*.tar") do
                     use reader = new Formats.Tar.TarReader(File.OpenRead tar)
                     let mutable entry = reader.GetNextEntry true
 
@@ -286,7 +286,7 @@ let tests =
                              | stream -> stream.CopyTo bytes)
 
                             let ours = Pictures.CentreCropResize(decode (bytes.ToArray()), 128)
-                            let theirs = Pictures.Read(shared $"golden/vqvae_a/in_{i}.png")
+                            let theirs = Pictures.Read(Material.shared $"golden/vqvae_a/in_{i}.png")
                             Expect.equal ours.Pixels theirs.Pixels names[i]
                             found <- found + 1
 

@@ -200,7 +200,7 @@ let tests =
                     loadAll file)
 
             testCase "a checkpoint of Hugging Face opens" (fun () ->
-                use file = TensorFiles.Open(shared "data/stories260K")
+                use file = TensorFiles.Open(Material.shared "data/stories260K")
                 loadAll file
                 Expect.equal file.Entries["model.embed_tokens.weight"].Shape [| 512L; 64L |] "embedding")
 

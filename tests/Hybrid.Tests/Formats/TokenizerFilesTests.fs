@@ -69,7 +69,7 @@ let private extends (source: string) (vocabulary: Vocabulary) (marks: string lis
 
 let private real (path: string) (rows: int) =
     testCase $"{path} extended behind {rows} rows" (fun () ->
-        let source = shared path
+        let source = Material.shared path
 
         extends
             source

@@ -97,7 +97,7 @@ let private against (name: string) (file: string) : Test =
         [
             // The files are large: one of each for all texts.
             testCase "ids of generated texts, and text of generated ids" (fun () ->
-                let path = shared file
+                let path = Material.shared file
                 let reference = TokenizerReference.load path
                 use tokenizer = HuggingFaceTokenizer.Open path
 

@@ -131,8 +131,8 @@ let tests =
                             Expect.stringContains refusal.Message "damaged" "the refusal names the file"))
 
             testCase "a real Llama tokenizer gives the ids it was trained with" (fun () ->
-                use tokenizer = HuggingFaceTokenizer.Open(shared "data/stories260K")
-                use reference = JsonDocument.Parse(File.ReadAllText(shared "data/stories260K/reference.json"))
+                use tokenizer = HuggingFaceTokenizer.Open(Material.shared "data/stories260K")
+                use reference = JsonDocument.Parse(File.ReadAllText(Material.shared "data/stories260K/reference.json"))
 
                 for item in reference.RootElement.GetProperty("greedy").EnumerateArray() do
                     let ids = [| for id in item.GetProperty("prompt_ids").EnumerateArray() -> id.GetInt32() |]
@@ -145,9 +145,9 @@ let tests =
                 Expect.equal (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId) (Some 1, Some 2) "marks")
 
             testCase "GPT-2's tokenizer gives the ids of llama.cpp's strings" (fun () ->
-                use tokenizer = HuggingFaceTokenizer.Open(shared "data/gpt2_tokenizer")
-                let strings = File.ReadAllText(shared "data/gpt2_tokenizer/vectors.inp").Split "\n__ggml_vocab_test__\n"
-                let lines = File.ReadAllLines(shared "data/gpt2_tokenizer/vectors.out")
+                use tokenizer = HuggingFaceTokenizer.Open(Material.shared "data/gpt2_tokenizer")
+                let strings = File.ReadAllText(Material.shared "data/gpt2_tokenizer/vectors.inp").Split "\n__ggml_vocab_test__\n"
+                let lines = File.ReadAllLines(Material.shared "data/gpt2_tokenizer/vectors.out")
                 Expect.equal tokenizer.VocabularySize 50257 "vocabulary"
                 Expect.equal (Option.ofNullable tokenizer.BeginId, Option.ofNullable tokenizer.EndId) (None, Some 50256) "marks"
                 let pairs = Array.zip (Array.truncate lines.Length strings) lines
@@ -159,7 +159,7 @@ let tests =
                     Expect.equal (tokenizer.Decode ids) text "back to text")
 
             testCase "GPT-NeoX's tokenizer" (fun () ->
-                use tokenizer = HuggingFaceTokenizer.Open(shared "data/neox20b/20B_tokenizer.json")
+                use tokenizer = HuggingFaceTokenizer.Open(Material.shared "data/neox20b/20B_tokenizer.json")
                 Expect.equal tokenizer.VocabularySize 50277 "vocabulary"
                 Expect.equal (Option.ofNullable tokenizer.EndId) (Some 0) "end"
                 let text = "A man in a red  shirt,\n\n    riding a bicycle: 1234 é"

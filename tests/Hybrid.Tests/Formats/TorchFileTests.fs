@@ -268,8 +268,8 @@ let tests =
                     loadAll file)
 
             testCase "an open_lm checkpoint" (fun () ->
-                use file = TorchFile.Open(shared "golden/lm_a/epoch_1.pt")
-                let model = File.ReadAllText(shared "golden/lm_a/model.json")
+                use file = TorchFile.Open(Material.shared "golden/lm_a/epoch_1.pt")
+                let model = File.ReadAllText(Material.shared "golden/lm_a/model.json")
                 use json = System.Text.Json.JsonDocument.Parse model
                 let number (key: string) = json.RootElement.GetProperty(key).GetInt64()
                 let width = number "hidden_dim"
@@ -290,7 +290,7 @@ let tests =
                 loadAll file)
 
             testCase "a checkpoint from a GPU" (fun () ->
-                use file = TensorFiles.Open(shared "data/vqvae_photos/vqvae.pt")
+                use file = TensorFiles.Open(Material.shared "data/vqvae_photos/vqvae.pt")
 
                 Expect.isTrue
                     (file.Entries.Values

@@ -134,10 +134,10 @@ let tests =
             testCase "the use of a codebook" (fun () ->
                 let use' = PictureMeasures.Use(8, [ [| 0; 1; 1 |]; [| 2; 2; 3 |]; [| 0; 3 |] ])
                 Expect.equal (use'.Codes, use'.Used, use'.Share) (8, 4, 0.5) "used"
-                Expect.floatClose Accuracy.high use'.EntropyBits 2.0 "four equally frequent codes"
+                Expect.floatClose Accuracy.high use'.Entropy 2.0 "four equally frequent codes"
                 Expect.floatClose Accuracy.high use'.Perplexity 4.0 "are four"
-                let skewed = ImageQuality.codebookUse [| 3L; 1L; 0L |]
+                let skewed = CodeUse.ofCounts [| 3L; 1L; 0L |]
                 let bits = -(0.75 * Math.Log2 0.75 + 0.25 * Math.Log2 0.25)
-                Expect.floatClose Accuracy.high skewed.EntropyBits bits "entropy"
+                Expect.floatClose Accuracy.high skewed.Entropy bits "entropy"
                 Expect.floatClose Accuracy.high skewed.Perplexity (2.0 ** bits) "perplexity")
         ]

@@ -109,7 +109,7 @@ let private diffusersName (name: string) =
 
 let private golden =
     testCase "movq_a under diffusers' names, as moving averages, in bf16 and in tiles" (fun () ->
-        let at name = shared $"golden/movq_a/{name}"
+        let at name = Material.shared $"golden/movq_a/{name}"
         let pictures = [| for i in 0..2 -> Pictures.Read(at $"in_{i}.png") |]
         let reference = [| for i in 0..2 -> Pictures.Read(at $"rec_{i}.png") |]
         use codes = NpyFile.Open(at "codes.npy")

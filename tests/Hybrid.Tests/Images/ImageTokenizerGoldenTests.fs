@@ -10,28 +10,6 @@ open Hybrid
 open SkiaSharp
 open TorchSharp
 
-/// The folder of real material, or a skipped test.
-let private material (golden: string) =
-    let rec root (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> None
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) -> Some folder.FullName
-        | folder -> root folder.Parent
-
-    let folder =
-        match Environment.GetEnvironmentVariable "HYBRID_TEST_DATA" with
-        | null
-        | "" ->
-            match root (DirectoryInfo AppContext.BaseDirectory) with
-            | Some root -> Path.GetFullPath(Path.Combine(root, "..", "shared"))
-            | None -> ""
-        | folder -> folder
-
-    if Directory.Exists(Path.Combine(folder, "golden", golden)) then
-        folder
-    else
-        skiptest "the real material (HYBRID_TEST_DATA, or ../shared beside the repository) is absent"
-
 /// A picture as floats [1, 3, H, W] in [0, 1].
 let private readPng (path: string) =
     use bitmap = SKBitmap.Decode path
@@ -63,14 +41,14 @@ type private Golden =
 /// Codes equal except on ties; pictures within a grey level.
 let private agrees (load: string -> (string * int64[]) list * Weights) (golden: Golden) : Test =
     testCase golden.Folder (fun () ->
-        let folder = material golden.Folder
+        let folder = Material.shared $"golden/{golden.Folder}"
         use _ = torch.NewDisposeScope()
-        let entries, weights = load (Path.Combine(folder, golden.Checkpoint))
+        let entries, weights = load (Material.shared golden.Checkpoint)
 
         match ImageTokenizer.infer entries with
         | Error text -> failtest text
         | Ok config ->
-            let file name = Path.Combine(folder, "golden", golden.Folder, name)
+            let file name = Path.Combine(folder, name)
             Expect.equal (ImageTokenizer.codes config) golden.Codes "the size of the codebook"
             Expect.equal (ImageTokenizer.stride config) golden.Stride "the stride"
             let images = torch.cat ([| for i in 0..2 -> readPng (file $"in_{i}.png") |], 0L)

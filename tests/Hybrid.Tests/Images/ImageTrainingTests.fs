@@ -147,7 +147,7 @@ let private codebook =
                     let book = (uniform (Random.named "book" stream) -1.0 1.0 [ 7L; 3L ]).requires_grad_()
                     let z = (uniform (Random.named "z" stream) -1.0 1.0 [ 2L; 3L; int64 side; 2L ]).requires_grad_()
                     let gradient = uniform (Random.named "g" stream) -1.0 1.0 (List.ofArray z.shape)
-                    let quantised, straight, codes = ImageTraining.quantise book z
+                    let quantised, straight, codes = Codebook.quantise book z
                     near 1e-6 "the values are the codes'" (floats quantised) (floats straight)
                     Expect.equal codes.shape [| 2L; int64 side; 2L |] "codes"
                     (straight * gradient).sum().backward()

@@ -86,28 +86,6 @@ let tests =
                 let alone = logits (tokens.narrow (0, 0L, 1L))
                 close 1e-5 1e-5 "alone" (values (whole.narrow (0, 0L, 1L))) (values alone))
 
-            property3 "cached continuation equals the whole computed at once" (1, 3) (1, 9) (0, 4) (fun seed b t spare ->
-                let chooser, config, store = drawn seed
-                use store = store
-                use _ = torch.inference_mode ()
-                let tokens = tokens chooser config b t
-                let whole = Decoder.logits config config.Rows store.Weights tokens
-                let mutable caches = Decoder.caches config store.Weights (int64 b) (int64 (t + spare))
-                let mutable seen = 0
-
-                while seen < t do
-                    let count = chooser.Int(1, t - seen)
-                    let part = tokens.narrow (1, int64 seen, int64 count)
-                    let logits, grown = Decoder.next config config.Rows store.Weights caches part
-                    caches <- grown
-                    seen <- seen + count
-                    Expect.equal logits.shape [| int64 b; int64 config.Rows |] "shape"
-
-                    for cache in caches do
-                        Expect.equal (cache |> Option.map _.Length) (Some(int64 seen)) "positions that are filled"
-
-                    close 2e-5 2e-5 $"after {seen} of {t}" (values (whole.select (1, int64 seen - 1L))) (values logits))
-
             property2 "rows that only pad the table get no logit" (1, 6) (1, 2) (fun seed t b ->
                 let chooser, config, store = drawn seed
                 use store = store
@@ -116,11 +94,7 @@ let tests =
                 let whole = Decoder.logits config config.Rows store.Weights tokens
                 let fewer = Decoder.logits config rows store.Weights tokens
                 Expect.equal fewer.shape [| int64 b; int64 t; int64 rows |] "shape"
-                close 1e-6 1e-6 "values" (values (whole.narrow (2, 0L, int64 rows))) (values fewer)
-                let caches = Decoder.caches config store.Weights (int64 b) (int64 t)
-                let next, _ = Decoder.next config rows store.Weights caches tokens
-                Expect.equal next.shape [| int64 b; int64 rows |] "the shape of next"
-                close 2e-5 2e-5 "next" (values (fewer.select (1, int64 t - 1L))) (values next))
+                close 1e-6 1e-6 "values" (values (whole.narrow (2, 0L, int64 rows))) (values fewer))
 
             property2 "embed >> blocks >> norm >> head is the model, with these shapes" (1, 3) (1, 6) (fun seed b t ->
                 let chooser, config, store = drawn seed
@@ -144,18 +118,7 @@ let tests =
                 let logits = Decoder.head config w config.Rows hidden
                 Expect.equal (bits logits) (bits (Decoder.logits config config.Rows w tokens)) "logits"
                 let table = Decoder.headTable config w
-                Expect.equal table.shape [| int64 config.Rows; int64 config.Width |] "the head's table"
-                let caches = Decoder.caches config w (int64 b) 7L
-                Expect.equal caches.Length config.Layers "a cache each layer"
-
-                for cache in List.choose id caches do
-                    let shape = [| int64 b; int64 config.KeyValueHeads; 7L; int64 config.HeadWidth |]
-                    Expect.equal cache.Keys.shape shape "keys"
-                    Expect.equal cache.Values.shape shape "values"
-
-                let cached, grown = Decoder.cachedBlock config w rotation 0 caches.Head (Decoder.embed config w tokens)
-                shaped "a cached block" cached |> ignore
-                Expect.equal (grown |> Option.map _.Length) (Some(int64 t)) "its cache")
+                Expect.equal table.shape [| int64 config.Rows; int64 config.Width |] "the head's table")
 
             property "the model looks up exactly the parameters that it declares" (fun seed ->
                 let chooser, config, store = drawn seed

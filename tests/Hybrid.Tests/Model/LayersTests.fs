@@ -161,8 +161,7 @@ let tests =
                 let weights, get = drawn chooser (Layers.attentionParameters config 0 "a")
                 let x = wide chooser [ b; t; config.Width ]
                 let rotation = Layers.rotation config torch.CPU torch.float64 0L (int64 t)
-                let y, cache = Layers.attention config weights "a" rotation None x
-                Expect.isNone cache "no cache"
+                let y = Layers.attention config weights "a" rotation x
                 Expect.equal y.shape x.shape "shape"
                 let expected = rows x |> Array.chunkBySize t |> Array.collect (Reference.attention config get "a")
                 close 1e-5 1e-5 $"%A{config}" (Array.concat expected) (values y))
@@ -190,7 +189,7 @@ let tests =
                 let x = wide chooser [ 1; 2; config.Width ]
                 let rotation = Layers.rotation config torch.CPU torch.float64 0L 2L
                 let specs = Layers.attentionParameters config 3 "a"
-                Layers.attention config (spied (fst (drawn chooser specs))) "a" rotation None x |> ignore
+                Layers.attention config (spied (fst (drawn chooser specs))) "a" rotation x |> ignore
                 Expect.equal (Set.ofSeq asked) (specs |> List.map _.Name |> Set.ofList) "attention"
                 asked.Clear()
                 let specs = Layers.feedForwardParameters config 3 "f"

@@ -257,15 +257,14 @@ let tests =
                         |> Decoder.head config store.Weights v.Rows
                         |> Loss.score v batch
 
-                    let sums, counts = Loss.byPosition Kind.Image batch scored
-                    let filled (x: torch.Tensor) = Array.append (values x) (Array.zeroCreate (19 - int x.shape[0]))
-                    values (Loss.bySequence batch scored), filled sums, filled counts
+                    let places = LossByPlace.ofScored { Grid = struct (0, 0); CaptionEdges = [||] } sequences batch scored
+                    values (Loss.bySequence batch scored), places.Image
 
-                let bySequence, sums, counts = losses Kept
-                let bySequence', sums', counts' = losses Dropped
+                let bySequence, image = losses Kept
+                let bySequence', image' = losses Dropped
                 close 1e-4 1e-4 "by sequence" bySequence bySequence'
-                close 1e-4 1e-4 "by position" sums sums'
-                Expect.equal counts' counts "counts by position")
+                close 1e-4 1e-4 "by place" image.Full image'.Full
+                Expect.equal image'.Count image.Count "counts by place")
 
             property2 "packing and its gradient are a choice of rows" (1, 5) (1, 6) (fun seed b t ->
                 let chooser = Chooser seed

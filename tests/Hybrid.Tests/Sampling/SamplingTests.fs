@@ -118,6 +118,34 @@ let private same (what: string) (expected: (int[] * float)[]) (found: int[][]) =
         if margin > 1e-4 then
             Expect.equal found expected $"{what}: sequence {i}"
 
+/// Logits of the last of some tokens, behind others whose keys and values stay as they were turned then, layer by layer.
+let private next (config: ModelConfig) (weights: Weights) (kept: (torch.Tensor * torch.Tensor) list) (tokens_BT: torch.Tensor) =
+    let start =
+        match kept with
+        | (keys, _) :: _ -> keys.shape[2]
+        | [] -> 0L
+
+    let rotation = Decoder.rotation config weights start tokens_BT.shape[1]
+
+    let block (x: torch.Tensor, grown) (layer: int) =
+        let prefix = $"layers.{layer}"
+        let norm name = Layers.norm config.Norm config.NormEpsilon weights $"{prefix}.{name}"
+        let q, k, v = Layers.queriesKeysValues config weights $"{prefix}.attention" rotation (norm "attention_norm" x)
+
+        let k, v =
+            match List.tryItem layer kept with
+            | Some(keys, values) -> torch.cat ([| keys; k |], 2L), torch.cat ([| values; v |], 2L)
+            | None -> k, v
+
+        let mixed = (Layers.attendWithin (int64 config.Window) q k v).transpose(1, 2).flatten(2L)
+        let after = x.plus (Layers.projection config.OutBias weights $"{prefix}.attention.out_proj" mixed)
+        let read = if config.ParallelResidual then x else after
+        after.plus (Layers.feedForward config weights prefix (norm "ffn_norm" read)), (k, v) :: grown
+
+    let x, grown = List.fold block (Decoder.embed config weights tokens_BT, []) [ 0 .. config.Layers - 1 ]
+    let last = Decoder.finalNorm config weights (x.narrow (1, x.shape[1] - 1L, 1L))
+    (Decoder.head config weights config.Rows last).squeeze 1, List.rev grown
+
 let tests =
     testList
         "Sampling"
@@ -149,7 +177,7 @@ let tests =
                     for name, means in ways do
                         for ahead in [ 1; chooser.Int(2, 9) ] do
                             let sampling = { sampling with Lookahead = ahead }
-                            let drawn = imagesBy means ignore config v store.Weights sampling count captions
+                            let drawn = imagesFrom 0L means ignore config v store.Weights sampling count captions
                             same $"{name}, {ahead} ahead" expected drawn.Tokens
                             Expect.isLessThanOrEqual drawn.Passes (int64 count - 1L) "passes"
 
@@ -196,7 +224,7 @@ let tests =
                 let usual = means config store.Weights usualMemory
 
                 let draw memory =
-                    (imagesBy { usual with Memory = memory } ignore config v store.Weights sampling 4 captions).Tokens
+                    (imagesFrom 0L { usual with Memory = memory } ignore config v store.Weights sampling 4 captions).Tokens
 
                 let whole = draw usualMemory
                 Expect.equal (draw 1L) whole "one at a time"
@@ -248,15 +276,15 @@ let tests =
                 let count = 8
                 use _ = torch.inference_mode ()
                 use _ = torch.NewDisposeScope()
-                let mutable caches = Decoder.caches config store.Weights 1L 20L
+                let mutable kept = []
                 let mutable tokens = Host.int64s [ 1L; int64 prompt.Length ] (Array.map int64 prompt)
 
                 let expected =
                     [|
                         for place in 0 .. count - 1 do
-                            let logits, grown = Decoder.next config 9 store.Weights caches tokens
+                            let logits, grown = next config store.Weights kept tokens
                             let column = draw (ancestral seed) [| uniform seed 0L place |] logits
-                            caches <- grown
+                            kept <- grown
                             tokens <- column.unsqueeze 0L
                             int (Array.head (ids column)), margin (ancestral seed) (uniform seed 0L place) logits
                     |]
@@ -287,7 +315,8 @@ let tests =
 
                     Expect.throwsT<OperationCanceledException>
                         (fun () ->
-                            imagesBy means report config v store.Weights (ancestral 1L) 20 (Array.create 5 [| 1 |]) |> ignore)
+                            imagesFrom 0L means report config v store.Weights (ancestral 1L) 20 (Array.create 5 [| 1 |])
+                            |> ignore)
                         "stopped"
 
                     Expect.equal (liveTensors ()) before "live tensors")
@@ -302,7 +331,8 @@ let tests =
                     let report _ = counts.Add(liveTensors ())
                     let config = { config with Positions = 1200; Position = Rotary }
 
-                    imagesBy
+                    imagesFrom
+                        0L
                         means
                         report
                         config

@@ -93,15 +93,4 @@ let tests =
                     let interval = studentMean x
                     let half = (interval.High - interval.Low) / 2.0
                     near 0.0 3e-4 $"{df} degrees of freedom" t (half / deviation x * sqrt (float x.Length)))
-
-            property1 "a paired difference is the mean of differences" (2, 20) (fun seed count ->
-                let chooser = Chooser seed
-                let a, b = chooser.Normals count, chooser.Normals count
-                let interval = pairedDifference a b
-                Expect.equal interval (studentMean (Array.map2 (-) a b)) "differences"
-                // What both share does not matter.
-                let shift = chooser.Normals count
-                let shifted = pairedDifference (Array.map2 (+) a shift) (Array.map2 (+) b shift)
-                near 1e-9 1e-9 "mean" interval.Mean shifted.Mean
-                near 1e-9 1e-9 "low" interval.Low shifted.Low)
         ]

@@ -1,4 +1,4 @@
-/// What the tests of file formats share: temporary folders, the shared material, and damaged copies of valid files.
+/// What the tests of file formats share: temporary folders and damaged copies of valid files.
 module Hybrid.Tests.FormatsSupport
 
 open System
@@ -10,27 +10,8 @@ open TorchSharp
 
 /// Runs a test in a new folder that is removed afterwards.
 let inFolder (test: string -> unit) : unit =
-    let folder = Directory.CreateTempSubdirectory("hybrid-tests-").FullName
-
-    try
-        test folder
-    finally
-        Directory.Delete(folder, true)
-
-/// The shared material's path, or a skipped test where it is absent.
-let shared (relative: string) : string =
-    let root =
-        match Environment.GetEnvironmentVariable "HYBRID_TEST_DATA" with
-        | null
-        | "" -> Path.GetFullPath(Path.Combine(__SOURCE_DIRECTORY__, "..", "..", "..", "..", "shared"))
-        | folder -> folder
-
-    let path = Path.Combine(root, relative)
-
-    if not (Path.Exists path) then
-        skiptest $"{path} is absent (set HYBRID_TEST_DATA to the folder of test material)"
-
-    path
+    use folder = new Folder()
+    test (folder.At "")
 
 /// A damaged copy of some bytes: cut, flipped, overwritten with extremes, with a piece doubled or taken out.
 let damage (seed: int) (original: byte[]) : byte[] =
@@ -108,12 +89,7 @@ let damagedFilesAreRefused (name: string) (extension: string) (original: unit ->
             Expect.isLessThan allocated (1_000_000L + 200L * int64 valid.Value.Length) "memory allocated while reading"))
 
 /// The refusal's message that an action ends with.
-let refusal (action: unit -> unit) : string =
-    try
-        action ()
-        failtest "it was read without a refusal"
-    with :? InputException as refusal ->
-        refusal.Message
+let refusal: (unit -> unit) -> string = Generate.refused "the file"
 
 /// Reads every tensor of a file once.
 let loadAll (file: Runner.Formats.ITensorFile) : unit =

@@ -3,7 +3,6 @@ module Hybrid.Tests.Generate
 
 open System
 open System.Collections.Generic
-open System.IO
 open Expecto
 open FsCheck
 open FsCheck.FSharp
@@ -234,29 +233,6 @@ let batch (chooser: Chooser) (vocabulary: Vocabulary) (count: int) (length: int)
 
 /// Tensors that are alive on this thread.
 let liveTensors () : int64 = DisposeScopeManager.Statistics.ThreadTotalLiveCount
-
-/// The folder of shared test data: HYBRID_TEST_DATA, or `shared` beside the repository.
-let private testData: string option =
-    let rec up (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> None
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) ->
-            match folder.Parent with
-            | null -> None
-            | parent -> Some(Path.Combine(parent.FullName, "shared"))
-        | folder -> up folder.Parent
-
-    match Environment.GetEnvironmentVariable "HYBRID_TEST_DATA" with
-    | null
-    | "" -> up (DirectoryInfo AppContext.BaseDirectory)
-    | path -> Some path
-
-/// The full path of an entry of the shared test data; where it is absent the test is skipped, saying so.
-let skipWithout (entry: string) : string =
-    match testData |> Option.map (fun folder -> Path.Combine(folder, entry)) with
-    | Some path when File.Exists path || Directory.Exists path -> path
-    | Some path -> skiptest $"{path} is not here; set HYBRID_TEST_DATA to the folder that holds {entry}"
-    | None -> skiptest $"no shared test data; set HYBRID_TEST_DATA to the folder that holds {entry}"
 
 /// What a result must be: Ok.
 let accepted (what: string) (result: Result<'a, string list>) : 'a =

@@ -8,23 +8,31 @@ open System.Text.Json
 open Expecto
 open Hybrid
 
-/// Runs the built program; its exit code, stdout and stderr.
-let program (arguments: string list) : int * string * string =
-    let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
+/// Starts a program; `environment` is set beside what this process has.
+let begun (file: string) (environment: (string * string) list) (arguments: string list) : Process =
+    let start = ProcessStartInfo(file, arguments, RedirectStandardOutput = true, RedirectStandardError = true)
 
-    for argument in Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments do
-        start.ArgumentList.Add argument
-
-    start.Environment["HYBRID_THREADS"] <- "1"
+    for name, value in environment do
+        start.Environment[name] <- value
 
     match Process.Start start with
-    | null -> failtest "the program did not start"
-    | running ->
-        use running = running
-        let errors = running.StandardError.ReadToEndAsync()
-        let output = running.StandardOutput.ReadToEnd()
-        running.WaitForExit()
-        running.ExitCode, output, errors.Result
+    | null -> failtest $"{file} did not start"
+    | running -> running
+
+/// Starts the built program.
+let started (environment: (string * string) list) (arguments: string list) : Process =
+    begun "dotnet" (("HYBRID_THREADS", "1") :: environment) (Path.Combine(AppContext.BaseDirectory, "hybrid.dll") :: arguments)
+
+/// The exit code, stdout and stderr of a process, once it has ended.
+let ended (running: Process) : int * string * string =
+    use running = running
+    let errors = running.StandardError.ReadToEndAsync()
+    let output = running.StandardOutput.ReadToEnd()
+    running.WaitForExit()
+    running.ExitCode, output, errors.Result
+
+/// Runs the built program; its exit code, stdout and stderr.
+let program (arguments: string list) : int * string * string = ended (started [] arguments)
 
 /// A JSON text's root.
 let parsed (output: string) : JsonElement =

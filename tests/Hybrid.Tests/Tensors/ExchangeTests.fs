@@ -91,7 +91,7 @@ let private buckets =
                                     && slot.Offset < bucket.End
                                     && slot.Offset + slot.Spec.Count > bucket.Start
                                 then
-                                    Expect.isLessThanOrEqual bucket.After (Exchange.blockOf slot.Spec.Name) "ready"
+                                    Expect.isLessThanOrEqual bucket.After (ParameterName.block slot.Spec.Name) "ready"
 
                         Expect.equal (buckets |> List.map _.After) (buckets |> List.map _.After |> List.sortDescending) "order"
 
@@ -111,6 +111,15 @@ let private buckets =
                             total
                             "owned")
 
+/// What the sum of parts, each a stride after the one before, is.
+let private summed (kind: ElementType) (parts: int) (stride: int) (count: int) (source: 'a[]) : 'a[] when 'a: unmanaged =
+    let target = Array.zeroCreate<'a>(max 1 count)
+    use from = fixed source
+    use into = fixed target
+    let address = NativeInterop.NativePtr.toNativeInt
+    OrderedSum.Into(address into, address from, parts, int64 stride, int64 count, kind)
+    target[.. count - 1]
+
 let private sums =
     property3
         "sums of what processes send go in the order of ranks, bf16 in fp32 with one rounding"
@@ -118,107 +127,41 @@ let private sums =
         (0, 200)
         (0, 3)
         (fun seed parts count kind ->
+            let kind = enum<ElementType> kind
             let stride = count + 5
-            let value i = Random.uniform (Random.ofSeed seed) (int64 i) * 2.0 - 1.0
-            let all = parts * stride
 
-            match enum<ElementType> kind with
-            | ElementType.Float32 ->
-                let source = Array.init all (value >> float32)
-                let target = Array.zeroCreate<float32>(max 1 count)
-                use a = fixed source
-                use b = fixed target
+            let source convert =
+                Array.init (parts * stride) (fun i -> convert (Random.uniform (Random.ofSeed seed) (int64 i) * 2.0 - 1.0))
 
-                OrderedSum.Into(
-                    NativeInterop.NativePtr.toNativeInt b,
-                    NativeInterop.NativePtr.toNativeInt a,
-                    parts,
-                    int64 stride,
-                    int64 count,
-                    ElementType.Float32
-                )
+            let inOrder add (source: _[]) =
+                Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.reduce add)
 
-                let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.reduce (+))
-                Expect.equal target[.. count - 1] expected "fp32"
-            | ElementType.BFloat16 ->
-                let wide (bits: uint16) = BitConverter.UInt32BitsToSingle(uint32 bits <<< 16)
-                let source = Array.init all (fun i -> uint16 (BitConverter.SingleToUInt32Bits(float32 (value i)) >>> 16))
-                let target = Array.zeroCreate<uint16>(max 1 count)
-                use a = fixed source
-                use b = fixed target
+            let exactly add convert =
+                let source = source convert
+                Expect.equal (summed kind parts stride count source) (inOrder add source) $"{kind}"
 
-                OrderedSum.Into(
-                    NativeInterop.NativePtr.toNativeInt b,
-                    NativeInterop.NativePtr.toNativeInt a,
-                    parts,
-                    int64 stride,
-                    int64 count,
-                    ElementType.BFloat16
-                )
-
-                for i in 0 .. count - 1 do
-                    let exact = Seq.init parts (fun p -> wide source[p * stride + i]) |> Seq.reduce (+)
-                    let error step = abs (wide (uint16 (int target[i] + step)) - exact)
-                    Expect.isTrue (error 0 <= error 1 && error 0 <= error -1) "the nearest bf16"
-            | ElementType.Float64 ->
-                let source = Array.init all value
-                let target = Array.zeroCreate<float>(max 1 count)
-                use a = fixed source
-                use b = fixed target
-
-                OrderedSum.Into(
-                    NativeInterop.NativePtr.toNativeInt b,
-                    NativeInterop.NativePtr.toNativeInt a,
-                    parts,
-                    int64 stride,
-                    int64 count,
-                    ElementType.Float64
-                )
-
-                let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.reduce (+))
-                Expect.equal target[.. count - 1] expected "fp64"
+            match kind with
+            | ElementType.Float32 -> exactly (+) float32
+            | ElementType.Float64 -> exactly (+) id
+            | ElementType.Int64 -> exactly (+) (fun value -> int64 (value * 1e15))
             | _ ->
-                let source = Array.init all (fun i -> int64 (value i * 1e15))
-                let target = Array.zeroCreate<int64>(max 1 count)
-                use a = fixed source
-                use b = fixed target
+                let wide (bits: uint16) = BitConverter.UInt32BitsToSingle(uint32 bits <<< 16)
+                let source = source (fun value -> uint16 (BitConverter.SingleToUInt32Bits(float32 value) >>> 16))
+                let exact = inOrder (+) (Array.map wide source)
 
-                OrderedSum.Into(
-                    NativeInterop.NativePtr.toNativeInt b,
-                    NativeInterop.NativePtr.toNativeInt a,
-                    parts,
-                    int64 stride,
-                    int64 count,
-                    ElementType.Int64
-                )
-
-                let expected = Array.init count (fun i -> Seq.init parts (fun p -> source[p * stride + i]) |> Seq.sum)
-                Expect.equal target[.. count - 1] expected "int64")
+                for exact, found in Array.zip exact (summed kind parts stride count source) do
+                    let error step = abs (wide (uint16 (int found + step)) - exact)
+                    Expect.isTrue (error 0 <= error 1 && error 0 <= error -1) "the nearest bf16")
 
 let private special =
     testCase "bf16 sums keep what is infinite or no number" (fun () ->
         for count in [ 1; 40 ] do
             let source = Array.concat [ Array.create count 0x7F80us; Array.create count 0xFF80us ]
-            let target = Array.zeroCreate<uint16> count
-            use a = fixed source
-            use b = fixed target
-
-            let into parts =
-                OrderedSum.Into(
-                    NativeInterop.NativePtr.toNativeInt b,
-                    NativeInterop.NativePtr.toNativeInt a,
-                    parts,
-                    int64 count,
-                    int64 count,
-                    ElementType.BFloat16
-                )
-
-            into 1
-            Expect.equal target (Array.create count 0x7F80us) "infinity"
-            into 2
+            let sum parts = summed ElementType.BFloat16 parts count count source
+            Expect.equal (sum 1) (Array.create count 0x7F80us) "infinity"
 
             Expect.isTrue
-                (target |> Array.forall (fun bits -> bits &&& 0x7F80us = 0x7F80us && bits &&& 0x7Fus <> 0us))
+                (sum 2 |> Array.forall (fun bits -> bits &&& 0x7F80us = 0x7F80us && bits &&& 0x7Fus <> 0us))
                 "no number")
 
 let private read (pairs: (string * string) list) =

@@ -65,16 +65,7 @@ let private original () : string =
 
     path
 
-/// The repository's Directory.Build.targets; skipped where the tests run apart from it.
-let private targets () : string =
-    let rec up (folder: DirectoryInfo | null) =
-        match folder with
-        | null -> skiptest "the tests do not run inside the repository, which has Directory.Build.targets"
-        | folder when File.Exists(Path.Combine(folder.FullName, "Hybrid.sln")) ->
-            Path.Combine(folder.FullName, "Directory.Build.targets")
-        | folder -> up folder.Parent
-
-    up (DirectoryInfo AppContext.BaseDirectory)
+let private targets = Path.Combine(Repository.root, "Directory.Build.targets")
 
 /// Runs the build's task on each file in turn, as builds of their own would; the exit code and what was said.
 let private mend (folder: Folder) (files: string list) : int * string =
@@ -87,7 +78,7 @@ let private mend (folder: Folder) (files: string list) : int * string =
         folder.Write(
             "mend.proj",
             $"""<Project>
-  <Import Project="{targets ()}" />
+  <Import Project="{targets}" />
   <Target Name="Mend">
 {steps}
   </Target>
@@ -95,20 +86,11 @@ let private mend (folder: Folder) (files: string list) : int * string =
 """
         )
 
-    let start = ProcessStartInfo("dotnet", RedirectStandardOutput = true, RedirectStandardError = true)
-    start.WorkingDirectory <- folder.At "."
+    let code, output, errors =
+        Running.begun "dotnet" [] [ "msbuild"; project; "-t:Mend"; "-nologo"; "-nodeReuse:false"; "-v:minimal" ]
+        |> Running.ended
 
-    for argument in [ "msbuild"; project; "-t:Mend"; "-nologo"; "-nodeReuse:false"; "-v:minimal" ] do
-        start.ArgumentList.Add argument
-
-    match Process.Start start with
-    | null -> failtest "dotnet msbuild did not start"
-    | running ->
-        use running = running
-        let errors = running.StandardError.ReadToEndAsync()
-        let output = running.StandardOutput.ReadToEnd()
-        running.WaitForExit()
-        running.ExitCode, output + errors.Result
+    code, output + errors
 
 let private ours =
     testCase "the library beside the tests needs no newer libstdc++ than it uses" (fun () ->

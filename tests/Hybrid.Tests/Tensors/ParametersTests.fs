@@ -204,25 +204,6 @@ let tests =
 
                 misshapen "another shape" (fun () -> Parameters.set store spec.Name (given.unsqueeze 0L)))
 
-            property "copyShared copies what both have and names the rest" (fun seed ->
-                let chooser = Chooser seed
-                let shared = drawnSpecs chooser
-                let own name = { Name = name; Shape = [ 2L; 2L ]; Init = TruncatedNormal 1.0 }
-                use source = storeWith Fp32 Parameters.Matrices (fun _ -> Moves) (own "old" :: shared) seed
-                let targets = List.rev shared @ [ own "new" ]
-                use target = storeWith Bf16 Parameters.All (drawnMovement chooser targets) targets (seed + 1L)
-                use before = target.MasterOf "new"
-                let before = bits before
-                Expect.equal (Parameters.copyShared source target) [ "new" ] "what only the target has"
-
-                for spec in shared do
-                    use copied = target.MasterOf spec.Name
-                    Expect.equal (bits copied) (bits (source.Weights spec.Name)) spec.Name
-
-                use after = target.MasterOf "new"
-                Expect.equal (bits after) before "the rest stays"
-                Expect.equal (bits target.Compute) (bits (target.Master.``to`` torch.bfloat16)) "the copy is renewed")
-
             testCase "a name given twice, and an unknown one, are refused" (fun () ->
                 let spec = { Name = "w"; Shape = [ 2L ]; Init = Ones }
 

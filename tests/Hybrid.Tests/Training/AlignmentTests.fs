@@ -304,7 +304,7 @@ let tests =
                 Expect.equal (bits table) (bits (randomTexts (Random.ofSeed seed) 0.5 rows 8)) "the same seed, the same rows")
 
             case "sixty steps are those of another implementation" (fun () ->
-                let folder = skipWithout "golden/align_a"
+                let folder = Material.shared "golden/align_a"
                 let file name = Path.Combine(folder, name)
                 use expected = JsonDocument.Parse(File.ReadAllText(file "expected.json"))
                 use texts = JsonDocument.Parse(File.ReadAllText(file "text_ids.json"))
