@@ -11,6 +11,21 @@ internal static class Jobs
             return DoctorJob.Run(doctor);
         }
 
+        if (command is CompletionCommand completion)
+        {
+            string script = Completion.script(completion.Shell);
+            if (completion.Json)
+            {
+                Json.Write(new { completion.Shell, Script = script });
+            }
+            else
+            {
+                Console.Out.Write(script);
+            }
+
+            return true;
+        }
+
         if (command is SoakCommand soak)
         {
             // Only the processes that it starts compute.

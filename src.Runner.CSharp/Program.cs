@@ -11,9 +11,9 @@ public static class Program
     /// <summary>Carries out a command line, and returns the exit code.</summary>
     public static int Main(string[] arguments)
     {
-        if (Distribution.RankVariables.Launched)
+        if (Distribution.RankVariables.Launched || !Terminal.Moves(Environment.GetEnvironmentVariable))
         {
-            // Launchers give processes a terminal of their own, of which nobody sees the control characters that .NET writes to it.
+            // Launchers give processes a terminal of their own, and CI may: neither is to get the control characters that .NET writes to one.
             Environment.SetEnvironmentVariable("TERM", "dumb");
         }
 
@@ -21,6 +21,11 @@ public static class Program
         {
             case HelpOutcome help:
                 Console.Out.WriteLine(help.Text);
+                if (arguments.Length == 0 && Welcome.Runs(Directory.GetCurrentDirectory()) is { } runs)
+                {
+                    Console.Out.WriteLine("\n" + runs);
+                }
+
                 return Done;
             case UsageOutcome usage:
                 Console.Error.WriteLine(usage.Text);

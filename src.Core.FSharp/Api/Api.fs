@@ -64,7 +64,7 @@ type Descriptions private () =
 
     /// A training configuration with `--set` values put in. Errors: InputException naming every key that is wrong.
     static member Training(source: string, json: string, values: IEnumerable<KeyValuePair<string, string>>) : TrainConfig =
-        TrainConfig.set values json |> Result.bind TrainConfig.parse |> orThrow source
+        TrainConfig.parseWith values json |> orThrow source
 
     /// What a Trainable preset moves, for a person.
     static member Movement(config: ModelConfig, oldRows: int, preset: string) : string =

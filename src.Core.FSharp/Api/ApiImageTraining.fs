@@ -14,7 +14,7 @@ type ImageTrainPlan
 
     /// A configuration's text with values put at dotted names first. Errors: InputException naming every key that is wrong.
     static member Parse(source: string, text: string, values: IEnumerable<KeyValuePair<string, string>>) : ImageTrainPlan =
-        match TrainConfig.set values text |> Result.bind ImageTrainConfig.parse with
+        match ImageTrainConfig.parseWith values text with
         | Ok config -> ImageTrainPlan config
         | Error errors ->
             let lines = String.Join("\n  ", errors)

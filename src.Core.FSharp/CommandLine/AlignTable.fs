@@ -40,5 +40,6 @@ let command (given: ParseResults<AlignArguments>) : ICommand =
         NearestOf = given.TryGetResult <@ AlignArguments.Nearest_Of @> |> idsOrNull
         Words = given.GetResults <@ AlignArguments.Codes_Of_Word @> |> List.map unprotect |> readOnly
         Out = given.GetResult <@ AlignArguments.Out @>
+        TensorBoard = given.Contains <@ AlignArguments.TensorBoard @>
         Json = given.Contains <@ AlignArguments.Json @>
     }

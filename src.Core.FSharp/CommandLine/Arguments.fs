@@ -29,6 +29,7 @@ type ValueAttribute
 
 module internal Words =
     let json = "one JSON object on stdout instead of text"
+    let tensorBoard = "also write event files for TensorBoard beside metrics.jsonl"
     let model = "a run, a checkpoint, a Hugging Face directory, or an open_lm .pt"
     let modelConfig = "the model JSON that belongs to an open_lm .pt"
 
@@ -47,18 +48,20 @@ type internal StudyArguments =
     | [<Unique>] Dry_Run
     | [<Unique; Value("N")>] Seed of int64
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 1024.0)>] Parallel of int
+    | [<Unique; CustomCommandLine "--tensorboard">] TensorBoard
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
             | Preset _ -> "smoke: a minute; tiny (default): ten minutes on a laptop; paper: the paper's own sizes"
-            | Config _ -> "a configuration that changes the preset"
+            | Config _ -> "a plan, strict JSON, that changes the preset (default: the preset as it is)"
             | Out _ -> "directory of the run (default: a new one under runs/)"
-            | Resume _ -> "go on where a run in that directory stopped, or begin it"
+            | Resume _ -> "go on where a run in that directory stopped, or begin it (default: refuse one that is there)"
             | Dry_Run -> "only work out parameters, FLOPs, memory and time"
-            | Seed _ -> "seed of everything random"
+            | Seed _ -> "seed of everything random (default: the plan's, else 0)"
             | Parallel _ -> "arms that run side by side (default: one for each GPU or CPU thread)"
+            | TensorBoard -> Words.tensorBoard
             | Json -> Words.json
 
 type internal PrepareArguments =
@@ -89,7 +92,7 @@ type internal PrepareArguments =
             | Ema -> Words.averages
             | Precision _ ->
                 "of the image tokenizer: bf16 is faster where the processor has it; a few codes differ (default: fp32)"
-            | Image_Size _ -> "pictures are cropped and resized to N x N pixels"
+            | Image_Size _ -> "with --image-tokenizer: pictures are cropped and resized to N x N pixels"
             | Reducing_Gap _ -> "shrink by whole factors first, as Pillow's reducing_gap does (default: no)"
             | Captions _ -> "first: one caption a picture (default); all: a pair for each"
             | Max_Text_Tokens _ -> "the longest caption (default: what fits in 1152 positions beside the codes)"
@@ -105,15 +108,18 @@ type internal TrainArguments =
     | [<Value("KEY VALUE")>] Set of key: string * value: string
     | [<Mandatory; Unique; Value("DIR")>] Out of string
     | [<Unique; Value("auto|must|PATH")>] Resume of string
+    | [<Unique; CustomCommandLine "--tensorboard">] TensorBoard
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member case.Usage =
             match case with
             | Config _ -> "the run's configuration, strict JSON"
-            | Set _ -> "put VALUE in the place of the configuration's a.b.c; may be given again"
+            | Set _ -> "put VALUE in the place of the configuration's key a.b.c; may be given again"
             | Out _ -> "directory of the run"
-            | Resume _ -> "auto: go on or begin; must: go on or fail; PATH: from that checkpoint"
+            | Resume _ ->
+                "auto: go on or begin; must: go on or fail; PATH: from that checkpoint (default: refuse a run that is there)"
+            | TensorBoard -> Words.tensorBoard
             | Json -> Words.json
 
 type internal EvaluateArguments =
@@ -168,13 +174,13 @@ type internal GenerateArguments =
             | Prompts_File _ -> "a text file with a caption on each line"
             | Count _ -> "pictures for each caption (default: 1)"
             | Temperature _ -> "0 takes the most probable code (default: 1)"
-            | Top_K _ -> "sample from the K most probable codes only"
-            | Top_P _ -> "sample from the fewest codes that hold probability P"
+            | Top_K _ -> "sample from the K most probable codes only (default: all)"
+            | Top_P _ -> "sample from the fewest codes that hold probability P (default: 1, all)"
             | Cfg _ -> "strength of classifier-free guidance; several: the same pictures at each (default: 1, none)"
             | Seed _ -> "seed of the sampling (default: 0)"
             | Lookahead _ -> "codes that a pass reads ahead; the pictures stay the same (default: 1, none)"
             | Precision _ -> "bf16 is faster where the processor has it; a few codes differ (default: fp32)"
-            | Memory_Budget _ -> "for cached keys and values; more pictures are drawn in turn (default: 4000)"
+            | Memory_Budget _ -> "megabytes for cached keys and values; more pictures are drawn in turn (default: 4000)"
             | Out _ -> "directory of the pictures"
             | Json -> Words.json
 
@@ -222,6 +228,7 @@ type internal TokenizeArguments =
 
 type internal ImageArguments =
     | [<Mandatory; Unique; MainCommand; Value("encode|decode|reconstruct|train", Closed = true)>] Action of string
+    | [<Mandatory; Value("PATH", Several = true)>] Input of string
     | [<Unique; Value("PATH")>] Tokenizer of string
     | [<Unique; Value("F")>] Tokenizer_Config of string
     | [<Unique>] Ema
@@ -229,7 +236,6 @@ type internal ImageArguments =
     | [<Unique; Value("N", Minimum = 1.0)>] Batch of int
     | [<Unique; Value("MB", Minimum = 1.0)>] Memory_Budget of int
     | [<Unique>] Strict
-    | [<Mandatory; Value("PATH", Several = true)>] Input of string
     | [<Unique; Value("vqvae|movq", Closed = true)>] Kind of string
     | [<Unique; Value("N", Minimum = 1.0)>] Image_Size of int
     | [<Unique; Value("K", Minimum = 2.0)>] Codes of int
@@ -238,6 +244,7 @@ type internal ImageArguments =
     | [<Value("KEY VALUE")>] Set of key: string * value: string
     | [<Unique; Value("auto", Closed = true)>] Resume of string
     | [<Mandatory; Unique; Value("DIR")>] Out of string
+    | [<Unique; CustomCommandLine "--tensorboard">] TensorBoard
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -250,17 +257,18 @@ type internal ImageArguments =
             | Ema -> Words.averages
             | Precision _ -> "bf16 is faster where the processor has it; a few codes differ (default: fp32)"
             | Batch _ -> "pictures that go through together (default: 16)"
-            | Memory_Budget _ -> "for the maps of pictures; larger pictures go through in tiles (default: 4000)"
+            | Memory_Budget _ -> "megabytes for the maps of pictures; larger pictures go through in tiles (default: 4000)"
             | Strict -> "stop at a picture that cannot be read instead of leaving it out"
             | Input _ -> "pictures or folders of them, for decode files of codes, for train also tars and tables"
             | Kind _ -> "train: the kind of tokenizer, the configuration's kind (default: vqvae)"
-            | Image_Size _ -> "train: squares of N x N pixels, the configuration's imageSize"
+            | Image_Size _ -> "train: squares of N x N pixels, the configuration's imageSize (no default)"
             | Codes _ -> "train: how many codes, the configuration's model.codes (default: 512)"
             | Steps _ -> "train: steps of the run, the configuration's schedule.steps (default: 2000)"
             | Config _ -> "train: the run's configuration, strict JSON"
-            | Set _ -> "train: put VALUE in the place of the configuration's a.b.c; may be given again"
-            | Resume _ -> "train: go on where a run in that directory stopped, or begin it"
+            | Set _ -> "train: put VALUE in the place of the configuration's key a.b.c; may be given again"
+            | Resume _ -> "train: go on where a run in that directory stopped, or begin it (default: refuse one that is there)"
             | Out _ -> "directory of the results, for train of the run"
+            | TensorBoard -> Words.tensorBoard
             | Json -> Words.json
 
 type internal ConvertArguments =
@@ -305,6 +313,7 @@ type internal ReportArguments =
     | [<Unique>] Watch
     | [<Unique; Value("N", Minimum = 1.0, Maximum = 65535.0)>] Port of int
     | [<Unique; Value("B", Minimum = 0.0, Maximum = 0.99)>] Smoothing of float
+    | [<Unique; CustomCommandLine "--tensorboard"; Value("DIR")>] TensorBoard of string
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -315,6 +324,7 @@ type internal ReportArguments =
             | Watch -> "serve the page on this machine while the runs go on, also runs that have not begun"
             | Port _ -> "watch: the port of 127.0.0.1 (default: any that is free)"
             | Smoothing _ -> "weight of the moving average that curves begin with (default: 0.95)"
+            | TensorBoard _ -> "also write event files for TensorBoard, into a folder of DIR for each run"
             | Json -> Words.json
 
 type internal DoctorArguments =
@@ -323,4 +333,14 @@ type internal DoctorArguments =
     interface IArgParserTemplate with
         member case.Usage =
             match case with
+            | Json -> Words.json
+
+type internal CompletionArguments =
+    | [<Mandatory; Unique; MainCommand; Value("bash|zsh|fish", Closed = true)>] Shell of string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member case.Usage =
+            match case with
+            | Shell _ -> "the shell"
             | Json -> Words.json

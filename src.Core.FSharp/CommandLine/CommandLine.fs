@@ -74,17 +74,18 @@ let overview: string =
     ]
     |> String.concat "\n"
 
-let private synopsis (entry: Entry) =
+let private synopsis (entry: Entry) (word: string) =
     let named name = entry.Flags.Value |> List.find (fun flag -> flag.Name = name)
+    let needed = entry.Choices |> List.filter (fun choice -> choice.Word = word) |> List.collect _.Needs
 
     [
         "hybrid " + entry.Name
         for flag in entry.Flags.Value do
             if flag.Positional then
-                shown flag
+                if word = "" then shown flag else word
 
-        for flag in entry.Flags.Value do
-            if flag.Mandatory && not flag.Positional then
+        for flag in optionsWith word entry do
+            if flag.Mandatory || List.contains flag.Name needed then
                 shown flag
 
         if not entry.OneOf.IsEmpty then
@@ -98,24 +99,50 @@ let private synopsis (entry: Entry) =
     |> String.concat " "
     |> wrap 75
 
-let private page (entry: Entry) =
+/// The help of a command, or of what its first word makes of it.
+let private page (entry: Entry) (word: string) =
+    let words = entry.Choices |> List.map _.Word
+
     [
-        $"hybrid {entry.Name}: {entry.Summary}."
+        match entry.Choices |> List.tryFind (fun choice -> choice.Word = word) with
+        | Some choice -> $"hybrid {entry.Name} {word}: {choice.Summary}."
+        | None -> $"hybrid {entry.Name}: {entry.Summary}."
         ""
         "Usage:"
-        match synopsis entry with
+        match synopsis entry word with
         | first :: rest ->
             "  " + first
             yield! rest |> List.map (fun line -> "      " + line)
         | [] -> ()
         ""
         "Options:"
-        for flag in entry.Flags.Value do
-            yield! twoColumns (shown flag, flag.Description)
+        if word = "" then
+            for flag in entry.Flags.Value do
+                if flag.Positional then
+                    yield! twoColumns (shown flag, flag.Description)
+        for flag in optionsWith word entry do
+            // Which word an option belongs to need not be said where there is only one.
+            let start = $"{word}: "
+            let description = flag.Description
+
+            yield!
+                twoColumns (
+                    shown flag,
+                    (if description.StartsWith start then description.Substring start.Length else description)
+                )
         yield! twoColumns ("--help", "this text")
+        if word = "" && not words.IsEmpty then
+            ""
+            $"hybrid {entry.Name} {words.Head} --help shows what goes with {words.Head} alone."
         ""
         "Example:"
-        for line in entry.Example.Split '\n' do
+        let example =
+            entry.Choices
+            |> List.tryFind (fun choice -> choice.Word = word)
+            |> Option.map _.Example
+            |> Option.defaultValue entry.Example
+
+        for line in example.Split '\n' do
             "  " + line
     ]
     |> String.concat "\n"
@@ -132,28 +159,12 @@ let options (command: string) : IReadOnlyList<string> =
 
 // ---- parsing ----
 
-/// Levenshtein's distance: insertions, deletions and replacements between two words.
-let private distance (a: string) (b: string) =
-    let mutable row = Array.init (b.Length + 1) id
-
-    for i = 1 to a.Length do
-        let next = Array.create (b.Length + 1) i
-
-        for j = 1 to b.Length do
-            let replaced = row[j - 1] + (if a[i - 1] = b[j - 1] then 0 else 1)
-            next[j] <- min replaced (1 + min row[j] next[j - 1])
-
-        row <- next
-
-    row[b.Length]
-
+/// The name that a word was meant for; the dashes of options say nothing.
 let private nearest (word: string) (known: string list) =
-    known
-    |> List.map (fun name -> name, distance (word.ToLowerInvariant().Replace('_', '-')) name)
-    |> List.filter (fun (name, far) -> far <= max 2 (name.TrimStart('-').Length / 3))
-    |> List.sortBy snd
-    |> List.tryHead
-    |> Option.map fst
+    let bare (name: string) = name.TrimStart '-'
+
+    Suggest.nearest (List.map bare known) (bare (word.Replace('_', '-')))
+    |> Option.bind (fun meant -> known |> List.tryFind (fun name -> bare name = meant))
 
 let private didYouMean word known =
     match nearest word known with
@@ -220,8 +231,18 @@ let private faultOf (flag: Flag) (field: Type) (word: string) : string option =
 /// What the words are, by the flags they belong to, and what is wrong with them.
 type private Scan = { Given: (Flag * string list) list; Faults: string list; Help: bool }
 
+/// What is said of an option that there is not: the nearest one, or the key of the configuration that has its name.
+let private unknownOption (keys: JsonKey list) (name: string) (known: string list) =
+    let letters (text: string) = text.Replace("-", "").Replace("_", "").ToLowerInvariant()
+    let last (key: JsonKey) = key.Name.Substring(key.Name.LastIndexOf '.' + 1)
+
+    match keys |> List.filter (fun key -> letters (last key) = letters name && key.Wanted <> "an object") with
+    | key :: _ when not (List.contains name known) ->
+        $"There is no option {name}. The configuration has the key {key.Name}: give it as --set {key.Name} VALUE."
+    | _ -> $"There is no option {name}." + didYouMean name known
+
 /// Reads the words against the flags of a command: whole values go on to Argu, every fault is named.
-let private scan (flags: Flag list) (words: string list) : Scan =
+let private scan (keys: JsonKey list) (flags: Flag list) (words: string list) : Scan =
     let known =
         "--help" :: (flags |> List.filter (fun flag -> not flag.Positional) |> List.map (fun flag -> flag.Name))
 
@@ -243,7 +264,7 @@ let private scan (flags: Flag list) (words: string list) : Scan =
 
             match flags |> List.tryFind (fun flag -> flag.Name = name && not flag.Positional) with
             | None ->
-                let sentence = $"There is no option {name}." + didYouMean name known
+                let sentence = unknownOption keys name known
                 // The words after an unknown option are most likely its values: no second complaint about them.
                 read (fault sentence scan) (List.skip (List.length (plain rest)) rest)
             | Some flag when flag.Fields.IsEmpty && not inlineValue.IsEmpty -> read (fault $"{name} takes no value." scan) rest
@@ -361,10 +382,10 @@ let private usage (about: string) (faults: string list) : Outcome =
     UsageOutcome $"{text}\nSee: hybrid {about}--help"
 
 let private parseCommand (entry: Entry) (words: string list) : Outcome =
-    let scan = scan entry.Flags.Value words
+    let scan = scan entry.Keys.Value entry.Flags.Value words
 
     if scan.Help then
-        HelpOutcome(page entry)
+        HelpOutcome(page entry (chosen entry scan |> List.map _.Word |> List.tryHead |> Option.defaultValue ""))
     else
         match scan.Faults @ wholeFaults entry scan with
         | [] ->
@@ -393,7 +414,7 @@ let parse (arguments: string[]) : Outcome =
     | [] -> HelpOutcome overview
     | [ "--version" ] -> HelpOutcome $"hybrid {version}"
     | [ ("--help" | "-h" | "-?" | "help") ] -> HelpOutcome overview
-    | "help" :: Known entry :: _ -> HelpOutcome(page entry)
+    | "help" :: Known entry :: words -> parseCommand entry (words @ [ "--help" ])
     | Known entry :: words -> parseCommand entry words
     | word :: _ when looksLikeFlag word -> usage "" [ $"There is no option {word}." + didYouMean word [ "--help"; "--version" ] ]
     | word :: _ -> usage "" [ $"There is no command {word}." + didYouMean word (List.ofSeq commands) ]

@@ -22,7 +22,7 @@ type Flag =
     }
 
 /// One of the words that a command can begin with.
-type Choice = { Word: string; Needs: string list; Takes: string list }
+type Choice = { Word: string; Summary: string; Needs: string list; Takes: string list; Example: string }
 
 /// A command as the table lists it.
 type Entry =
@@ -40,6 +40,8 @@ type Entry =
         Beside: (string * string) list
         /// What the first word decides: options that stand here go only with the words they stand at.
         Choices: Choice list
+        /// The keys that --set reaches, where the command has it.
+        Keys: Lazy<JsonKey list>
         Flags: Lazy<Flag list>
         Read: string[] -> ICommand
     }
@@ -73,9 +75,21 @@ let private entry<'T when 'T :> IArgParserTemplate> name summary example (comman
         Together = []
         Beside = []
         Choices = []
+        Keys = lazy []
         Flags = lazy (flagsOf parser.Value)
         Read = fun words -> command (parser.Value.ParseCommandLine(words, raiseOnUsage = false))
     }
+
+/// The options of a command that go with its first word; all of them where that decides nothing, or is not there.
+let optionsWith (word: string) (entry: Entry) : Flag list =
+    let all = entry.Flags.Value |> List.filter (fun flag -> not flag.Positional)
+
+    match entry.Choices |> List.tryFind (fun choice -> choice.Word = word) with
+    | None -> all
+    | Some choice ->
+        let own = choice.Needs @ choice.Takes
+        let others = entry.Choices |> List.collect (fun other -> other.Needs @ other.Takes)
+        all |> List.filter (fun flag -> List.contains flag.Name own || not (List.contains flag.Name others))
 
 let private spelledLikeOption (text: string) = text.StartsWith '-' || text.StartsWith literal
 
@@ -102,6 +116,7 @@ let table: Entry list =
                 DryRun = given.Contains <@ StudyArguments.Dry_Run @>
                 Seed = given.TryGetResult <@ StudyArguments.Seed @> |> Option.toNullable
                 Parallel = given.TryGetResult <@ StudyArguments.Parallel @> |> Option.toNullable
+                TensorBoard = given.Contains <@ StudyArguments.TensorBoard @>
                 Json = given.Contains <@ StudyArguments.Json @>
             })
 
@@ -131,18 +146,21 @@ let table: Entry list =
             Together = [ "--image-tokenizer"; "--image-size" ]
         }
 
-        entry<TrainArguments>
-            "train"
-            "one training run"
-            "hybrid train --config run.json --set optimizer.learningRate 1e-3 --out runs/a"
-            (fun given ->
-                {
-                    TrainCommand.Config = given.GetResult <@ TrainArguments.Config @>
-                    Set = given.GetResults <@ TrainArguments.Set @> |> List.map KeyValuePair |> readOnly
-                    Out = given.GetResult <@ TrainArguments.Out @>
-                    Resume = given.TryGetResult <@ TrainArguments.Resume @> |> Option.toObj
-                    Json = given.Contains <@ TrainArguments.Json @>
-                })
+        { entry<TrainArguments>
+              "train"
+              "one training run"
+              "hybrid train --config run.json --set optimizer.learningRate 1e-3 --out runs/a"
+              (fun given ->
+                  {
+                      TrainCommand.Config = given.GetResult <@ TrainArguments.Config @>
+                      Set = given.GetResults <@ TrainArguments.Set @> |> List.map KeyValuePair |> readOnly
+                      Out = given.GetResult <@ TrainArguments.Out @>
+                      Resume = given.TryGetResult <@ TrainArguments.Resume @> |> Option.toObj
+                      TensorBoard = given.Contains <@ TrainArguments.TensorBoard @>
+                      Json = given.Contains <@ TrainArguments.Json @>
+                  }) with
+            Keys = TrainConfig.keys
+        }
 
         { entry<EvaluateArguments>
               "evaluate"
@@ -272,18 +290,31 @@ let table: Entry list =
               "pictures to codes and back, and training image tokenizers"
               "hybrid image reconstruct --tokenizer vqvae.pt --input photo.jpg --out back"
               PictureTable.image with
+            Keys = ImageTrainConfig.keys
             Choices =
                 [
-                    for word in [ "encode"; "decode"; "reconstruct" ] do
+                    for word, summary, example in
+                        [
+                            "encode", "pictures to codes", "hybrid image encode --tokenizer vqvae.pt --input photos --out codes"
+                            "decode", "codes to pictures", "hybrid image decode --tokenizer vqvae.pt --input codes --out pictures"
+                            "reconstruct",
+                            "pictures to codes and back, with what was lost",
+                            "hybrid image reconstruct --tokenizer vqvae.pt --input photo.jpg --out back"
+                        ] do
                         {
                             Word = word
+                            Summary = summary
+                            Example = example
                             Needs = [ "--tokenizer" ]
                             Takes = [ "--tokenizer-config"; "--ema"; "--precision"; "--batch"; "--memory-budget"; "--strict" ]
                         }
                     {
                         Word = "train"
+                        Summary = "an image tokenizer of one's own from pictures"
+                        Example = "hybrid image train --input photos --image-size 128 --out runs/tokenizer"
                         Needs = []
-                        Takes = [ "--kind"; "--image-size"; "--codes"; "--steps"; "--config"; "--set"; "--resume" ]
+                        Takes =
+                            [ "--kind"; "--image-size"; "--codes"; "--steps"; "--config"; "--set"; "--resume"; "--tensorboard" ]
                     }
                 ]
         }
@@ -332,11 +363,15 @@ let table: Entry list =
                 [
                     {
                         Word = "prepare"
+                        Summary = "how fast texts and pictures become tokens"
+                        Example = "hybrid bench prepare --text-tokenizer tokenizer.json --text story.txt \\\n  --pictures photos"
                         Needs = []
                         Takes = [ "--text-tokenizer"; "--text"; "--image-tokenizer"; "--pictures"; "--image-size"; "--seconds" ]
                     }
                     {
                         Word = "train"
+                        Summary = "how fast a step of training is"
+                        Example = "hybrid bench train --size small"
                         Needs = []
                         Takes =
                             [
@@ -353,10 +388,24 @@ let table: Entry list =
                                 "--zero"
                             ]
                     }
-                    { Word = "collective"; Needs = []; Takes = [ "--bytes"; "--precision"; "--seconds" ] }
-                    { Word = "load"; Needs = []; Takes = [ "--tokens"; "--positions"; "--batch"; "--seconds" ] }
+                    {
+                        Word = "collective"
+                        Summary = "how fast the processes of a launcher exchange"
+                        Example = "mpirun -n 2 hybrid bench collective --bytes 1MiB 64MiB"
+                        Needs = []
+                        Takes = [ "--bytes"; "--precision"; "--seconds" ]
+                    }
+                    {
+                        Word = "load"
+                        Summary = "how fast batches are made for training"
+                        Example = "hybrid bench load --tokens shards"
+                        Needs = []
+                        Takes = [ "--tokens"; "--positions"; "--batch"; "--seconds" ]
+                    }
                     {
                         Word = "generate"
+                        Summary = "how fast tokens are drawn"
+                        Example = "hybrid bench generate --size small --batch 8"
                         Needs = []
                         Takes =
                             [
@@ -402,6 +451,7 @@ let table: Entry list =
                     Watch = given.Contains <@ ReportArguments.Watch @>
                     Port = given.TryGetResult <@ ReportArguments.Port @> |> Option.toNullable
                     Smoothing = given.GetResult(<@ ReportArguments.Smoothing @>, defaultValue = 0.95)
+                    TensorBoard = given.TryGetResult <@ ReportArguments.TensorBoard @> |> Option.toObj
                     Json = given.Contains <@ ReportArguments.Json @>
                 })
 
@@ -415,4 +465,14 @@ let table: Entry list =
 
         entry<DoctorArguments> "doctor" "what this machine offers and what is missing" "hybrid doctor" (fun given ->
             { DoctorCommand.Json = given.Contains <@ DoctorArguments.Json @> })
+
+        entry<CompletionArguments>
+            "completion"
+            "a script that completes hybrid's command lines in a shell"
+            "hybrid completion bash > ~/.local/share/bash-completion/completions/hybrid"
+            (fun given ->
+                {
+                    CompletionCommand.Shell = given.GetResult <@ CompletionArguments.Shell @>
+                    Json = given.Contains <@ CompletionArguments.Json @>
+                })
     ]

@@ -35,6 +35,8 @@ type StudyCommand =
         Seed: Nullable<int64>
         /// Arms that run side by side; null: one for each GPU or CPU thread, as far as memory holds them.
         Parallel: Nullable<int>
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         /// One object on stdout, and nothing else there
         Json: bool
     }
@@ -93,6 +95,8 @@ type TrainCommand =
         Out: string
         /// auto, must, the path of a checkpoint, or null: an existing run is refused.
         Resume: string | null
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         /// One object on stdout, and nothing else there
         Json: bool
     }
@@ -266,6 +270,8 @@ type AlignCommand =
         Words: IReadOnlyList<string>
         /// Directory for the table and the results
         Out: string
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         /// One object on stdout, and nothing else there
         Json: bool
     }
@@ -417,6 +423,8 @@ type ImageTrainCommand =
         Out: string
         /// Goes on with an existing run instead of refusing it.
         Resume: bool
+        /// Event files for TensorBoard are written beside metrics.jsonl.
+        TensorBoard: bool
         /// One object on stdout, and nothing else there
         Json: bool
     }
@@ -449,6 +457,8 @@ type ReportCommand =
         Port: Nullable<int>
         /// Weight of the moving average that the curves begin with.
         Smoothing: float
+        /// Where event files for TensorBoard go, a folder for each run; null: none are written.
+        TensorBoard: string | null
         /// One object on stdout, and nothing else there
         Json: bool
     }
@@ -459,6 +469,18 @@ type ReportCommand =
 /// What this machine offers and what is missing.
 type DoctorCommand =
     {
+        /// One object on stdout, and nothing else there
+        Json: bool
+    }
+
+    interface ICommand with
+        member command.Json = command.Json
+
+/// The script that completes command lines in a shell.
+type CompletionCommand =
+    {
+        /// bash, zsh or fish.
+        Shell: string
         /// One object on stdout, and nothing else there
         Json: bool
     }

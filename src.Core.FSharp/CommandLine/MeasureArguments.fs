@@ -32,7 +32,7 @@ type internal ProbeArguments =
             | Complete _ -> "beginnings of texts, each in quotes, that the models go on from greedily"
             | Max_Tokens _ -> "the most tokens of a completion (default: 40)"
             | Shots _ -> "examples before each question (default: 5 in lists of pairs, else none)"
-            | Limit _ -> "only the first N questions of each task, and windows of each text"
+            | Limit _ -> "only the first N questions of each task, and windows of each text (default: all)"
             | Seed _ -> "draw the examples by this seed (default: the questions that follow)"
             | Json -> Words.json
 
@@ -60,6 +60,7 @@ type internal AlignArguments =
     | [<Unique; Value("\"1 2 3\"", Ids = true)>] Nearest_Of of string
     | [<Value("TEXT", Several = true)>] Codes_Of_Word of string
     | [<Mandatory; Unique; Value("DIR")>] Out of string
+    | [<Unique; CustomCommandLine "--tensorboard">] TensorBoard
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -68,7 +69,7 @@ type internal AlignArguments =
             | Model _ -> Words.model
             | Tokens _ -> "with --model: token shards, or ready sequences as .npy"
             | Model_Config _ -> Words.modelConfig
-            | Text_Rows _ -> "rows of text, where an open_lm .pt holds image rows already"
+            | Text_Rows _ -> "rows of text, where an open_lm .pt holds image rows already (default: it holds none)"
             | Image_Codes _ -> "how many image codes there are (default: what the model or its data say)"
             | Codes _ -> "without a model: codes of the pictures, whole numbers [pairs, codes] as .npy"
             | Text_Ids _ -> "the captions' token ids, a JSON list of lists"
@@ -83,11 +84,12 @@ type internal AlignArguments =
             | Order _ -> "shuffled (default), or sequential: as they stand, wrapping at the end"
             | Seed _ -> "seed of everything random (default: 0)"
             | Held_Out _ -> "pairs kept out of training, to search among at the end (default: 0)"
-            | Control _ -> "train beside it on captions of other pictures, or against random text embeddings"
+            | Control _ -> "train beside it on captions of other pictures, or against random text embeddings (default: neither)"
             | Nearest _ -> "text tokens shown for a code (default: 5)"
             | Nearest_Of _ -> "codes that they are shown for (default: the ten used most)"
             | Codes_Of_Word _ -> "words whose codes are looked for, with their nearest text tokens"
             | Out _ -> "a new directory: the aligned table, its curves and align.json"
+            | TensorBoard -> Words.tensorBoard
             | Json -> Words.json
 
 type internal FidArguments =
@@ -122,7 +124,7 @@ type internal FidArguments =
             | Extractor _ ->
                 "a TorchScript file that makes features of pictures. It is a program and is run: give one that you trust"
             | Crop _ -> "center: the central square first (default: none)"
-            | Pre_Size _ -> "then N x N pixels of whole numbers, as if pictures were stored so"
+            | Pre_Size _ -> "then N x N pixels of whole numbers, as if pictures were stored so (default: as they are)"
             | Pre_Filter _ -> "the filter of --pre-size, as Pillow's (default: lanczos)"
             | Resize _ ->
                 "to the extractor's size. clean (default), lanczos: Pillow's filters, antialiased, fractions kept; bilinear: torch's, not antialiased; none: pictures as they are"
@@ -137,7 +139,7 @@ type internal FidArguments =
             | Neighbours _ -> "balls of precision and recall reach to the K-th neighbour (default: 3)"
             | Extrapolate -> "also FID at 40 to 100 % of the samples, and where the line ends"
             | Seed _ -> "seed of subsets (default: 0)"
-            | Limit _ -> "the first N of each set only"
+            | Limit _ -> "the first N of each set only (default: all)"
             | Batch _ -> "pictures that go through the extractor together (default: 32)"
             | Workers _ -> "threads that decode (default: one for each core)"
             | Save_Features _ -> "keep the features, to be given instead of the pictures next time"
@@ -184,7 +186,7 @@ type internal BenchArguments =
             | Pictures _ -> "prepare: pictures, folders of them, or tars"
             | Image_Size _ -> "prepare: pictures are cropped and resized to N x N pixels (default: 256)"
             | Threads _ -> "threads of the measurements with several (default: all cores; load: as many as training takes)"
-            | Seconds _ -> "prepare, load, collective: how long each measurement goes on (default: 5)"
+            | Seconds _ -> "prepare, load, collective: seconds that each measurement goes on (default: 5; collective: 1)"
             | Size _ -> "train, generate: a shape to compare by (default: small)"
             | Model _ -> "train, generate: a model on disk instead"
             | Model_Config _ -> Words.modelConfig
@@ -235,7 +237,7 @@ type internal PlanArguments =
             | Node_Gpus _ -> "GPUs of a node (default: 8)"
             | Node_Link _ -> "what a GPU sends to another one of its node at a time (default: as --link)"
             | Latency _ -> "microseconds of a message from one GPU to the next, beside its bytes (default: 10)"
-            | Peak _ -> "a GPU's peak (default: an A100's by its data sheet, 312 in bf16, 19.5 in fp32)"
+            | Peak _ -> "a GPU's peak in matrix products (default: an A100's by its data sheet, 312 in bf16, 19.5 in fp32)"
             | Share _ -> "the share of the peak that a step without waiting reaches (default: 0.45)"
             | Measured _ -> "what hybrid bench train --json wrote on such a GPU, in the place of --peak and --share"
             | Config _ -> "a training configuration: its model, sequences, steps, precision and what moves"
@@ -246,7 +248,8 @@ type internal PlanArguments =
             | Tokens _ -> "tokens of the run (default: the configuration's, else 100e9)"
             | Precision _ -> "what the model computes in (default: the configuration's, else bf16)"
             | Gradients _ -> "what gradients add up in, over micro-batches and GPUs (default: the configuration's, else fp32)"
-            | Checkpoint_Link _ -> "at what speed all processes together write: says how long a checkpoint takes"
+            | Checkpoint_Link _ ->
+                "at what speed all processes together write: says how long a checkpoint takes (default: not said)"
             | Json -> Words.json
 
 type internal SoakArguments =

@@ -71,6 +71,7 @@ let image (given: ParseResults<ImageArguments>) : ICommand =
                 |> readOnly
             Out = out
             Resume = given.Contains <@ ImageArguments.Resume @>
+            TensorBoard = given.Contains <@ ImageArguments.TensorBoard @>
             Json = json
         }
 

@@ -1,6 +1,7 @@
 /// The configuration of an image tokenizer's training: strict JSON, all errors at once, every value in the resolved file.
 namespace Hybrid
 
+open System.Collections.Generic
 open Hybrid.JsonForm
 
 /// Reading, checking and writing the configuration of an image tokenizer's training.
@@ -67,18 +68,9 @@ module ImageTrainConfig =
     let private shortSideOf (crop: PictureCrop) (imageSize: int) =
         if crop = RandomCrop then imageSize + (imageSize + 7) / 8 else imageSize
 
-    let private ints (json: JsonFields) (name: string) low high (fallback: int list) =
-        let given = Seq.contains name json.Names
-        let values = if given then json.Ints(name, low, high) else fallback
-        json.Ignore [ name ]
-        values
-
     let private readAdversarial (json: JsonFields) : AdversarialConfig =
         let weight = json.Float("weight", 0.0, 1e6, 0.0)
-
-        let rate = if json.Has "learningRate" then Some(json.Float("learningRate", 0.0, 1e6)) else None
-
-        json.Ignore [ "learningRate" ]
+        let rate = json.OptionalFloat("learningRate", 0.0, 1e6)
 
         let adversarial =
             {
@@ -139,8 +131,7 @@ module ImageTrainConfig =
         let photo = (kind = PhotoKind)
         let imageSize = json.Int("imageSize", 1, 1 <<< 14)
         let data = json.Object("data", true)
-        let inputs = if data.Has "inputs" then data.Texts "inputs" else []
-        data.Ignore [ "inputs" ]
+        let inputs = data.OptionalTexts "inputs"
         let heldOutShare = data.Float("heldOutShare", 0.0, 0.9, 0.05)
         let heldOutMost = data.Int("heldOutMost", 1, million, 512)
         let crop = data.Choice("crop", crops, CentreCrop)
@@ -149,10 +140,10 @@ module ImageTrainConfig =
         data.Finish()
         let model = json.Object("model", true)
         let width = model.Int("width", 1, widest, 64)
-        let multipliers = ints model "multipliers" 1 1024 (if photo then [ 1; 2 ] else [ 1; 2; 2; 4 ])
+        let multipliers = model.Ints("multipliers", 1, 1024, (if photo then [ 1; 2 ] else [ 1; 2; 2; 4 ]))
         let blocks = model.Int("blocks", (if photo then 0 else 1), 64, (if photo then 2 else 1))
         let inner = if photo then model.Int("innerWidth", 1, widest, 32) else 0
-        let attention = if photo then [] else ints model "attention" 0 64 [ max 0 (multipliers.Length - 1) ]
+        let attention = if photo then [] else model.Ints("attention", 0, 64, [ max 0 (multipliers.Length - 1) ])
         let codes = model.Int("codes", 2, 1 <<< 20, 512)
         let codeWidth = model.Int("codeWidth", 1, widest, (if photo then 16 else 8))
         model.Finish()
@@ -251,6 +242,17 @@ module ImageTrainConfig =
 
     /// Reads a configuration. Errors: every one of them, each naming its key.
     let parse (text: string) : Result<ImageTrainConfig, string list> = Json.parse text read
+
+    /// The same with values put at dotted names first, as `--set a.b.c value` does. Errors: as `TrainConfig.parseWith`.
+    let parseWith (values: KeyValuePair<string, string> seq) (text: string) : Result<ImageTrainConfig, string list> =
+        Settings.read values text read
+
+    /// The keys of a configuration, as far as `--set` reaches them; some belong to one kind only.
+    let keys: Lazy<JsonKey list> =
+        lazy
+            (kindNames
+             |> List.collect (fun kind -> (snd (Json.read $"{{ \"kind\": \"{kind}\" }}" read)).Keys)
+             |> List.distinctBy _.Name)
 
     /// The resolved configuration, every key written out; `parse` reads it back to the same value.
     let toJson (config: ImageTrainConfig) : string =

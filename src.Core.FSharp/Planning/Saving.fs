@@ -46,21 +46,16 @@ type SpikeRule =
 /// Reading and writing when a run saves, and which checkpoints may go.
 module Saving =
 
-    /// A number that may be absent or null.
-    let private optional (json: JsonFields) (name: string) (read: string -> 'a) : 'a option =
-        json.Ignore [ name ]
-        if json.Has name then Some(read name) else None
-
     let private million = 1_000_000_000
 
     /// Reads the keys of `checkpoint` but for everySteps; `measured` says whether there are held-out data.
     let read (measured: bool) (json: JsonFields) : Saving =
         let saving =
             {
-                EveryMinutes = optional json "everyMinutes" (fun name -> json.Float(name, 0.001, 1e6))
+                EveryMinutes = json.OptionalFloat("everyMinutes", 0.001, 1e6)
                 Asynchronous = json.Bool("asynchronous", true)
-                KeepLast = optional json "keepLast" (fun name -> json.Int(name, 1, million))
-                KeepEvery = optional json "keepEvery" (fun name -> json.Int(name, 1, million))
+                KeepLast = json.OptionalInt("keepLast", 1, million)
+                KeepEvery = json.OptionalInt("keepEvery", 1, million)
                 KeepBest = json.Bool("keepBest", false)
                 DeadlineMinutes = json.Float("deadlineMinutes", 0.0, 1e6, 30.0)
             }
@@ -78,7 +73,7 @@ module Saving =
     /// Reads the keys of `spikes`.
     let readSpikes (json: JsonFields) : SpikeRule =
         {
-            Deviations = optional json "deviations" (fun name -> json.Float(name, 0.1, 1e6))
+            Deviations = json.OptionalFloat("deviations", 0.1, 1e6)
             Window = json.Int("window", 2, 100_000, 100)
             Action = json.Choice("action", actions, SpikeAction.Warn)
             Limit = json.Int("limit", 1, million, 3)

@@ -123,11 +123,9 @@ module TrainConfig =
 
     /// The largest gradient norm: 1 where the key is absent, none where it is null.
     let internal clipNorm (json: JsonFields) : float option =
-        json.Ignore [ "clipNorm" ]
-
-        if json.Has "clipNorm" then Some(json.Float("clipNorm", 1e-12, 1e12))
-        elif Seq.contains "clipNorm" json.Names then None
-        else Some 1.0
+        match json.OptionalFloat("clipNorm", 1e-12, 1e12) with
+        | None when not (Seq.contains "clipNorm" json.Names) -> Some 1.0
+        | limit -> limit
 
     let private newRowsOf (json: JsonFields) : string =
         match json.OptionalText "newRows" with
@@ -135,10 +133,12 @@ module TrainConfig =
         | Some value when List.contains value newRows || (newRowsPath value).IsSome -> value
         | Some value ->
             let names = System.String.Join(", ", newRows)
+            let meant = Suggest.nearest newRows value |> Option.map (fun name -> $" Did you mean {name}?")
 
             json.Error(
                 "newRows",
                 $"must be one of {names}, or the path of a table such as \"./aligned\" or \"rows.npy\", but is \"{value}\"."
+                + Option.defaultValue "" meant
             )
 
             "normal"
@@ -168,8 +168,7 @@ module TrainConfig =
         vocabulary.Finish()
         let data = json.Object "data"
         let train = data.Texts "train"
-        let heldOut = if data.Has "heldOut" then data.Texts "heldOut" else []
-        data.Ignore [ "heldOut" ]
+        let heldOut = data.OptionalTexts "heldOut"
         let order = data.Choice("order", orders, Shuffled)
         let form = data.Choice("form", forms, Captioned)
         let length = data.Int("length", 2, 1 <<< 24, 1152)
@@ -216,8 +215,7 @@ module TrainConfig =
         let keeping = Saving.read (not heldOut.IsEmpty) saving
         saving.Finish()
         let average = json.Object("ema", true)
-        let averageDecay = if average.Has "decay" then Some(average.Float("decay", 0.0, 0.9999999)) else None
-        average.Ignore [ "decay" ]
+        let averageDecay = average.OptionalFloat("decay", 0.0, 0.9999999)
         average.Finish()
         let spikes = json.Object("spikes", true)
         let spikeRule = Saving.readSpikes spikes
@@ -243,8 +241,7 @@ module TrainConfig =
 
         let memory = json.Object("memory", true)
         let checkpointing = memory.Choice("checkpointing", checkpointings, Given Checkpointing.None)
-        let budget = if memory.Has "budgetGiB" then Some(memory.Float("budgetGiB", 0.001, 1e6)) else None
-        memory.Ignore [ "budgetGiB" ]
+        let budget = memory.OptionalFloat("budgetGiB", 0.001, 1e6)
         memory.Finish()
 
         let config =
@@ -302,49 +299,13 @@ module TrainConfig =
         | Given _ -> config
         | Auto -> { config with Checkpointing = Given checkpointing }
 
-    /// Puts values at dotted names into a configuration's text, as `--set a.b.c value` does: a value that is JSON is taken as such,
-    /// anything else as a string. Errors: a sentence for a name that leads through something that is not an object, or text that
-    /// is not JSON.
-    let set (values: KeyValuePair<string, string> seq) (text: string) : Result<string, string list> =
-        // A key given twice is an error here too: a JsonObject could not hold it.
-        let strict = JsonDocumentOptions(AllowDuplicateProperties = false)
+    /// The keys of a configuration, as far as `--set` reaches them.
+    let keys: Lazy<JsonKey list> = lazy (snd (Json.read "{}" read)).Keys
 
-        let node (value: string) : JsonNode | null =
-            try
-                JsonNode.Parse(value, documentOptions = strict)
-            with :? JsonException ->
-                JsonValue.Create value
-
-        let rec place (path: string) (names: string list) (value: JsonNode | null) (target: JsonObject) : string option =
-            match names with
-            | []
-            | "" :: _ -> Some $"--set {path}: a part of the name is empty; a name is keys with dots between them."
-            | [ last ] ->
-                target[last] <- value
-                None
-            | first :: rest ->
-                match target[first] with
-                | null ->
-                    let inner = JsonObject()
-                    target[first] <- inner
-                    place path rest value inner
-                | :? JsonObject as inner -> place path rest value inner
-                | _ -> Some $"--set {path}: {first} is not an object."
-
-        try
-            match JsonNode.Parse(text, documentOptions = strict) with
-            | :? JsonObject as root ->
-                let errors =
-                    [
-                        for pair in values do
-                            yield! Option.toList (place pair.Key (List.ofArray (pair.Key.Split '.')) (node pair.Value) root)
-                    ]
-
-                if errors.IsEmpty then Ok(root.ToJsonString()) else Error errors
-            | _ -> Error [ "the configuration must be a JSON object." ]
-        with
-        | :? JsonException as e -> Error [ $"the configuration is not valid JSON: {e.Message}" ]
-        | :? System.InvalidOperationException -> Error [ Json.halfPair ]
+    /// The same with values put at dotted names first, as `--set a.b.c value` does. Errors: as `parse`, and a sentence for each name
+    /// that is no key, with those that may have been meant.
+    let parseWith (values: KeyValuePair<string, string> seq) (text: string) : Result<TrainConfig, string list> =
+        Settings.read values text read
 
     /// The resolved configuration, every key written out; `parse` reads it back to the same value.
     let toJson (config: TrainConfig) : string =

@@ -174,7 +174,9 @@ module SoakRules =
     // ---- comparing ----
 
     /// What depends on the machine's speed and not on the run.
-    let private ofSpeed (name: string) : bool = [ "PerSecond"; "_per_second"; "econds" ] |> List.exists name.EndsWith
+    let private ofSpeed (name: string) : bool =
+        List.contains name [ "time"; "shareOfPeak"; "memoryBytes" ]
+        || [ "PerSecond"; "_per_second"; "econds" ] |> List.exists name.EndsWith
 
     let private fields (line: string) : (int * Map<string, string>) option =
         try

@@ -32,22 +32,100 @@ module Suggest =
 
         previous[b.Length]
 
-    /// The candidate nearest to a word, if one is near enough to be what was meant.
+    /// Whether a candidate begins with a word, whatever their case.
+    let private begins (word: string) (candidate: string) = candidate.StartsWith(word, StringComparison.OrdinalIgnoreCase)
+
+    /// The only candidate that begins with a word, else the one nearest to it, if that is near enough to be what was meant.
     let nearest (candidates: string seq) (word: string) : string option =
         let limit (candidate: string) = max 1 (max word.Length candidate.Length / 3)
 
-        candidates
-        // Words of very different lengths are far apart; comparing them would take as long as their lengths multiplied.
-        |> Seq.filter (fun candidate -> abs (word.Length - candidate.Length) <= limit candidate)
-        |> Seq.map (fun candidate -> distance word candidate, candidate)
-        |> Seq.filter (fun (edits, candidate) -> edits <= limit candidate)
-        |> Seq.sort
-        |> Seq.tryHead
-        |> Option.map snd
+        let near =
+            candidates
+            // Words of very different lengths are far apart; comparing them would take as long as their lengths multiplied.
+            |> Seq.filter (fun candidate -> abs (word.Length - candidate.Length) <= limit candidate)
+            |> Seq.map (fun candidate -> distance word candidate, candidate)
+            |> Seq.filter (fun (edits, candidate) -> edits <= limit candidate)
+            |> Seq.sort
+            |> Seq.tryHead
+            |> Option.map snd
+
+        match candidates |> Seq.filter (begins word) |> Seq.truncate 2 |> List.ofSeq with
+        | [ only ] when word.Length > 1 -> Some only
+        | _ -> near
+
+    /// The dotted names that a dotted name may have been meant for, likeliest first: those that it begins; a sibling with a key like
+    /// its last one; names that end in the same key, or in one like it.
+    let dotted (names: string seq) (name: string) : string list =
+        let key (name: string) = name.Substring(name.LastIndexOf '.' + 1)
+        let parent (name: string) = name.Substring(0, name.LastIndexOf '.' + 1)
+        let names = Seq.distinct names |> List.ofSeq
+        let ending (last: string) = names |> List.filter (fun other -> distance (key other) last = 0)
+
+        match names |> List.filter (fun other -> name.Length > 1 && begins name other) with
+        | [] ->
+            let siblings = names |> List.filter (fun other -> distance (parent other) (parent name) = 0)
+
+            match nearest (List.map key siblings) (key name) with
+            | Some sibling -> [ (List.find (fun other -> key other = sibling) siblings) ]
+            | None ->
+                match ending (key name), nearest (List.map key names) (key name) with
+                | [], Some like -> ending like
+                | same, _ -> same
+                |> List.sortBy (distance name)
+        | begun -> begun
+
+/// A key that a reader asks for.
+type JsonKey =
+    {
+        /// With the keys that lead to it: a.b.c
+        Name: string
+        /// What it may be, in words; empty where a reader does not say
+        Wanted: string
+        /// The strings that it may be, where these are few
+        Choices: string list
+    }
+
+/// What the reading of one document collects beside its values: the keys that were asked for, and those that nobody asked for.
+[<Sealed>]
+type JsonReading() =
+    let keys = Dictionary<string, JsonKey>()
+    let order = List<string>()
+    let unknown = List<string * string list>()
+
+    /// Every key that was asked for, in the order of reading. Those in lists of objects have the number of their object.
+    member _.Keys: JsonKey list = [ for name in order -> keys[name] ]
+
+    /// Notes that a key was asked for; the words of a later request stand in for those of one that said nothing.
+    member internal _.Ask(key: JsonKey) =
+        match keys.TryGetValue key.Name with
+        | true, known when known.Wanted <> "" -> ()
+        | true, _ -> keys[key.Name] <- key
+        | _ ->
+            keys.Add(key.Name, key)
+            order.Add key.Name
+
+    /// Notes a key that nobody asked for, with the keys of its object that somebody did.
+    member internal _.Found(name: string, known: string list) = unknown.Add(name, known)
+
+    /// The names of the keys that nobody asked for.
+    member _.Unknown: string list = [ for name, _ in unknown -> name ]
+
+    /// A sentence for each key that nobody asked for.
+    member internal reading.UnknownErrors: string list =
+        [
+            for name, known in unknown do
+                match Suggest.dotted order name with
+                | [] ->
+                    let known = String.Join(", ", List.sort known)
+                    $"{name}: is not a known key; known here: {known}."
+                | meant ->
+                    let meant = String.Join(" or ", List.truncate 3 meant)
+                    $"{name}: is not a known key; did you mean {meant}?"
+        ]
 
 /// One JSON object being read. Reads mark keys as known; `Finish` reports the unknown ones. Values that could not be read are
 /// replaced by a harmless one, so that reading goes on and every error is found; the errors decide whether the result counts.
-type JsonFields internal (path: string, element: JsonElement, errors: List<string>) =
+type JsonFields internal (path: string, element: JsonElement, errors: List<string>, reading: JsonReading) =
     let known = HashSet<string>()
     let mutable replaced = element.ValueKind <> JsonValueKind.Object
 
@@ -65,6 +143,8 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
 
     let at name = if path = "" then name else path + "." + name
 
+    let ask name wanted choices = reading.Ask { Name = at name; Wanted = wanted; Choices = choices }
+
     let look name =
         known.Add name |> ignore
 
@@ -72,13 +152,22 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
         | true, value -> Some value
         | _ -> None
 
-    let read name (fallback: 'a option) harmless wanted (convert: JsonElement -> 'a option) : 'a =
+    let readOneOf choices name (fallback: 'a option) harmless wanted (convert: JsonElement -> 'a option) : 'a =
+        ask name wanted choices
+
         match look name, fallback with
         | Some value, _ ->
             match convert value with
             | Some result -> result
             | None ->
-                errors.Add $"{at name}: must be {wanted}, not {value.GetRawText()}."
+                let meant =
+                    if value.ValueKind = JsonValueKind.String then
+                        Suggest.nearest choices (Option.defaultValue "" (Option.ofObj (value.GetString())))
+                    else
+                        None
+
+                let hint = meant |> Option.map (fun choice -> $" Did you mean {choice}?") |> Option.defaultValue ""
+                errors.Add $"{at name}: must be {wanted}, not {value.GetRawText()}.{hint}"
                 replaced <- true
                 harmless
         | None, Some value -> value
@@ -86,6 +175,8 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
             errors.Add $"{at name}: is missing; it must be {wanted}."
             replaced <- true
             harmless
+
+    let read name fallback harmless wanted convert = readOneOf [] name fallback harmless wanted convert
 
     let number (value: JsonElement) =
         match value.ValueKind with
@@ -122,6 +213,18 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
     member _.Float(name: string, low: float, high: float, ?fallback: float) : float =
         read name fallback low $"a number from {low} to {high}" (number >> Option.filter (fun x -> x >= low && x <= high))
 
+    /// A number within [low, high] that may be absent or null.
+    member json.OptionalFloat(name: string, low: float, high: float) : float option =
+        ask name $"a number from {low} to {high}" []
+        json.Ignore [ name ]
+        if json.Has name then Some(json.Float(name, low, high)) else None
+
+    /// An integer within [low, high] that may be absent or null.
+    member json.OptionalInt(name: string, low: int, high: int) : int option =
+        ask name $"an integer from {low} to {high}" []
+        json.Ignore [ name ]
+        if json.Has name then Some(json.Int(name, low, high)) else None
+
     /// An integer within [low, high].
     member _.Int(name: string, low: int, high: int, ?fallback: int) : int =
         read
@@ -157,9 +260,10 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
 
     /// One of several named choices.
     member _.Choice(name: string, choices: (string * 'a) list, ?fallback: 'a) : 'a =
-        let names = choices |> List.map fst |> String.concat ", "
+        let names = List.map fst choices
+        let words = names |> String.concat ", "
 
-        read name fallback (snd choices.Head) $"one of {names}" (fun value ->
+        readOneOf names name fallback (snd choices.Head) $"one of {words}" (fun value ->
             if value.ValueKind = JsonValueKind.String then
                 choices |> List.tryFind (fun (choice, _) -> value.ValueEquals choice) |> Option.map snd
             else
@@ -181,9 +285,15 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
             else
                 None)
 
+    /// A list of strings that may be absent, null or, if it is there, must hold one: else none.
+    member json.OptionalTexts(name: string) : string list =
+        ask name "a list of strings, at least one" []
+        json.Ignore [ name ]
+        if json.Has name then json.Texts name else []
+
     /// A list of integers within [low, high].
-    member _.Ints(name: string, low: int, high: int) : int list =
-        read name None [] $"a list of integers from {low} to {high}" (fun value ->
+    member _.Ints(name: string, low: int, high: int, ?fallback: int list) : int list =
+        read name fallback [] $"a list of integers from {low} to {high}" (fun value ->
             if value.ValueKind = JsonValueKind.Array then
                 let items =
                     [
@@ -221,10 +331,12 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
     member _.Object(name: string, ?optional: bool) : JsonFields =
         let standIn (text: string) (errors: List<string>) =
             use document = JsonDocument.Parse text
-            JsonFields(at name, document.RootElement.Clone(), errors)
+            JsonFields(at name, document.RootElement.Clone(), errors, reading)
+
+        ask name "an object" []
 
         match look name with
-        | Some value when value.ValueKind = JsonValueKind.Object -> JsonFields(at name, value, errors)
+        | Some value when value.ValueKind = JsonValueKind.Object -> JsonFields(at name, value, errors, reading)
         | None when defaultArg optional false -> standIn "{}" errors
         | found ->
             errors.Add(
@@ -239,10 +351,15 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
 
     /// A list of objects, which may be absent: none.
     member _.Objects(name: string) : JsonFields list =
+        ask name "a list of objects" []
+
         match look name with
         | None -> []
         | Some value when value.ValueKind = JsonValueKind.Array ->
-            [ for i, item in Seq.indexed (value.EnumerateArray()) -> JsonFields($"{at name}[{i}]", item.Clone(), errors) ]
+            [
+                for i, item in Seq.indexed (value.EnumerateArray()) ->
+                    JsonFields($"{at name}[{i}]", item.Clone(), errors, reading)
+            ]
         | Some value ->
             errors.Add $"{at name}: must be a list of objects, not {value.GetRawText()}."
             replaced <- true
@@ -252,17 +369,13 @@ type JsonFields internal (path: string, element: JsonElement, errors: List<strin
     member _.Ignore(names: string seq) : unit =
         for name in names do
             known.Add name |> ignore
+            ask name "" []
 
-    /// Reports every key that no read asked for, with the nearest known one.
+    /// Notes every key that no read asked for: each becomes an error at the end, with the nearest key of the whole document.
     member _.Finish() : unit =
         for name in fields.Keys do
             if not (known.Contains name) then
-                let hint =
-                    match Suggest.nearest known name with
-                    | Some nearest -> $"; did you mean {nearest}?"
-                    | None -> "; known here: " + String.Join(", ", Seq.sort known) + "."
-
-                errors.Add $"{at name}: is not a known key{hint}"
+                reading.Found(at name, List.ofSeq known)
 
 /// Parsing strict JSON: the value, or all errors at once.
 module Json =
@@ -291,17 +404,22 @@ module Json =
         with :? InvalidOperationException ->
             false
 
-    /// Parses text and hands the root object to a reader; all errors at once.
-    let parse (text: string) (read: JsonFields -> 'a) : Result<'a, string list> =
+    /// Parses text and hands the root object to a reader; what was read, or all errors at once, and which keys were asked for.
+    let read (text: string) (read: JsonFields -> 'a) : Result<'a, string list> * JsonReading =
+        let reading = JsonReading()
+
         try
             use document = JsonDocument.Parse(text, JsonDocumentOptions(MaxDepth = 64))
 
             if not (isText document.RootElement) then
-                Error [ halfPair ]
+                Error [ halfPair ], reading
             else
                 let errors = List<string>()
-                let root = JsonFields("", document.RootElement, errors)
-                let result = read root
-                if errors.Count = 0 then Ok result else Error(List.ofSeq errors)
+                let result = read (JsonFields("", document.RootElement, errors, reading))
+                errors.AddRange reading.UnknownErrors
+                (if errors.Count = 0 then Ok result else Error(List.ofSeq errors)), reading
         with :? JsonException as e ->
-            Error [ $"the document is not valid JSON: {e.Message}" ]
+            Error [ $"the document is not valid JSON: {e.Message}" ], reading
+
+    /// Parses text and hands the root object to a reader; all errors at once.
+    let parse (text: string) (reader: JsonFields -> 'a) : Result<'a, string list> = fst (read text reader)

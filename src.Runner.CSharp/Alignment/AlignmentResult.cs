@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text;
 using Hybrid.Api;
 using Hybrid.Runner.Formats;
+using Hybrid.Runner.Runs;
 
 namespace Hybrid.Runner.Alignment;
 
@@ -28,6 +29,11 @@ internal sealed class AlignmentResult(AlignCommand command, AlignmentData data, 
 
             SafeTensorsWriter.Write(Path.Combine(folder, beside(EmbeddingTables.FileName)), [(EmbeddingTables.TensorName, course.Images)], metadata);
             AtomicFile.WriteText(Path.Combine(folder, beside(MetricsName)), string.Concat(Steps(course).Select(step => Json.Text(step) + "\n")));
+        }
+
+        if (command.TensorBoard)
+        {
+            _ = new EventFile(folder);
         }
 
         AtomicFile.WriteText(Path.Combine(folder, FileName), Json.Text(ToJson(directory, withSteps: false)) + "\n");

@@ -1,3 +1,4 @@
+using System.Globalization;
 using Hybrid.Api;
 using TorchSharp;
 
@@ -68,7 +69,7 @@ internal sealed class AlignmentTraining(AlignCommand command, AlignmentData data
             if ((step + 1) % ReadEvery == 0 || step + 1 == command.Steps)
             {
                 steps.AddRange(aligner.Read());
-                stage.Report(done + step + 1, new Metrics { Loss = steps[^1].Loss });
+                stage.Report(done + step + 1, new Metrics { Loss = steps[^1].Loss, Note = string.Create(CultureInfo.InvariantCulture, $"{100 * steps[^1].Accuracy:0} % own caption nearest"), Memory = DeviceMemory.Used() });
             }
         }
 

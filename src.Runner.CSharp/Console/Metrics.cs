@@ -15,6 +15,12 @@ internal readonly record struct Metrics
     /// <summary>Tokens since the stage began, from which the speed is worked out.</summary>
     public long? Tokens { get; init; }
 
+    /// <summary>The share of the device's matrix peak that is reached.</summary>
+    public double? Share { get; init; }
+
+    /// <summary>Bytes of memory that are taken.</summary>
+    public long? Memory { get; init; }
+
     /// <summary>Anything else worth a few words.</summary>
     public string? Note { get; init; }
 }

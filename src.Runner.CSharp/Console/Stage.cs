@@ -8,6 +8,8 @@ namespace Hybrid.Runner;
 /// </summary>
 internal sealed class Stage : IDisposable
 {
+    // Columns below which words are shortened, and of the shortest bar that says anything.
+    private const int Narrow = 80, ShortestBar = 5;
     private static readonly TimeSpan window = TimeSpan.FromSeconds(10);
 
     private readonly Lock gate = new();
@@ -72,57 +74,53 @@ internal sealed class Stage : IDisposable
         }
     }
 
-    /// <summary>The stage in one line of at most <paramref name="width"/> characters: what matters least is left out first.</summary>
+    /// <summary>
+    /// The stage in one line of at most <paramref name="width"/> characters: what matters least is left out first, the bar before
+    /// all else.
+    /// </summary>
     internal string Line(int width, bool bar)
     {
         var (done, now, _, stepsPerSecond, tokensPerSecond) = Snapshot();
-        List<string> parts = [];
-        if (Total > 0)
+        bool known = Total > 0;
+        TimeSpan? left = known && stepsPerSecond > 0 && done < Total ? TimeSpan.FromSeconds((Total - done) / stepsPerSecond) : null;
+
+        // In the order of the line, each with its rank: the least one matters most.
+        (int Rank, string? Text)[] parts =
+        [
+            (0, known ? $"{100 * Math.Min(done, Total) / Total,3} %" : null),
+            (known ? 4 : 0, known ? $"{done}{(expected ? " of about " : "/")}{Total}" : $"{done}"),
+            (2, left is { } time ? (width < Narrow ? Short(time) : Duration(time)) + " left" : null),
+            (1, now.Loss is { } loss ? "loss " + Nats(loss) : null),
+            (6, now.Text is { } text ? "text " + Nats(text) : null),
+            (5, now.Image is { } image ? "image " + Nats(image) : null),
+            (7, now.Structure is { } structure ? "structure " + Nats(structure) : null),
+            (3, tokensPerSecond > 0 ? Rate(tokensPerSecond) + " tokens/s" : null),
+            (8, now.Share is { } share ? string.Create(CultureInfo.InvariantCulture, $"{100 * share:0} % of peak") : null),
+            (9, now.Memory is { } memory ? Bytes(memory) : null),
+            (now.Loss is null ? 1 : 10, now.Note),
+        ];
+
+        int longest = Math.Max(8, width / 3);
+        string name = Name.Length <= longest ? Name : Name[..(longest - 1)] + "…";
+        int taken = name.Length;
+        bool[] shown = new bool[parts.Length];
+        foreach (int i in Enumerable.Range(0, parts.Length).Where(i => !string.IsNullOrEmpty(parts[i].Text)).OrderBy(i => parts[i].Rank))
         {
-            parts.Add($"{100 * Math.Min(done, Total) / Total,3} %");
+            if (taken + 2 + parts[i].Text!.Length <= width)
+            {
+                (shown[i], taken) = (true, taken + 2 + parts[i].Text!.Length);
+            }
         }
 
-        parts.Add(Total > 0 ? $"{done}{(expected ? " of about " : "/")}{Total}" : $"{done}");
-        int essential = parts.Count;
-        if (now.Loss is { } loss)
-        {
-            parts.Add("loss " + Nats(loss));
-        }
-
-        string[] kinds = [.. new[] { ("text", now.Text), ("image", now.Image), ("structure", now.Structure) }
-            .Where(kind => kind.Item2 is not null).Select(kind => $"{kind.Item1} {Nats(kind.Item2!.Value)}")];
-        if (Total > 0 && stepsPerSecond > 0 && done < Total)
-        {
-            parts.Insert(essential, Duration(TimeSpan.FromSeconds((Total - done) / stepsPerSecond)) + " left");
-        }
-
-        if (tokensPerSecond > 0)
-        {
-            parts.Add(Rate(tokensPerSecond) + " tokens/s");
-        }
-
-        parts.AddRange(kinds);
-        if (now.Note is { Length: > 0 } note)
-        {
-            parts.Add(note);
-        }
-
-        string line = Name.Length <= Math.Max(8, width / 2) ? Name : Name[..Math.Max(7, width / 2 - 1)] + "…";
-        int barWidth = width < 120 ? 10 : 20;
-        if (bar && Total > 0 && width >= 60)
+        int barWidth = Math.Min(width < 120 ? 10 : 20, width - taken - 2);
+        string line = name;
+        if (bar && known && barWidth >= ShortestBar)
         {
             int filled = (int)(barWidth * Math.Min(done, Total) / Total);
             line += "  " + new string('━', filled) + new string('─', barWidth - filled);
         }
 
-        foreach (string part in parts)
-        {
-            if (line.Length + 2 + part.Length <= width)
-            {
-                line += "  " + part;
-            }
-        }
-
+        line += string.Concat(parts.Where((_, i) => shown[i]).Select(part => "  " + part.Text));
         return line.Length <= width ? line : line[..Math.Max(0, width)];
     }
 
@@ -155,6 +153,18 @@ internal sealed class Stage : IDisposable
         { TotalDays: < 1 } => $"{time.Hours} h {time.Minutes:00} min",
         _ => $"{(int)time.TotalDays} d {time.Hours:00} h",
     };
+
+    /// <summary>A duration in at most six characters.</summary>
+    internal static string Short(TimeSpan time) => time switch
+    {
+        { TotalMinutes: < 1 } => $"{(int)time.TotalSeconds}s",
+        { TotalHours: < 1 } => $"{time.Minutes}m{time.Seconds:00}s",
+        { TotalDays: < 1 } => $"{time.Hours}h{time.Minutes:00}m",
+        _ => $"{(int)time.TotalDays}d{time.Hours:00}h",
+    };
+
+    private static string Bytes(long bytes) =>
+        (bytes / 1e9).ToString(bytes < 100_000_000_000 ? "0.0" : "0", CultureInfo.InvariantCulture) + " GB";
 
     private static string Nats(double value) => double.IsFinite(value) ? value.ToString("0.000", CultureInfo.InvariantCulture) : "not finite";
 

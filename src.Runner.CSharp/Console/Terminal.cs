@@ -58,7 +58,8 @@ internal static class Terminal
         }
         else
         {
-            Console.Error.WriteLine(mark + text);
+            bool painted = Coloured(Environment.GetEnvironmentVariable) && Forced(Environment.GetEnvironmentVariable);
+            Console.Error.WriteLine(painted ? $"\e[{(colour == Color.Red ? 31 : 33)}m{mark}\e[0m{text}" : mark + text);
         }
     }
 
@@ -71,13 +72,31 @@ internal static class Terminal
 
     private static IAnsiConsole? Open()
     {
-        if (Console.IsErrorRedirected || Environment.GetEnvironmentVariable("TERM") is "dumb" or "")
+        if (Console.IsErrorRedirected || !Moves(Environment.GetEnvironmentVariable))
         {
             return null;
         }
 
-        // Spectre leaves colours out by itself where NO_COLOR is set.
-        IAnsiConsole console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
+        AnsiConsoleSettings settings = new()
+        {
+            Out = new AnsiConsoleOutput(Console.Error),
+            ColorSystem = Coloured(Environment.GetEnvironmentVariable) ? ColorSystemSupport.Detect : ColorSystemSupport.NoColors,
+        };
+        IAnsiConsole console = AnsiConsole.Create(settings);
         return console.Profile.Capabilities.Ansi ? console : null;
     }
+
+    /// <summary>Whether a terminal is one that a live line can be drawn on: not a dumb one, nor one whose output a CI service keeps as a log.</summary>
+    internal static bool Moves(Func<string, string?> variable) =>
+        variable("TERM") is not ("dumb" or "") && !Says(variable("CI"));
+
+    /// <summary>Whether a terminal gets colours: not where NO_COLOR says so, or CLICOLOR that it has none and nothing forces them.</summary>
+    internal static bool Coloured(Func<string, string?> variable) =>
+        variable("NO_COLOR") is null or "" && (variable("CLICOLOR") is not "0" || Forced(variable));
+
+    /// <summary>Whether colours are wanted even where nothing is a terminal.</summary>
+    internal static bool Forced(Func<string, string?> variable) =>
+        Says(variable("FORCE_COLOR")) || Says(variable("CLICOLOR_FORCE"));
+
+    private static bool Says(string? value) => value is not (null or "" or "0") && !value.Equals("false", StringComparison.OrdinalIgnoreCase);
 }

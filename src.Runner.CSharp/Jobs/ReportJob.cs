@@ -20,13 +20,16 @@ internal static class ReportJob
             }
 
             WrittenReport written = ReportFiles.Write(page.Build(), file);
+            WriteEvents(command, runs);
             Say(command, runs, written, null);
             return;
         }
 
         using RunWatch watch = new(runs, page, command.Port);
         // What the file is for is tried before anyone waits for it.
-        Say(command, runs, ReportFiles.Write(page.Build(), file), watch.Address);
+        WrittenReport first = ReportFiles.Write(page.Build(), file);
+        WriteEvents(command, runs);
+        Say(command, runs, first, watch.Address);
         watch.Serve(stop).GetAwaiter().GetResult();
         foreach (RunData run in runs)
         {
@@ -34,8 +37,32 @@ internal static class ReportJob
         }
 
         ReportFiles.Write(page.Build(), file);
+        WriteEvents(command, runs);
         Terminal.Say($"wrote {file}");
         stop.ThrowIfCancellationRequested();
+    }
+
+    /// <summary>Event files for TensorBoard, in a folder for each run and for each arm of a study.</summary>
+    private static void WriteEvents(ReportCommand command, IReadOnlyList<RunData> runs)
+    {
+        if (command.TensorBoard is not { } root)
+        {
+            return;
+        }
+
+        foreach (RunData run in runs.Where(run => Directory.Exists(run.Path)))
+        {
+            string arms = Path.Combine(run.Path, "arms"), own = Path.Combine(root, run.Name);
+            if (run.Metrics.Any || run.Evaluations.Any)
+            {
+                _ = new EventFile(run.Path, own);
+            }
+
+            foreach (string arm in Directory.Exists(arms) ? Directory.GetDirectories(arms) : [])
+            {
+                _ = new EventFile(arm, Path.Combine(own, Path.GetFileName(arm)));
+            }
+        }
     }
 
     private static void Say(ReportCommand command, IReadOnlyList<RunData> runs, WrittenReport written, string? address)
@@ -53,6 +80,7 @@ internal static class ReportJob
                 written.Markdown,
                 written.Figures,
                 written.Data,
+                Tensorboard = command.TensorBoard,
                 Address = address,
                 Runs = runs.Select(run => new { run.Name, run.Path, Kind = Word(run.Kind), Steps = run.Metrics.Steps.Count, Skipped = run.Metrics.Skipped + run.Evaluations.Skipped }),
             });
@@ -65,6 +93,11 @@ internal static class ReportJob
         }
 
         Console.Out.WriteLine($"Report: {Path.GetFullPath(written.Page)}");
+        if (command.TensorBoard is { } events)
+        {
+            Console.Out.WriteLine($"Event files: tensorboard --logdir {events}");
+        }
+
         if (address is not null)
         {
             Console.Out.WriteLine($"Served at {address} until Ctrl-C");

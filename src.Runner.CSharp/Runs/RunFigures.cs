@@ -31,7 +31,9 @@ internal static class RunFigures
                 new("loss", "All tokens", "perplexity", Log: true, Exponential: true, HeldOut: "loss.total"),
                 new("image", "Image tokens", "perplexity", Log: true, Exponential: true, HeldOut: "loss.image")),
             optimisation,
-            new("speed", "Speed", new Measure("tokensPerSecond", "", "tokens a second")),
+            new("speed", "Speed",
+                new("tokensPerSecond", "Tokens", "tokens a second"), new("shareOfPeak", "Share of the matrix peak", "share"),
+                new("memoryBytes", "Memory", "bytes", Steady: true)),
         ],
         [RunKind.ImageTrain] =
         [

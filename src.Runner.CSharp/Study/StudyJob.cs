@@ -17,14 +17,16 @@ internal sealed class StudyJob
     private readonly string folder;
     private readonly bool halfPrecision;
     private readonly int? parallel;
+    private readonly bool tensorBoard;
     private readonly Progress progress;
     private readonly CancellationToken stop;
     private readonly StageStore stages;
     private readonly StudyFiles files;
 
-    private StudyJob(Plan plan, string directory, string folder, bool halfPrecision, int? parallel, Progress progress, CancellationToken stop)
+    private StudyJob(Plan plan, string directory, string folder, bool halfPrecision, StudyCommand command, Progress progress, CancellationToken stop)
     {
-        (this.plan, this.directory, this.folder, this.halfPrecision, this.parallel) = (plan, directory, folder, halfPrecision, parallel);
+        (this.plan, this.directory, this.folder, this.halfPrecision) = (plan, directory, folder, halfPrecision);
+        (parallel, tensorBoard) = (command.Parallel, command.TensorBoard);
         (this.progress, this.stop) = (progress, stop);
         stages = new StageStore(Path.Combine(directory, "stages"));
         files = new StudyFiles(directory);
@@ -59,7 +61,7 @@ internal sealed class StudyJob
         using var progress = new Progress();
         try
         {
-            new StudyJob(plan, directory, folder, half, command.Parallel, progress, stop).Run(command.Json);
+            new StudyJob(plan, directory, folder, half, command, progress, stop).Run(command.Json);
         }
         catch (OperationCanceledException)
         {
@@ -78,7 +80,7 @@ internal sealed class StudyJob
         (AlignmentFindings alignment, torch.Tensor alignedRows) = Align(material, alignmentKey);
         using (alignedRows)
         {
-            var runner = new ArmRunner(plan, material, () => alignedRows, halfPrecision, Path.Combine(directory, "arms"));
+            var runner = new ArmRunner(plan, material, () => alignedRows, halfPrecision, Path.Combine(directory, "arms"), tensorBoard);
             ArmProbes before = stages.Get("before", StageStore.Hash("before 1", material.Key), runner.Before);
             string[] completions = stages.Get(
                 "completions-before", StageStore.Hash(["completions 1", material.Key, .. material.Prompts]), runner.CompletionsBefore);

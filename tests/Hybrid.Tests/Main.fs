@@ -19,6 +19,7 @@ let private all =
             CommandParsingTests.tests
             CommandParsingMoreTests.tests
             CommandLineTests.tests
+            CompletionTests.tests
             ConfigTests.tests
             ConvertTests.tests
             ConvertRefusalTests.tests
@@ -26,6 +27,7 @@ let private all =
             CSharpPageTests.tests
             DocsTests.tests
             DoorTests.tests
+            EventFileTests.tests
             ScriptTests.tests
             DiskTests.tests
             ResumeTests.tests
@@ -51,6 +53,7 @@ let private all =
             TrainingPicturesTests.tests
             ImageTrainingTests.tests
             JsonTests.tests
+            SettingsTests.tests
             KernelTests.tests
             LayersTests.tests
             LikelihoodTests.tests
@@ -72,6 +75,7 @@ let private all =
             PrepareStopTests.tests
             PrepareTests.tests
             ProgressTests.tests
+            TerminalTests.tests
             PublicSurfaceTests.tests
             RandomTests.tests
             ReportTests.tests

@@ -3,13 +3,13 @@ using System.Text;
 namespace Hybrid.Runner.Formats;
 
 /// <summary>
-/// A file that grows by whole lines. Lines wait in memory until they can be written: where a disk is full or away, none is lost, doubled
-/// or cut off once it is back. Any thread may add and flush.
+/// A file that grows by whole lines or records. They wait in memory until they can be written: where a disk is full or away, none is lost,
+/// doubled or cut off once it is back. Any thread may add and flush.
 /// </summary>
 internal sealed class LineFile(string path)
 {
     private readonly Lock gate = new();
-    private readonly StringBuilder waiting = new();
+    private readonly MemoryStream waiting = new();
 
     // The length up to which lines are whole, where writing more of them failed in the middle.
     private long? whole;
@@ -18,11 +18,14 @@ internal sealed class LineFile(string path)
     public string Path { get; } = path;
 
     /// <summary>Adds a line.</summary>
-    public void Add(string line)
+    public void Add(string line) => Add(Encoding.UTF8.GetBytes(line + "\n"));
+
+    /// <summary>Adds a record.</summary>
+    public void Add(ReadOnlySpan<byte> record)
     {
         lock (gate)
         {
-            waiting.Append(line).Append('\n');
+            waiting.Write(record);
         }
     }
 
@@ -47,7 +50,7 @@ internal sealed class LineFile(string path)
 
             whole = stream.Seek(0, SeekOrigin.End);
             synced = false;
-            stream.Write(Encoding.UTF8.GetBytes(waiting.ToString()));
+            stream.Write(waiting.GetBuffer().AsSpan(0, (int)waiting.Length));
             if (toDisk)
             {
                 stream.Flush(flushToDisk: true);
@@ -55,7 +58,7 @@ internal sealed class LineFile(string path)
             }
 
             whole = null;
-            waiting.Clear();
+            waiting.SetLength(0);
         }
     }
 }

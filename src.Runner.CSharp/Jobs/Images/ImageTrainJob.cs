@@ -15,7 +15,7 @@ internal static class ImageTrainJob
         ImageTrainOutcome outcome;
         using (Progress progress = new())
         {
-            outcome = Run(plan, command.Out, command.Resume, stop, progress);
+            outcome = Run(plan, command.Out, command.Resume, stop, progress, command.TensorBoard);
         }
 
         if (command.Json)
@@ -44,9 +44,10 @@ internal static class ImageTrainJob
     }
 
     /// <summary>Trains into a directory; <paramref name="resume"/> goes on where a run stopped, and begins it where there is none.</summary>
-    public static ImageTrainOutcome Run(ImageTrainPlan plan, string directory, bool resume, CancellationToken stop, Progress progress)
+    public static ImageTrainOutcome Run(ImageTrainPlan plan, string directory, bool resume, CancellationToken stop, Progress progress, bool tensorBoard = false)
     {
         using RunDirectory run = resume ? RunDirectory.Existing(directory) : RunDirectory.New(directory);
+        run.TensorBoard = tensorBoard;
         Checkpoint? checkpoint = resume ? run.Checkpoints.Newest(bytes: true) : null;
         if (checkpoint is not null && run.Differences(plan.Json, "checkpoint") is { Count: > 0 } differences)
         {

@@ -114,7 +114,7 @@ internal sealed class ImageTrainRun(ImageTrainPlan plan, RunDirectory run, Image
             ["skipped"] = found.Skipped,
         };
         run.Add(last);
-        stage.Report(step + 1, new Metrics { Note = $"{psnr:F1} dB  {found.Codes.Used} codes  {rate:F0} pictures/s" });
+        stage.Report(step + 1, new Metrics { Note = $"{psnr:F1} dB  {found.Codes.Used} codes  {rate:F0} pictures/s", Memory = DeviceMemory.Used() });
         skippedInARow = found.Skipped ? skippedInARow + 1 : 0;
         if (found.Skipped)
         {

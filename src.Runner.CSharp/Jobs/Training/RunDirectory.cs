@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Hybrid.Runner.Formats;
+using Hybrid.Runner.Runs;
 
 namespace Hybrid.Runner;
 
@@ -19,6 +20,7 @@ internal sealed class RunDirectory : IDisposable
     private readonly LineFile log, metrics, evaluations;
     private readonly HashSet<string> failing = [];
     private readonly HashSet<int> evaluated = [];
+    private EventFile? events;
     private long flushed;
     private bool begun;
 
@@ -33,6 +35,12 @@ internal sealed class RunDirectory : IDisposable
     }
 
     public string Root { get; }
+
+    /// <summary>
+    /// Whether an event file for TensorBoard is written beside the metrics, from the beginning of the run; one that is there already goes
+    /// on in any case. To be said before the run begins.
+    /// </summary>
+    public bool TensorBoard { get; set; }
 
     public Checkpoints Checkpoints { get; }
 
@@ -92,6 +100,11 @@ internal sealed class RunDirectory : IDisposable
         Checkpoints.RemoveUnfinished();
         AtomicFile.WriteText(RunFile, configuration + "\n");
         int[] there = GoBack(firstStep);
+        if (TensorBoard || EventFile.In(Root))
+        {
+            events = new EventFile(Root);
+        }
+
         int missing = firstStep - begunAt - there.Count(step => step >= begunAt);
         if (missing > 0)
         {
@@ -114,7 +127,9 @@ internal sealed class RunDirectory : IDisposable
         Sync();
         evaluated.Clear();
         Keep(EvaluationsFile, other => other <= step);
-        return Keep(MetricsFile, other => other < step);
+        int[] kept = Keep(MetricsFile, other => other < step);
+        events?.Restart();
+        return kept;
     }
 
     /// <summary>
@@ -142,7 +157,7 @@ internal sealed class RunDirectory : IDisposable
 
     public void Add(StepMetrics step) => Add(step.ToJson());
 
-    /// <summary>Adds a line to the metrics; its first key is <c>step</c>.</summary>
+    /// <summary>Adds a line to the metrics; its first key is <c>step</c>, its last becomes the time, in seconds since 1970.</summary>
     public void Add(JsonObject step)
     {
         if (!leads)
@@ -150,7 +165,10 @@ internal sealed class RunDirectory : IDisposable
             return;
         }
 
-        metrics.Add(step.ToJsonString());
+        step["time"] = DateTimeOffset.UtcNow.ToUnixTimeMilliseconds() / 1e3;
+        string line = step.ToJsonString();
+        metrics.Add(line);
+        events?.Add(line);
         if (Stopwatch.GetElapsedTime(flushed) >= flushInterval)
         {
             Flush();
@@ -164,6 +182,10 @@ internal sealed class RunDirectory : IDisposable
         TryFlush(metrics);
         TryFlush(evaluations);
         TryFlush(log);
+        if (events is not null)
+        {
+            TryFlush(events.File);
+        }
     }
 
     /// <summary>Puts metrics and evaluations onto the disk. Errors: IOException, UnauthorizedAccessException; the lines then wait on.</summary>
@@ -217,7 +239,9 @@ internal sealed class RunDirectory : IDisposable
 
         if (leads)
         {
-            evaluations.Add(Json.Text(line));
+            string text = Json.Text(line);
+            evaluations.Add(text);
+            events?.Add(text, heldOut: true);
         }
 
         evaluated.Add(step);

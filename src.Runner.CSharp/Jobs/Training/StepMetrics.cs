@@ -26,6 +26,12 @@ internal sealed record StepMetrics
 
     public required double TokensPerSecond { get; init; }
 
+    /// <summary>The share of the device's matrix peak that this speed is; null where that was not measured.</summary>
+    public double? ShareOfPeak { get; init; }
+
+    /// <summary>Bytes of the GPU's memory that are taken, or of this process in the host's.</summary>
+    public long? MemoryBytes { get; init; }
+
     /// <summary>Whether the update was left out because the gradient was not finite.</summary>
     public bool Skipped => !double.IsFinite(GradientNorm);
 
@@ -41,6 +47,8 @@ internal sealed record StepMetrics
         ["learningRate"] = LearningRate,
         ["gradNorm"] = Finite(GradientNorm),
         ["tokensPerSecond"] = Math.Round(TokensPerSecond, 1),
+        ["shareOfPeak"] = ShareOfPeak is { } share ? Math.Round(share, 4) : null,
+        ["memoryBytes"] = MemoryBytes,
         ["skipped"] = Skipped,
     };
 

@@ -18,7 +18,7 @@ internal static class TrainJob
         try
         {
             using Progress progress = group.Leads ? new() : Progress.On(TextWriter.Null, TimeProvider.System);
-            outcome = Run(plan, command.Out, command.Resume, stop, progress, group);
+            outcome = Run(plan, command.Out, command.Resume, stop, progress, group, command.TensorBoard);
         }
         catch (Exception error) when (error is not OperationCanceledException)
         {
@@ -71,16 +71,17 @@ internal static class TrainJob
     /// Trains into a directory. <paramref name="resume"/>: null refuses a directory that is not empty; auto goes on where there is a
     /// checkpoint; must goes on or fails; anything else is the checkpoint or run to go on from.
     /// </summary>
-    public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress) =>
-        Run(plan, directory, resume, stop, progress, ProcessGroup.Alone());
+    public static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress, bool tensorBoard = false) =>
+        Run(plan, directory, resume, stop, progress, ProcessGroup.Alone(), tensorBoard);
 
     /// <summary>The same by one of several processes, all of which are given the same.</summary>
-    internal static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress, ProcessGroup group)
+    internal static TrainOutcome Run(TrainPlan plan, string directory, string? resume, CancellationToken stop, Progress progress, ProcessGroup group, bool tensorBoard = false)
     {
         RequireShares(plan, group);
         (RunDirectory run, Checkpoint? checkpoint, plan) = TrainPlace.Of(plan, directory, resume, group);
         using (run)
         {
+            run.TensorBoard = tensorBoard;
             group.Stopping = sentence => run.Log($"stopped: {sentence}");
             using ISequenceSource source = TokenData.Open(plan.Train, plan.Config.Vocabulary, new PairComposer(plan, plan.Config.Vocabulary));
             plan = TrainSettings.Settle(plan, checkpoint, source.Length - 1, group.Size, out string settled);

@@ -1,5 +1,6 @@
 using Hybrid.Api;
 using Hybrid.Runner.Distribution;
+using TorchSharp;
 
 namespace Hybrid.Runner;
 
@@ -8,6 +9,9 @@ internal sealed class TrainRun(
     TrainPlan plan, RunDirectory run, Model model, Trainer trainer, ISequenceSource source, ISequenceSource? heldOut, Companions companions, Checkpoint? resumed, ProcessGroup group)
 {
     private readonly int interruptedExit = RunStoppedException.CodeOr(plan.Config.InterruptedExit);
+    private readonly PeakShare peak = new(
+        Architecture.FlopsPerToken(model.Config, source.Length), plan.Layout(TorchLibrary.Device).HalfPrecision ? torch.bfloat16 : torch.float32, group.Size);
+
     private long tokens;
     private StepMetrics? last;
 
@@ -77,6 +81,8 @@ internal sealed class TrainRun(
                     }
                 },
                 NotFinite = run.Keep,
+                Between = done => peak.Between(firstStep, done, plan.Config.Schedule.Steps),
+                Share = peak.Of,
             };
             try
             {
@@ -102,7 +108,7 @@ internal sealed class TrainRun(
             run.Log($"step {step.Step}: the gradient was not finite; the update was left out");
         }
 
-        stage.Report(step.Step + 1, new Metrics { Loss = step.Loss, Text = Shown(step.Text), Image = Shown(step.Image), Structure = Shown(step.Structure), Tokens = tokens });
+        stage.Report(step.Step + 1, new Metrics { Loss = step.Loss, Text = Shown(step.Text), Image = Shown(step.Image), Structure = Shown(step.Structure), Tokens = tokens, Share = step.ShareOfPeak, Memory = step.MemoryBytes });
     }
 
     private static double? Shown(double value) => double.IsFinite(value) ? value : null;

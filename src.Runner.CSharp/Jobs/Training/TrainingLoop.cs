@@ -34,6 +34,12 @@ internal sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSou
     /// <summary>Called with the number of steps done when a checkpoint is due; everything before it has been measured.</summary>
     public Action<int> CheckpointDue { get; init; } = _ => { };
 
+    /// <summary>Called with the steps that are done when nothing waits to be measured, now and then.</summary>
+    public Action<int> Between { get; init; } = _ => { };
+
+    /// <summary>The share of the device's matrix peak that so many tokens a second are, where it is known.</summary>
+    public Func<double, double?> Share { get; init; } = _ => null;
+
     /// <summary>The steps that are done.</summary>
     public int Done { get; private set; }
 
@@ -71,6 +77,8 @@ internal sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSou
                 if (due || pending.Count >= MostPending || reading)
                 {
                     Read(ref clock);
+                    Between(Done);
+                    clock = Stopwatch.GetTimestamp();
                 }
 
                 if (due)
@@ -127,6 +135,7 @@ internal sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSou
         double seconds = Stopwatch.GetElapsedTime(clock).TotalSeconds;
         clock = Stopwatch.GetTimestamp();
         double rate = pending.Sum(step => step.Result.Counts.Sum()) / Math.Max(seconds, 1e-9);
+        (double? share, long? memory) = (Share(rate), DeviceMemory.Used());
         foreach (var ((step, learningRate, result), i) in pending.Select((step, i) => (step, i)))
         {
             double[] sums = [values[4 * i], values[4 * i + 1], values[4 * i + 2]];
@@ -142,6 +151,8 @@ internal sealed class TrainingLoop(Trainer trainer, TrainPlan plan, ISequenceSou
                 LearningRate = learningRate,
                 GradientNorm = values[4 * i + 3],
                 TokensPerSecond = rate,
+                ShareOfPeak = share,
+                MemoryBytes = memory,
             };
             skippedInARow = metrics.Skipped ? skippedInARow + 1 : 0;
             Measured(metrics);

@@ -6,7 +6,7 @@ using TorchSharp;
 namespace Hybrid.Runner.Study;
 
 /// <summary>Trains one arm of the study and evaluates it on the way.</summary>
-internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor> alignedRows, bool halfPrecision, string logs)
+internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor> alignedRows, bool halfPrecision, string logs, bool tensorBoard)
 {
     private const int ReadEvery = 20;
     private const int EvaluationBatch = 32;
@@ -31,7 +31,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
         Schedule schedule = Hybrid.Study.schedule(budget);
         int[] evaluateAt = Hybrid.Study.evaluationSteps(budget, plan.Evaluations);
 
-        using var log = new ArmLog(Path.Combine(logs, arm.Name));
+        using var log = new ArmLog(Path.Combine(logs, arm.Name), tensorBoard);
         var curve = new Curves(budget.Steps, (step, curves) => log.Step(
             step + 1, curves.Total[step], curves.Text[step], curves.Image[step], Compose.LearningRate(schedule, step)));
         using Examination? examination = arm.Plan.Diagnosed && arm.First
@@ -172,6 +172,8 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
 
         public double[] Image { get; } = new double[steps];
 
+        public double[] Structure { get; } = new double[steps];
+
         public void Read(Queue<(int Step, StepResult Result)> pending)
         {
             while (pending.TryDequeue(out (int Step, StepResult Result) item))
@@ -180,7 +182,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
                 using torch.Tensor host = result.Parts.cpu();
                 float[] sums = host.data<float>().ToArray();
                 double Mean(int kind) => result.Counts[kind] == 0 ? double.NaN : sums[kind] / result.Counts[kind];
-                (Text[item.Step], Image[item.Step]) = (Mean(0), Mean(1));
+                (Text[item.Step], Image[item.Step], Structure[item.Step]) = (Mean(0), Mean(1), Mean(2));
                 Total[item.Step] = sums.Sum() / result.Counts.Sum();
                 last = item.Step;
                 read(last, this);
@@ -189,7 +191,7 @@ internal sealed class ArmRunner(Plan plan, IMaterial material, Func<torch.Tensor
 
         public Metrics Metrics(long tokens) => last < 0
             ? new Metrics { Tokens = tokens }
-            : new Metrics { Loss = Total[last], Text = Show(Text[last]), Image = Show(Image[last]), Tokens = tokens };
+            : new Metrics { Loss = Total[last], Text = Show(Text[last]), Image = Show(Image[last]), Structure = Show(Structure[last]), Tokens = tokens };
 
         private static double? Show(double value) => double.IsNaN(value) ? null : value;
     }

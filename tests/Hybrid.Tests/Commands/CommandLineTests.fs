@@ -27,6 +27,16 @@ let private wrong =
             "--nearest-of needs token ids"
         ]
         [ "probe"; "--model"; "m" ], [ "hybrid probe needs at least one of --tasks, --text, --complete." ]
+        [ "gen" ], [ "There is no command gen. Did you mean generate?" ]
+        [ "generate"; "--temp"; "1" ], [ "There is no option --temp. Did you mean --temperature?" ]
+        [ "convert"; "--format"; "hff" ], [ "Did you mean hf?" ]
+        [ "study"; "--preset"; "tinny" ], [ "Did you mean tiny?" ]
+        [ "bench"; "colective" ], [ "Did you mean collective?" ]
+        [ "completion"; "bsh" ], [ "Did you mean bash?" ]
+        [ "train"; "--learning-rate"; "1e-3" ],
+        [
+            "There is no option --learning-rate. The configuration has the key optimizer.learningRate: give it as --set optimizer.learningRate VALUE."
+        ]
         [ "--vresion" ], [ "There is no option --vresion. Did you mean --version?" ]
         [ "evaluate" ],
         [ "hybrid evaluate needs --model PATH"; "hybrid evaluate needs --tokens PATH"; "See: hybrid evaluate --help" ]
@@ -143,6 +153,16 @@ let private wrong =
 
 let private flagOf (option: string) = (option.Split ' ')[0]
 
+/// Every command, and each with every first word that it can begin with.
+let private commandsAndWords: string list list =
+    [
+        for entry in CommandTable.table do
+            [ entry.Name ]
+
+            for choice in entry.Choices do
+                [ entry.Name; choice.Word ]
+    ]
+
 let tests =
     testList
         "CommandLine"
@@ -189,8 +209,8 @@ let tests =
                         Expect.stringContains text $"\n  {option}" command)
 
             testCase "the examples parse" (fun () ->
-                for command in CommandLine.commands do
-                    let text = help [ command; "--help" ]
+                for line in commandsAndWords do
+                    let text = help (line @ [ "--help" ])
                     let example = text.Substring(text.IndexOf "Example:" + 8).Replace("\\\n", " ")
 
                     let words =
@@ -203,12 +223,48 @@ let tests =
                         |> Array.concat
                         |> List.ofArray
 
-                    run (List.tail words) |> ignore)
+                    // A launcher may stand before, and where the output goes behind.
+                    let own = words |> List.skipWhile ((<>) "hybrid") |> List.tail |> List.takeWhile ((<>) ">")
+                    run own |> ignore)
 
             testCase "help fits 80 columns" (fun () ->
-                for text in help [] :: [ for command in CommandLine.commands -> help [ command; "--help" ] ] do
+                for text in help [] :: [ for line in commandsAndWords -> help (line @ [ "--help" ]) ] do
                     for line in text.Split '\n' do
                         Expect.isLessThanOrEqual line.Length 80 line)
+
+            testCase "a first word has help of its own, with the options that go with it" (fun () ->
+                for entry in CommandTable.table do
+                    for choice in entry.Choices do
+                        let text = help [ entry.Name; choice.Word; "--help" ]
+                        Expect.equal (help [ "help"; entry.Name; choice.Word ]) text "both ways"
+                        Expect.stringStarts text $"hybrid {entry.Name} {choice.Word}: " "what it does"
+
+                        Expect.stringContains
+                            (text.Substring(text.IndexOf "Example:"))
+                            $"hybrid {entry.Name} {choice.Word} "
+                            "example"
+
+                        for flag in CommandTable.optionsWith "" entry do
+                            let goes = List.contains flag (CommandTable.optionsWith choice.Word entry)
+                            Expect.equal (text.Contains $"\n  {flag.Name} ") goes $"{choice.Word} and {flag.Name}")
+
+            testCase "an option that is a number or a choice and may be left out says what holds then" (fun () ->
+                for entry in CommandTable.table do
+                    let needed =
+                        entry.OneOf
+                        @ entry.AnyOf
+                        @ entry.Together
+                        @ List.map fst entry.Beside
+                        @ List.collect (fun (choice: CommandTable.Choice) -> choice.Needs) entry.Choices
+
+                    for flag in CommandTable.optionsWith "" entry do
+                        let closed = flag.Value |> Option.exists (fun value -> value.Closed)
+                        let number = flag.Fields |> List.exists (fun field -> field <> typeof<string>)
+
+                        let grid = entry.Name = "evaluate" && flag.Name = "--grid"
+
+                        if (closed || number) && not flag.Mandatory && (grid || not (List.contains flag.Name needed)) then
+                            Expect.stringContains flag.Description "default" $"{entry.Name} {flag.Name}")
 
             testCase "help wins over mistakes" (fun () ->
                 Expect.stringContains (help [ "train"; "--nonsense"; "--help" ]) "hybrid train" "help")

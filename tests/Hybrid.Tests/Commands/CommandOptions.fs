@@ -13,6 +13,7 @@ let frozen =
             "--dry-run"
             "--seed N"
             "--parallel N"
+            "--tensorboard"
             "--json"
         ]
         "prepare",
@@ -34,7 +35,7 @@ let frozen =
             "--out DIR"
             "--json"
         ]
-        "train", [ "--config F"; "--set KEY VALUE"; "--out DIR"; "--resume auto|must|PATH"; "--json" ]
+        "train", [ "--config F"; "--set KEY VALUE"; "--out DIR"; "--resume auto|must|PATH"; "--tensorboard"; "--json" ]
         "evaluate",
         [
             "--model PATH"
@@ -119,12 +120,14 @@ let frozen =
             "--nearest-of \"1 2 3\""
             "--codes-of-word TEXT..."
             "--out DIR"
+            "--tensorboard"
             "--json"
         ]
         "tokenize", [ "--tokenizer F"; "--text S"; "--file F"; "--decode \"1 2 3\""; "--special"; "--json" ]
         "image",
         [
             "encode|decode|reconstruct|train"
+            "--input PATH..."
             "--tokenizer PATH"
             "--tokenizer-config F"
             "--ema"
@@ -132,7 +135,6 @@ let frozen =
             "--batch N"
             "--memory-budget MB"
             "--strict"
-            "--input PATH..."
             "--kind vqvae|movq"
             "--image-size N"
             "--codes K"
@@ -141,6 +143,7 @@ let frozen =
             "--set KEY VALUE"
             "--resume auto"
             "--out DIR"
+            "--tensorboard"
             "--json"
         ]
         "fid",
@@ -233,7 +236,8 @@ let frozen =
             "--json"
         ]
         "inspect", [ "PATH"; "--json" ]
-        "report", [ "RUN..."; "--out F"; "--watch"; "--port N"; "--smoothing B"; "--json" ]
+        "report", [ "RUN..."; "--out F"; "--watch"; "--port N"; "--smoothing B"; "--tensorboard DIR"; "--json" ]
         "soak", [ "--out DIR"; "--minutes N"; "--faults N"; "--ranks N"; "--seed S"; "--config F"; "--keep"; "--json" ]
         "doctor", [ "--json" ]
+        "completion", [ "bash|zsh|fish"; "--json" ]
     ]

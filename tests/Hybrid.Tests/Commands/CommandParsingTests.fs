@@ -50,6 +50,7 @@ let tests =
                                 DryRun = true
                                 Seed = Nullable -7L
                                 Parallel = Nullable 2
+                                TensorBoard = false
                                 Json = true
                             }))
 

@@ -111,11 +111,23 @@ let tests =
                     plain (fun clock progress ->
                         use stage = progress.Stage("random twin", 200L)
                         clock.Pass 10.0
-                        stage.Report(20L, Metrics(Loss = 3.25, Text = 2.5, Image = nan, Tokens = 50_000L, Note = "epoch 1")))
+
+                        stage.Report(
+                            20L,
+                            Metrics(
+                                Loss = 3.25,
+                                Text = 2.5,
+                                Image = nan,
+                                Tokens = 50_000L,
+                                Share = 0.334,
+                                Memory = 1_840_000_000L,
+                                Note = "epoch 1"
+                            )
+                        ))
 
                 Expect.equal
                     said[1]
-                    "random twin   10 %  20/200  1 min 30 s left  loss 3.250  5000 tokens/s  text 2.500  image not finite  epoch 1"
+                    "random twin   10 %  20/200  1 min 30 s left  loss 3.250  text 2.500  image not finite  5000 tokens/s  33 % of peak  1.8 GB  epoch 1"
                     "line"
 
                 Expect.stringContains said[2] "random twin: stopped at 20/200 after 10 s" "not finished")
@@ -154,6 +166,43 @@ let tests =
 
                     if width >= 24 then
                         Expect.stringContains line "50 %" "per cent")
+
+            testCase "in a narrow terminal what matters least goes first" (fun () ->
+                let clock = Clock()
+                use writer = new StringWriter()
+                use progress = Progress.On(writer, clock)
+                use stage = progress.Stage("train", 2000L)
+                clock.Pass 10.0
+
+                stage.Report(
+                    200L,
+                    Metrics(
+                        Loss = 3.25,
+                        Text = 2.5,
+                        Image = 3.5,
+                        Structure = 0.01,
+                        Tokens = 50_000L,
+                        Share = 0.33,
+                        Memory = 1_800_000_000L
+                    )
+                )
+
+                for width, wanted in
+                    [
+                        40, "train   10 %  1m30s left  loss 3.250"
+                        60, "train   10 %  1m30s left  loss 3.250  5000 tokens/s  1.8 GB"
+                        80, "train   10 %  200/2000  1 min 30 s left  loss 3.250  image 3.500  5000 tokens/s"
+                    ] do
+                    Expect.equal (stage.Line(width, true)) wanted $"{width} columns"
+
+                // Once a part is shown it stays in every wider terminal that shortens words alike, and the bar comes last.
+                let parts (width: int) = stage.Line(width, false).Split "  " |> Set.ofArray
+
+                for width in [ yield! [ 40..78 ]; yield! [ 80..200 ] ] do
+                    let here, wider = (parts width).Count, (parts (width + 1)).Count
+                    Expect.isLessThanOrEqual here (wider + 1) $"{width} columns"
+
+                Expect.isTrue ((stage.Line(200, true)).Contains '━') "a bar where there is room")
             streams
 
             testCase "a report is cheap" (fun () ->
@@ -168,6 +217,21 @@ let tests =
 
                 let bytes = GC.GetAllocatedBytesForCurrentThread() - before
                 Expect.isLessThan bytes 100_000L "fewer than one byte a report: nothing is formatted")
+
+            testCase "the share of the peak is known once it is measured, between steps of runs that are worth it" (fun () ->
+                let share devices before after = PeakShare(1e6, TorchSharp.torch.ScalarType.Float32, devices, before, after)
+                let measured = share 1 0.0 0.0
+                Expect.isFalse ((measured.Of 1e3).HasValue) "not known yet"
+                measured.Between(5, 5, 10)
+                Expect.isFalse ((measured.Of 1e3).HasValue) "no step has been made"
+                measured.Between(5, 6, 10)
+                let found = (measured.Of 1e3).Value
+                Expect.isTrue (found > 0.0 && found < 1e3) $"a share, {found}"
+                Expect.equal (measured.Of 2e3).Value (2.0 * found) "twice the speed is twice the share"
+
+                for other in [ share 1 1e6 0.0; share 1 0.0 1e9; share 2 0.0 0.0 ] do
+                    other.Between(0, 1, 10)
+                    Expect.isFalse ((other.Of 1e3).HasValue) "too early, too short, or cores that are shared")
 
             testCase "JSON is one line with null for what is not finite" (fun () ->
                 let text =

@@ -97,7 +97,7 @@ let private generated (seed: int64) : TrainConfig =
     }
 
 let private setting (pairs: (string * string) list) (text: string) =
-    TrainConfig.set [ for key, value in pairs -> KeyValuePair(key, value) ] text
+    Settings.put [ for key, value in pairs -> KeyValuePair(key, value) ] text
 
 let private parsed (text: string) = TrainConfig.parse text |> accepted "the configuration"
 

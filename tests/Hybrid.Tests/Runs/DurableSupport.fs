@@ -19,7 +19,7 @@ open Hybrid.Tests.RunSupport
 let configured (folder: Folder) (name: string) (values: (string * string) list) : string =
     let text = File.ReadAllText(prepare folder "")
     let pairs = [ for key, value in values -> Collections.Generic.KeyValuePair(key, value) ]
-    folder.Write(name, TrainConfig.set pairs text |> accepted "the configuration")
+    folder.Write(name, Settings.put pairs text |> accepted "the configuration")
 
 /// Runs until asked to stop after some time; whether it came to the end.
 let runFor (config: string) (out: string) (time: TimeSpan) : bool =
@@ -37,7 +37,10 @@ let private metrics (run: string) : string[] =
     File.ReadAllLines(Path.Combine(run, "metrics.jsonl"))
     |> Array.map (fun line ->
         let json = (JsonNode.Parse line |> nonNull).AsObject()
-        json.Remove "tokensPerSecond" |> ignore
+
+        for name in [ "tokensPerSecond"; "shareOfPeak"; "memoryBytes"; "time" ] do
+            json.Remove name |> ignore
+
         json.ToJsonString())
 
 let steps (run: string) : int[] =

@@ -45,5 +45,6 @@ let internal command (input: string list) (out: string) (settings: (string * str
         Set = [| for key, value in small @ settings -> KeyValuePair(key, value) |]
         Out = out
         Resume = false
+        TensorBoard = false
         Json = false
     }

@@ -171,7 +171,7 @@ let private refusedKeys =
         let text = File.ReadAllText(prepare folder "").Replace(", \"heldOut\": [\"held.npy\"]", "")
 
         let best =
-            TrainConfig.set [ Collections.Generic.KeyValuePair("checkpoint.keepBest", "true") ] text |> accepted "it"
+            Settings.put [ Collections.Generic.KeyValuePair("checkpoint.keepBest", "true") ] text |> accepted "it"
 
         fails [ "checkpoint.keepBest"; "data.heldOut" ] (fun () -> plan (folder.Write("d.json", best)) |> ignore))
 

@@ -40,6 +40,7 @@ let private command config out resume : StudyCommand =
         DryRun = false
         Seed = Nullable()
         Parallel = Nullable()
+        TensorBoard = false
         Json = true
     }
 
