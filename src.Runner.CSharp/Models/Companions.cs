@@ -11,7 +11,7 @@ public sealed record Companions(string? TextTokenizer, string? ImageTokenizer)
     }
 
     /// <summary>Adds copies of them to a snapshot; <paramref name="folder"/> is empty or ends with a slash.</summary>
-    public void AddTo(Snapshot snapshot, string folder)
+    internal void AddTo(Snapshot snapshot, string folder)
     {
         if (TextTokenizer is not null)
         {
