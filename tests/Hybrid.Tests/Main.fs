@@ -25,12 +25,12 @@ let private all =
             DecoderTests.tests
             CSharpPageTests.tests
             DocsTests.tests
+            DoorTests.tests
             ScriptTests.tests
             DiskTests.tests
             ResumeTests.tests
             SavingTests.tests
             SpikeTests.tests
-            DoorTests.tests
             ExtensionTests.tests
             FamilyTests.tests
             FusedTests.tests

@@ -93,7 +93,6 @@ let private calls () : (string * (unit -> torch.Tensor list)) list =
         "Loss.sumsByKind", (fun () -> one (Loss.sumsByKind scored scored.CrossEntropy))
         "Loss.withinModality", (fun () -> one (Loss.withinModality scored))
         "Loss.bySequence", (fun () -> one (Loss.bySequence batch scored))
-        "Loss.byPosition", (fun () -> two (Loss.byPosition Kind.Text batch scored))
         "HeadLoss.evaluate", (fun () -> lossValue (HeadLoss.evaluate Loss.total config vocabulary weights batch x))
         "Alignment.bagOfWords", (fun () -> one (Alignment.bagOfWords table [| [| 0; 1; 1 |]; [| 2 |] |]))
         "Alignment.nearest", (fun () -> two (Alignment.nearest 2 table other))
