@@ -206,6 +206,21 @@ let private borders =
             agree "another's" zeros (Differentiate.grad (fun _ -> weight.sum ()) x)
             Expect.isTrue (isNull weight.grad) "nothing was added there")
 
+        case "the door for C# gives the same" (fun () ->
+            let x, v = doubles (Chooser 3L) [ 2; 3 ], doubles (Chooser 4L) [ 2; 3 ]
+            let f (x: torch.Tensor) = x.tanh().square().sum()
+            let func = Func<torch.Tensor, torch.Tensor>(f)
+            let many = Func<torch.Tensor, torch.Tensor>(torch.tanh)
+            let struct (value, gradient) = Api.Derivatives.ValueAndGrad(func, x)
+            agree "value" (f x) value
+            agree "with the value" (Differentiate.grad f x) gradient
+            agree "Grad" gradient (Api.Derivatives.Grad(func, x))
+            agree "Jvp" (Differentiate.jvp torch.tanh x v) (Api.Derivatives.Jvp(many, x, v))
+            agree "Vjp" (Differentiate.vjp torch.tanh x v) (Api.Derivatives.Vjp(many, x, v))
+            agree "Hvp" (Differentiate.hvp f x v) (Api.Derivatives.Hvp(func, x, v))
+            agree "Jacobian" (Differentiate.jacobian torch.tanh x) (Api.Derivatives.Jacobian(many, x))
+            agree "Hessian" (Differentiate.hessian f x) (Api.Derivatives.Hessian(func, x)))
+
         case "empty tensors have empty derivatives" (fun () ->
             let x = torch.zeros ([| 0L; 2L |], dtype = torch.float64)
             Expect.equal (Differentiate.grad (fun x -> x.sum ()) x).shape [| 0L; 2L |] "grad"

@@ -20,8 +20,7 @@ let private inProcess =
         run config (folder.At "whole") null |> ignore
         let mutable stops = 0
 
-        while not (runFor config (folder.At "run") (TimeSpan.FromMilliseconds(500.0 + 97.0 * float (stops % 5))))
-              && stops < 200 do
+        while not (runFor config (folder.At "run") (TimeSpan.FromMilliseconds(500.0 + 297.0 * float stops))) && stops < 200 do
             stops <- stops + 1
 
         Expect.isGreaterThan stops 0 "it was stopped"
@@ -31,7 +30,7 @@ let private inProcess =
 let private killed =
     testCase "a run that is killed at random moments ends as one that was not" (fun () ->
         use folder = new Folder()
-        let config = configured folder "c.json" (everything @ [ "schedule.steps", "240"; "checkpoint.everySteps", "20" ])
+        let config = configured folder "c.json" (everything @ [ "schedule.steps", "160"; "checkpoint.everySteps", "20" ])
         wholeByProcess config (folder.At "whole")
         let stream = Random.ofSeed 20L
         let mutable kills = 0
@@ -71,7 +70,7 @@ let private killed =
 
         Expect.isGreaterThan kills 0 "it was killed"
         same (folder.At "whole") (folder.At "run")
-        Expect.equal (steps (folder.At "run")) [| 0..239 |] "a line for each step")
+        Expect.equal (steps (folder.At "run")) [| 0..159 |] "a line for each step")
 
 let private ragged =
     testCase "lines that are cut off, doubled or without their end are mended, and lost ones are told of" (fun () ->
