@@ -8,7 +8,7 @@ using TorchSharp;
 namespace Hybrid.Runner;
 
 /// <summary>Image tokenizers in files: opening them, and keeping a copy beside models and shards.</summary>
-internal static class ImageTokenizers
+public static class ImageTokenizers
 {
     /// <summary>The name of the copy that stands beside a model or shards.</summary>
     public const string FileName = "image_tokenizer.safetensors";
