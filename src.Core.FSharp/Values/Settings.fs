@@ -7,6 +7,7 @@ open System.Collections.Generic
 open System.Text.Json
 open System.Text.Json.Nodes
 
+/// Putting values at dotted names of a document, and reading it then.
 module Settings =
 
     // A key given twice is an error here too: a JsonObject could not hold it.

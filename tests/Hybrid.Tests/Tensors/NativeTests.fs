@@ -152,4 +152,25 @@ let private foreign =
         Expect.stringContains said "text.so" "which file"
         Expect.equal (File.ReadAllText text) "not a library" "the file")
 
-let tests = testList "Native" [ ours; weakened; foreign ]
+/// The core is for every platform: the only native library that it calls itself is torch's.
+let private core =
+    testCase "the core calls no native library but torch's" (fun () ->
+        let anywhere =
+            Reflection.BindingFlags.Static
+            ||| Reflection.BindingFlags.Instance
+            ||| Reflection.BindingFlags.Public
+            ||| Reflection.BindingFlags.NonPublic
+            ||| Reflection.BindingFlags.DeclaredOnly
+
+        let called =
+            [
+                for kind in typeof<Hybrid.ModelConfig>.Assembly.GetTypes() do
+                    for call in kind.GetMethods anywhere do
+                        match call.GetCustomAttributes(typeof<DllImportAttribute>, false) |> Array.tryHead with
+                        | Some(:? DllImportAttribute as found) -> found.Value
+                        | _ -> ()
+            ]
+
+        Expect.equal (List.distinct called) [ "torch_cpu" ] "native libraries")
+
+let tests = testList "Native" [ ours; weakened; foreign; core ]
