@@ -53,8 +53,8 @@ Array.iter mend pages
 let names (text: string) = [ for found in Regex.Matches(text, "\\b(?:id|name)=\"?([^\"\\s>]+)\"?") -> found.Groups[1].Value ] |> Set.ofList
 let anchors = dict [ for page in pages -> page, lazy (names (File.ReadAllText page)) ]
 
-/// What GitHub makes of a heading, from what fsdocs makes of it.
-let slug (anchor: string) = Regex.Replace(anchor.ToLowerInvariant(), "[^a-z0-9]+", "-").Trim('-')
+/// What GitHub's name of a heading and that of fsdocs have in common.
+let slug (anchor: string) = Regex.Replace(anchor.ToLowerInvariant(), "[^a-z0-9]", "")
 
 let mutable checkedLinks = 0
 

@@ -1,5 +1,3 @@
-/// Values put at dotted names into a strict JSON document, as `--set a.b.c value` does. A name that is no key is answered with those
-/// that may have been meant.
 namespace Hybrid
 
 open System
@@ -7,7 +5,8 @@ open System.Collections.Generic
 open System.Text.Json
 open System.Text.Json.Nodes
 
-/// Putting values at dotted names of a document, and reading it then.
+/// Values put at dotted names into a strict JSON document, as `--set a.b.c value` does. A name that is no key is answered with those
+/// that may have been meant.
 module Settings =
 
     // A key given twice is an error here too: a JsonObject could not hold it.
