@@ -84,9 +84,18 @@ let broken =
 if not broken.IsEmpty then
     fail (String.Join("\n", broken))
 
-// What is shown of an evaluated script is what it printed; a page without output was not evaluated.
-for script in scripts do
-    if not (File.ReadAllText(Path.Combine(site, "scripts", script + ".html")).Contains "class=\"fsi") then
-        eprintfn $"scripts/{script}.fsx shows no output"
+// What is shown of an evaluated script is what it printed; where that is nothing, the evaluation failed without a word.
+let silent =
+    [
+        for script in scripts do
+            let text = File.ReadAllText(Path.Combine(site, "scripts", script + ".html"))
+            let shown = Regex.Matches(text, "<table class=\"pre\"><tr><td><pre><code>(.*?)</code>", RegexOptions.Singleline)
+
+            if shown.Count = 0 || shown |> Seq.exists (fun output -> String.IsNullOrWhiteSpace output.Groups[1].Value) then
+                $"docs/scripts/{script}.fsx: what it prints is not shown; each of its blocks must compile by itself"
+    ]
+
+if not silent.IsEmpty then
+    fail (String.Join("\n", silent))
 
 printfn $"site/index.html: {pages.Length} pages, {checkedLinks} links within them lead somewhere"

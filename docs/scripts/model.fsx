@@ -25,7 +25,7 @@ let config = { ModelConfig.openLm 32 2 4 vocabulary.Rows 64 with FeedForwardWidt
 let store = Parameters.allocate Fp32 torch.CPU Parameters.Matrices (fun _ -> Moves) (Decoder.parameters config)
 Parameters.initialise (Random.ofSeed 1L) store
 let rotation = Decoder.rotation config store.Weights 0L 31L
-let model =
+let model: torch.Tensor -> torch.Tensor =
     Decoder.embed config store.Weights
     >> ([ 0 .. config.Layers - 1 ] |> List.map (Decoder.block config store.Weights rotation) |> List.reduce (>>))
     >> Decoder.finalNorm config store.Weights

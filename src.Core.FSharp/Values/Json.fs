@@ -58,12 +58,15 @@ module Suggest =
     let dotted (names: string seq) (name: string) : string list =
         let key (name: string) = name.Substring(name.LastIndexOf '.' + 1)
         let parent (name: string) = name.Substring(0, name.LastIndexOf '.' + 1)
+        let alike (a: string) (b: string) = a.Equals(b, StringComparison.OrdinalIgnoreCase)
         let names = Seq.distinct names |> List.ofSeq
-        let ending (last: string) = names |> List.filter (fun other -> distance (key other) last = 0)
+        let ending (last: string) = names |> List.filter (fun other -> alike (key other) last)
 
         match names |> List.filter (fun other -> name.Length > 1 && begins name other) with
+        // Nobody misspells a key at such length, and comparing takes as long as the lengths multiplied.
+        | [] when name.Length > 256 -> []
         | [] ->
-            let siblings = names |> List.filter (fun other -> distance (parent other) (parent name) = 0)
+            let siblings = names |> List.filter (fun other -> alike (parent other) (parent name))
 
             match nearest (List.map key siblings) (key name) with
             | Some sibling -> [ (List.find (fun other -> key other = sibling) siblings) ]

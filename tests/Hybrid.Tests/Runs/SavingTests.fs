@@ -170,8 +170,7 @@ let private refusedKeys =
 
         let text = File.ReadAllText(prepare folder "").Replace(", \"heldOut\": [\"held.npy\"]", "")
 
-        let best =
-            Settings.put [ Collections.Generic.KeyValuePair("checkpoint.keepBest", "true") ] text |> accepted "it"
+        let best = Settings.put [ Collections.Generic.KeyValuePair("checkpoint.keepBest", "true") ] text |> accepted "it"
 
         fails [ "checkpoint.keepBest"; "data.heldOut" ] (fun () -> plan (folder.Write("d.json", best)) |> ignore))
 
