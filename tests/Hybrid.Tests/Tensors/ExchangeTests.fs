@@ -151,7 +151,8 @@ let private sums =
 
                 for exact, found in Array.zip exact (summed kind parts stride count source) do
                     let error step = abs (wide (uint16 (int found + step)) - exact)
-                    Expect.isTrue (error 0 <= error 1 && error 0 <= error -1) "the nearest bf16")
+                    // A neighbour of zero may be no number, which is nearer to nothing.
+                    Expect.isTrue (Single.IsFinite(error 0) && not (error 1 < error 0 || error -1 < error 0)) "the nearest bf16")
 
 let private special =
     testCase "bf16 sums keep what is infinite or no number" (fun () ->
